@@ -1,0 +1,1 @@
+//! The configuration: the file as written, and the configuration as meant.

@@ -1,0 +1,1 @@
+//! LTX v3: the format of every `.snapshot` and `.wal` object.

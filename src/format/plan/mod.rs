@@ -1,0 +1,1 @@
+//! Plans made from what a listing shows: values that can be printed, carried out elsewhere.

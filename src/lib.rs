@@ -1,0 +1,15 @@
+//! A FUSE file system that sees every commit of one SQLite database per tenant and replicates it to object storage.
+//!
+//! Calls go downward only, in this order of modules; see ARCHITECTURE.md.
+
+pub mod api;
+pub mod capture;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod format;
+pub mod mount;
+pub mod replicate;
+pub mod restore;
+pub mod store;
+pub mod tenant;

@@ -1,0 +1,1 @@
+//! The store in a directory: the embedded default.

@@ -1,0 +1,176 @@
+//! The keys of a replica's objects. Nobody else builds or parses one.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An unbroken history's name: 16 hex digits that sort by the time of its start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct GenerationId(pub u64);
+
+/// Low bits of a generation id that are random; the rest is its start in Unix milliseconds.
+const RANDOM_BITS: u32 = 20;
+
+impl GenerationId {
+    /// The id of a generation that starts at `now_ms`, after `newest` where the store has one already.
+    pub fn next(now_ms: i64, newest: Option<GenerationId>, random: u32) -> Self {
+        let after = newest.map_or(0, |id| (id.0 >> RANDOM_BITS) + 1);
+        let high = (now_ms.max(0) as u64).max(after);
+        Self((high << RANDOM_BITS) | u64::from(random & ((1 << RANDOM_BITS) - 1)))
+    }
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for GenerationId {
+    type Err = ();
+
+    /// Exactly 16 lower-case hex digits, with or without `generation-` before them.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.strip_prefix("generation-").unwrap_or(text);
+        parse_hex(digits, 16).map(Self).ok_or(())
+    }
+}
+
+/// One object of a replica, relative to the replica's prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ObjectKey {
+    /// `snapshots/generation-<id>/database.json`
+    Database(GenerationId),
+    /// `snapshots/generation-<id>/<seq>.snapshot`: the whole database at the end of segment `seq`.
+    Snapshot(GenerationId, u32),
+    /// `wal/generation-<id>/<seq>.wal`
+    Segment(GenerationId, u32),
+    /// `wal/generation-<id>/<first>-<last>.wal`
+    Compacted(GenerationId, u32, u32),
+}
+
+impl ObjectKey {
+    /// The whole key: `<replica prefix>/<object>`.
+    pub fn below(self, replica_prefix: &str) -> String {
+        format!("{replica_prefix}/{self}")
+    }
+
+    /// Reads a key as a listing shows it; none for a key that is no object of this replica.
+    pub fn parse(replica_prefix: &str, key: &str) -> Option<Self> {
+        let rest = key.strip_prefix(replica_prefix)?.strip_prefix('/')?;
+        let (kind, rest) = rest.split_once('/')?;
+        let (generation, name) = rest.split_once('/')?;
+        let generation: GenerationId = generation
+            .starts_with("generation-")
+            .then(|| generation.parse().ok())??;
+        match kind {
+            "snapshots" if name == "database.json" => Some(Self::Database(generation)),
+            "snapshots" => {
+                let seq = parse_seq(name.strip_suffix(".snapshot")?)?;
+                Some(Self::Snapshot(generation, seq))
+            }
+            "wal" => {
+                let range = name.strip_suffix(".wal")?;
+                match range.split_once('-') {
+                    None => Some(Self::Segment(generation, parse_seq(range)?)),
+                    Some((first, last)) => {
+                        let (first, last) = (parse_seq(first)?, parse_seq(last)?);
+                        (first < last).then_some(Self::Compacted(generation, first, last))
+                    }
+                }
+            }
+            _ => None,
+        }
+    }
+
+    pub fn generation(self) -> GenerationId {
+        match self {
+            Self::Database(generation)
+            | Self::Snapshot(generation, _)
+            | Self::Segment(generation, _)
+            | Self::Compacted(generation, ..) => generation,
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database(id) => write!(f, "snapshots/generation-{id}/database.json"),
+            Self::Snapshot(id, seq) => write!(f, "snapshots/generation-{id}/{seq:08x}.snapshot"),
+            Self::Segment(id, seq) => write!(f, "wal/generation-{id}/{seq:08x}.wal"),
+            Self::Compacted(id, first, last) => {
+                write!(f, "wal/generation-{id}/{first:08x}-{last:08x}.wal")
+            }
+        }
+    }
+}
+
+fn parse_seq(digits: &str) -> Option<u32> {
+    parse_hex(digits, 8).and_then(|seq| u32::try_from(seq).ok())
+}
+
+/// Lower-case hex digits, exactly `len` of them, so that every key has one spelling.
+fn parse_hex(digits: &str, len: usize) -> Option<u64> {
+    let exact = digits.len() == len
+        && digits
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    exact.then(|| u64::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFIX: &str = "databases/12345678-1234-5678-9abc-123456789012";
+
+    #[test]
+    fn every_key_reads_back() {
+        let id = GenerationId(0x0000_01a2_0a01_0d0c);
+        for key in [
+            ObjectKey::Database(id),
+            ObjectKey::Snapshot(id, 0),
+            ObjectKey::Segment(id, 1),
+            ObjectKey::Segment(id, u32::MAX),
+            ObjectKey::Compacted(id, 1, 0x20),
+        ] {
+            assert_eq!(ObjectKey::parse(PREFIX, &key.below(PREFIX)), Some(key));
+        }
+        assert_eq!(
+            ObjectKey::Segment(id, 1).below(PREFIX),
+            format!("{PREFIX}/wal/generation-000001a20a010d0c/00000001.wal")
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_of_the_replica_is_ignored() {
+        for name in [
+            "wal/generation-000001a20a010d0c/1.wal",
+            "wal/generation-000001a20a010d0c/00000001.WAL",
+            "wal/generation-000001A20A010D0C/00000001.wal",
+            "wal/000001a20a010d0c/00000001.wal",
+            "wal/generation-000001a20a010d0c/00000002-00000001.wal",
+            "wal/generation-000001a20a010d0c/x/00000001.wal",
+            "snapshots/generation-000001a20a010d0c/00000000.wal",
+            "other/generation-000001a20a010d0c/00000001.wal",
+        ] {
+            assert_eq!(ObjectKey::parse(PREFIX, &format!("{PREFIX}/{name}")), None);
+        }
+        assert_eq!(
+            ObjectKey::parse(
+                PREFIX,
+                &format!("{PREFIX}0/{}", ObjectKey::Segment(GenerationId(1), 1))
+            ),
+            None,
+            "another replica whose prefix starts the same"
+        );
+    }
+
+    #[test]
+    fn generations_sort_by_time_whatever_the_clock_does() {
+        let first = GenerationId::next(1_000, None, u32::MAX);
+        let second = GenerationId::next(500, Some(first), 0);
+        assert!(second > first);
+        assert!(GenerationId::next(2_000, Some(second), 0) > second);
+    }
+}

@@ -1,0 +1,96 @@
+//! Where replicas live: the trait that the rest of the program sees, and its two implementations.
+
+pub mod directory;
+pub mod keys;
+pub mod s3;
+pub mod spec;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+
+/// What is to be stored: never longer than `limits.memoryBytesPerTenant` in memory, else a file of the spool.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Bytes(Bytes),
+    File(PathBuf),
+}
+
+/// What came of a create-only PUT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    Created,
+    /// An object has that key already; it was not touched.
+    Exists,
+}
+
+/// An object as a listing shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectInfo {
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{key}: there is no such object")]
+    NotFound { key: String },
+    /// The keys are wrong, or have no right to this.
+    #[error("{key}: the store refused access ({reason}); check the credentials and their policy")]
+    Denied { key: String, reason: String },
+    /// The store asked for fewer requests.
+    #[error("{key}: the store is throttling ({reason})")]
+    Throttled { key: String, reason: String },
+    /// No answer, or an answer that says to come back later (5xx, a reset connection, a time-out).
+    #[error("{key}: the store does not answer ({reason})")]
+    Unavailable { key: String, reason: String },
+    /// Any other refusal, and local input or output errors of a directory store.
+    #[error("{key}: {reason}")]
+    Failed { key: String, reason: String },
+}
+
+impl StoreError {
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Throttled { .. } | StoreError::Unavailable { .. }
+        )
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::NotFound { .. })
+    }
+}
+
+/// An object store as this program uses one. Keys are relative to STORE's own prefix, without a leading slash.
+///
+/// Objects never change once written, so there is no overwrite. One call is one attempt within a bounded time;
+/// repeating is the caller's decision.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + 'static {
+    /// Stores a new object, durably; an object that exists is left alone and reported.
+    async fn put_new(&self, key: &str, body: &Body) -> Result<Put, StoreError>;
+
+    /// Reads a whole object as a stream.
+    async fn get(&self, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, StoreError>;
+
+    /// Reads `len` bytes from `offset` on, fewer where the object ends before.
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+
+    /// Every object whose key starts with `prefix`, ordered by key.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError>;
+
+    /// The names directly below `prefix` (which ends in `/`) that have objects below them, ordered, without slashes.
+    async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
+
+    /// Removes objects; those that do not exist are no error.
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError>;
+
+    /// STORE as the user would write it, without secrets.
+    fn describe(&self) -> String;
+}

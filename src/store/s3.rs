@@ -1,0 +1,1 @@
+//! The store in an S3 bucket. The only place that names the SDK.

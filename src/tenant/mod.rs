@@ -1,0 +1,5 @@
+//! Who the clients are: identities, the rules that find them by file name, and the roster of those that are known.
+
+pub mod discovery;
+pub mod ids;
+pub mod roster;

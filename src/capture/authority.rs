@@ -1,0 +1,112 @@
+//! How far a log may be believed: what of its chain is committed. Pure.
+//!
+//! The chain alone is not enough. A writer that dies between its commit frame and the wal-index leaves a commit that
+//! the live connections never see and soon overwrite; and just before a reset the wal-index already speaks of the next
+//! log. So: while a `-shm` is open through the mount its header decides; where it speaks of another log, the record
+//! that was made when it last spoke of this one; where nobody has a `-shm` open, the chain, as SQLite's own recovery.
+
+use crate::format::wal::{Salt, WalIndex};
+
+/// What the wal-index said at a drain point: a complete checkpoint, or the unlink of `-shm`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record {
+    pub salt: Salt,
+    pub max_frame: u32,
+    /// Writes to `-wal` that had been seen by then.
+    pub wal_writes: u64,
+}
+
+/// What can be seen of the wal-index now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Index {
+    /// Nobody has `-shm` open for writing through the mount, or its content can't be seen from here.
+    Absent,
+    /// It is open, and its header was never whole while it was read: recovery, or a death in the middle of an update.
+    Unreadable,
+    Live(WalIndex),
+}
+
+/// How much of the chain may be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// As far as it validates.
+    Chain,
+    /// Up to this frame, counted from 1.
+    Frame(u32),
+    /// Nothing can be said now; look again.
+    Unknown,
+}
+
+/// Decides for the log with `salt`, of which `wal_writes` writes have been seen.
+pub fn limit(salt: Salt, index: Index, record: Option<Record>, wal_writes: u64) -> Limit {
+    let record = record.filter(|record| record.salt == salt);
+    match (index, record) {
+        (Index::Live(index), _) if index.salt == salt => Limit::Frame(index.max_frame),
+        // A reset is under way: all that was committed in this log was there at its last complete checkpoint.
+        (Index::Live(_), Some(record)) => Limit::Frame(record.max_frame),
+        // The first commit of a new log is not published yet.
+        (Index::Live(_), None) => Limit::Frame(0),
+        (Index::Unreadable, _) => Limit::Unknown,
+        // Nothing was written since: the last close.
+        (Index::Absent, Some(record)) if record.wal_writes == wal_writes => {
+            Limit::Frame(record.max_frame)
+        }
+        // Killed writers, or one in exclusive mode without an index: recovery would take the whole chain.
+        (Index::Absent, _) => Limit::Chain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Salt = (1, 1);
+    const NEW: Salt = (2, 2);
+
+    fn live(salt: Salt, max_frame: u32) -> Index {
+        Index::Live(WalIndex {
+            salt,
+            max_frame,
+            page_size: 4096,
+        })
+    }
+
+    fn record(salt: Salt, max_frame: u32) -> Option<Record> {
+        Some(Record {
+            salt,
+            max_frame,
+            wal_writes: 10,
+        })
+    }
+
+    #[test]
+    fn the_live_index_decides_over_chain_and_record() {
+        assert_eq!(limit(OLD, live(OLD, 7), None, 99), Limit::Frame(7));
+        assert_eq!(limit(OLD, live(OLD, 7), record(OLD, 3), 99), Limit::Frame(7));
+    }
+
+    #[test]
+    fn at_a_reset_the_record_decides_since_the_index_speaks_of_the_next_log() {
+        assert_eq!(limit(OLD, live(NEW, 0), record(OLD, 7), 10), Limit::Frame(7));
+        // A phantom commit after the checkpoint does not count.
+        assert_eq!(limit(OLD, live(NEW, 0), record(OLD, 7), 12), Limit::Frame(7));
+    }
+
+    #[test]
+    fn the_first_commit_of_a_new_log_waits_for_its_publication() {
+        assert_eq!(limit(NEW, live(OLD, 7), record(OLD, 7), 12), Limit::Frame(0));
+    }
+
+    #[test]
+    fn without_an_index_a_fresh_record_decides_and_else_the_chain() {
+        assert_eq!(limit(OLD, Index::Absent, record(OLD, 7), 10), Limit::Frame(7));
+        assert_eq!(limit(OLD, Index::Absent, record(OLD, 7), 11), Limit::Chain);
+        assert_eq!(limit(OLD, Index::Absent, record(NEW, 7), 10), Limit::Chain);
+        assert_eq!(limit(OLD, Index::Absent, None, 0), Limit::Chain);
+    }
+
+    #[test]
+    fn an_index_in_the_middle_of_an_update_says_nothing() {
+        assert_eq!(limit(OLD, Index::Unreadable, record(OLD, 7), 10), Limit::Unknown);
+    }
+}

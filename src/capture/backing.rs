@@ -1,0 +1,188 @@
+//! The directory underneath the mount, reached through a descriptor that was opened before mounting.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
+
+use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
+use crate::format::wal::{INDEX_HEADERS_SIZE, WalIndex};
+
+/// How often a wal-index header is read again while a writer is in the middle of it.
+const INDEX_ATTEMPTS: u32 = 64;
+
+/// The backing directory. Paths are relative to it; no symlink is followed and no path leads outside.
+#[derive(Clone, Debug)]
+pub struct Backing {
+    root: Arc<OwnedFd>,
+}
+
+/// What tells that a file was changed, without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stamp {
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    pub modified_ns: i64,
+}
+
+/// The companion of a database file: `<path><suffix>`.
+pub fn companion(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+impl Backing {
+    pub fn new(root: Arc<OwnedFd>) -> Self {
+        Self { root }
+    }
+
+    /// Opens a file to read; none where it does not exist (or is no regular file).
+    pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        let opened = rustix::fs::openat2(
+            self.root.as_fd(),
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        );
+        match opened {
+            Ok(fd) => {
+                let file = File::from(fd);
+                Ok(file.metadata()?.is_file().then_some(file))
+            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The stamp of a file; all zero where it does not exist.
+    pub fn stamp(&self, path: &Path) -> io::Result<Stamp> {
+        match rustix::fs::statat(
+            self.root.as_fd(),
+            path,
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        ) {
+            Ok(stat) => Ok(Stamp {
+                inode: stat.st_ino,
+                size: stat.st_size as u64,
+                modified_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
+            }),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(Stamp::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a rollback journal stands beside the database that still has to be rolled back.
+    pub fn has_hot_journal(&self, database: &Path) -> io::Result<bool> {
+        let Some(journal) = self.open(&companion(database, "-journal"))? else {
+            return Ok(false);
+        };
+        let mut first = [0; JOURNAL_HEADER_SIZE];
+        let len = read_up_to(&journal, &mut first, 0)?;
+        Ok(journal_is_hot(&first[..len]))
+    }
+
+    /// The published wal-index header; none where there is no `-shm`, or none that could be read.
+    ///
+    /// By `pread`, never through a map: the next opener truncates the file.
+    pub fn wal_index(&self, database: &Path) -> io::Result<Option<WalIndex>> {
+        let Some(shm) = self.open(&companion(database, "-shm"))? else {
+            return Ok(None);
+        };
+        for attempt in 0..INDEX_ATTEMPTS {
+            let mut bytes = [0; INDEX_HEADERS_SIZE];
+            if read_up_to(&shm, &mut bytes, 0)? < bytes.len() {
+                return Ok(None);
+            }
+            if let Some(index) = WalIndex::decode(&bytes) {
+                return Ok(Some(index));
+            }
+            if attempt > 8 {
+                std::thread::yield_now();
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every regular file below the directory but for the one folder at its root that is named by `skip`.
+    pub fn walk(&self, skip: &str, found: &mut dyn FnMut(PathBuf)) -> io::Result<()> {
+        let mut folders = vec![PathBuf::from(".")];
+        while let Some(folder) = folders.pop() {
+            let fd = rustix::fs::openat(
+                self.root.as_fd(),
+                &folder,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                Mode::empty(),
+            )?;
+            for entry in Dir::read_from(&fd)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                if matches!(name.to_bytes(), b"." | b"..") {
+                    continue;
+                }
+                let at_root = folder == Path::new(".");
+                if at_root && name.to_bytes() == skip.as_bytes() {
+                    continue;
+                }
+                use std::os::unix::ffi::OsStrExt;
+                let name = std::ffi::OsStr::from_bytes(name.to_bytes());
+                let path = if at_root {
+                    PathBuf::from(name)
+                } else {
+                    folder.join(name)
+                };
+                match self.file_type(&path, entry.file_type())? {
+                    FileType::Directory => folders.push(path),
+                    FileType::RegularFile => found(path),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The type that the directory entry gave, or that of the file where the file system does not say.
+    fn file_type(&self, path: &Path, listed: FileType) -> io::Result<FileType> {
+        if listed != FileType::Unknown {
+            return Ok(listed);
+        }
+        let stat = rustix::fs::statat(
+            self.root.as_fd(),
+            path,
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+        Ok(FileType::from_raw_mode(stat.st_mode))
+    }
+}
+
+/// The stamp of an open file.
+pub fn stamp_of(file: &File) -> io::Result<Stamp> {
+    let metadata = file.metadata()?;
+    Ok(Stamp {
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+    })
+}
+
+/// Fills `buffer` from `offset` on; returns how many bytes the file had.
+pub fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

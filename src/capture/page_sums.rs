@@ -1,0 +1,284 @@
+//! The page checksums of one database as its newest durable segment left it: a file of 8 bytes a page.
+//!
+//! They give the database's rolling checksum without reading the database, and are what a resync compares with.
+//! Layout: a header of 64 bytes (magic, generation, TXID, checksum, size in pages, page size; little-endian), then the
+//! sum of page 1, page 2, … The header is written after the sums that it stands for, so sums of a segment after the
+//! header's TXID may be in place in part: whoever loads the table puts the sums of those segments in again.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::backing::read_up_to;
+use crate::format::ltx::DatabaseChecksum;
+use crate::store::keys::GenerationId;
+
+const MAGIC: &[u8; 8] = b"LMTSUMS1";
+const HEADER_SIZE: u64 = 64;
+/// Sums read or written in one go.
+const BATCH: usize = 8192;
+
+/// Which state of which generation the sums are those of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SumsHeader {
+    pub generation: GenerationId,
+    pub txid: u64,
+    pub checksum: u64,
+    /// Pages.
+    pub commit: u32,
+    pub page_size: u32,
+}
+
+impl SumsHeader {
+    fn encode(&self) -> [u8; HEADER_SIZE as usize] {
+        let mut bytes = [0; HEADER_SIZE as usize];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..16].copy_from_slice(&self.generation.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.txid.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.checksum.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.commit.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.page_size.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEADER_SIZE as usize]) -> Option<Self> {
+        let le64 = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let le32 = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        (&bytes[..8] == MAGIC).then(|| Self {
+            generation: GenerationId(le64(8)),
+            txid: le64(16),
+            checksum: le64(24),
+            commit: le32(32),
+            page_size: le32(36),
+        })
+    }
+}
+
+/// The sums on disk, and over them those of segments that are in memory only.
+#[derive(Debug)]
+pub struct PageSums {
+    path: PathBuf,
+    /// Sum and sequence number of the newest segment in memory that has the page.
+    overlay: HashMap<u32, (u64, u32)>,
+}
+
+impl PageSums {
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            overlay: HashMap::new(),
+        }
+    }
+
+    /// Replaces the table with the sums of a whole database, page 1 first; 0 for the lock page.
+    pub fn rewrite(&mut self, header: &SumsHeader, sums: &[u64]) -> io::Result<()> {
+        let temporary = self.path.with_extension("tmp");
+        let file = File::create(&temporary)?;
+        for (index, batch) in sums.chunks(BATCH).enumerate() {
+            write_sums(&file, 1 + (index * BATCH) as u32, batch)?;
+        }
+        file.write_all_at(&header.encode(), 0)?;
+        std::fs::rename(&temporary, &self.path)?;
+        self.overlay.clear();
+        Ok(())
+    }
+
+    /// Lays the sums of a segment that is in memory only over the table.
+    pub fn lay_over(&mut self, seq: u32, sums: &[(u32, u64)]) {
+        for &(pgno, sum) in sums {
+            self.overlay.insert(pgno, (sum, seq));
+        }
+    }
+
+    /// Forgets what segments in memory said: they will never become durable.
+    pub fn drop_overlay(&mut self) {
+        self.overlay.clear();
+    }
+
+    /// A segment has become durable: its sums go into the table, which then is that of `header`.
+    pub fn make_durable(
+        &mut self,
+        header: &SumsHeader,
+        seq: u32,
+        sums: &[(u32, u64)],
+    ) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        for run in sums.chunk_by(|a, b| a.0 + 1 == b.0) {
+            let values: Vec<u64> = run.iter().map(|&(_, sum)| sum).collect();
+            write_sums(&file, run[0].0, &values)?;
+        }
+        file.set_len(HEADER_SIZE + 8 * u64::from(header.commit))?;
+        file.write_all_at(&header.encode(), 0)?;
+        for (pgno, _) in sums {
+            if self.overlay.get(pgno).is_some_and(|&(_, newest)| newest <= seq) {
+                self.overlay.remove(pgno);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the table for a run of look-ups.
+    pub fn reader(&self) -> io::Result<SumsReader<'_>> {
+        Ok(SumsReader {
+            file: File::open(&self.path)?,
+            overlay: &self.overlay,
+        })
+    }
+
+    /// The header, and the checksum that the sums below it really have; none where there is no whole table.
+    pub fn load(&self) -> io::Result<Option<(SumsHeader, DatabaseChecksum)>> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = [0; HEADER_SIZE as usize];
+        if read_up_to(&file, &mut bytes, 0)? < bytes.len() {
+            return Ok(None);
+        }
+        let Some(header) = SumsHeader::decode(&bytes) else {
+            return Ok(None);
+        };
+        let mut total = DatabaseChecksum::EMPTY;
+        let mut whole = true;
+        each_sum(&file, 1, header.commit, &mut |_, sum| match sum {
+            Some(0) => {}
+            Some(sum) => total.toggle(sum),
+            None => whole = false,
+        })?;
+        Ok(whole.then_some((header, total)))
+    }
+
+    /// Where the table lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Looks sums up: those in memory first.
+#[derive(Debug)]
+pub struct SumsReader<'a> {
+    file: File,
+    overlay: &'a HashMap<u32, (u64, u32)>,
+}
+
+impl SumsReader<'_> {
+    /// The sum of one page; 0 where it has none.
+    pub fn sum(&self, pgno: u32) -> io::Result<u64> {
+        if let Some(&(sum, _)) = self.overlay.get(&pgno) {
+            return Ok(sum);
+        }
+        let mut bytes = [0; 8];
+        let read = read_up_to(&self.file, &mut bytes, offset_of(pgno))?;
+        Ok(if read == 8 { u64::from_le_bytes(bytes) } else { 0 })
+    }
+
+    /// The sums of the pages `first..=last` in order; 0 where a page has none.
+    pub fn range(&self, first: u32, last: u32, each: &mut dyn FnMut(u32, u64)) -> io::Result<()> {
+        each_sum(&self.file, first, last, &mut |pgno, sum| {
+            let newest = self.overlay.get(&pgno).map(|&(sum, _)| sum);
+            each(pgno, newest.or(sum).unwrap_or(0));
+        })
+    }
+}
+
+fn offset_of(pgno: u32) -> u64 {
+    HEADER_SIZE + 8 * (u64::from(pgno) - 1)
+}
+
+fn write_sums(file: &File, first: u32, sums: &[u64]) -> io::Result<()> {
+    let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+    file.write_all_at(&bytes, offset_of(first))
+}
+
+/// Reads the sums of `first..=last` in batches; none where the file ends before.
+fn each_sum(
+    file: &File,
+    first: u32,
+    last: u32,
+    each: &mut dyn FnMut(u32, Option<u64>),
+) -> io::Result<()> {
+    let mut buffer = vec![0; 8 * BATCH];
+    let mut pgno = u64::from(first);
+    while pgno <= u64::from(last) {
+        let want = (u64::from(last) - pgno + 1).min(BATCH as u64) as usize;
+        let read = read_up_to(file, &mut buffer[..8 * want], offset_of(pgno as u32))?;
+        for index in 0..want {
+            let at = 8 * index;
+            let sum = (at + 8 <= read)
+                .then(|| u64::from_le_bytes(buffer[at..at + 8].try_into().expect("8 bytes")));
+            each(pgno as u32 + index as u32, sum);
+        }
+        pgno += want as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(txid: u64, commit: u32, sums: &[u64]) -> SumsHeader {
+        let mut checksum = DatabaseChecksum::EMPTY;
+        sums.iter().filter(|sum| **sum != 0).for_each(|sum| checksum.toggle(*sum));
+        SumsHeader {
+            generation: GenerationId(7),
+            txid,
+            checksum: checksum.value(),
+            commit,
+            page_size: 4096,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_loaded_with_its_true_checksum() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().join("a.sums"));
+        assert_eq!(table.load().expect("no table"), None);
+        let sums = [1 << 63 | 5, 1 << 63 | 9, 1 << 63 | 12];
+        table.rewrite(&header(1, 3, &sums), &sums).expect("rewrite");
+        let (read, total) = table.load().expect("load").expect("a table");
+        assert_eq!(read, header(1, 3, &sums));
+        assert_eq!(total.value(), read.checksum);
+    }
+
+    #[test]
+    fn memory_lies_over_the_table_until_it_is_durable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().join("a.sums"));
+        table.rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3]).expect("rewrite");
+        table.lay_over(1, &[(2, 20)]);
+        table.lay_over(2, &[(2, 21), (4, 40)]);
+        let reader = table.reader().expect("reader");
+        assert_eq!(reader.sum(2).expect("sum"), 21);
+        assert_eq!(reader.sum(3).expect("sum"), 3);
+        assert_eq!(reader.sum(4).expect("sum"), 40);
+        let mut seen = Vec::new();
+        reader.range(1, 5, &mut |pgno, sum| seen.push((pgno, sum))).expect("range");
+        assert_eq!(seen, [(1, 1), (2, 21), (3, 3), (4, 40), (5, 0)]);
+        drop(reader);
+
+        table.make_durable(&header(2, 3, &[1, 20, 3]), 1, &[(2, 20)]).expect("durable");
+        assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 21, "the newer one stays over it");
+        table.drop_overlay();
+        assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 20);
+        // A shrink cuts the table.
+        table.make_durable(&header(3, 1, &[1]), 2, &[(1, 1)]).expect("durable");
+        assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 0);
+    }
+
+    #[test]
+    fn a_table_that_is_cut_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().join("a.sums"));
+        table.rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3]).expect("rewrite");
+        File::options()
+            .write(true)
+            .open(table.path())
+            .and_then(|file| file.set_len(HEADER_SIZE + 20))
+            .expect("cut");
+        assert_eq!(table.load().expect("load"), None);
+    }
+}

@@ -1,0 +1,388 @@
+//! What has to survive a restart: one small SQLite database in the state directory, which only the daemon opens.
+//!
+//! Per database: the newest stored mark, and the marks of segments that wait in the spool. With each mark go the page
+//! sums of its segment, so that the table of page sums can be brought to that mark after a death in the middle.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::backing::Stamp;
+use super::mark::{Mark, PageSum, WalMark};
+use crate::format::ltx::DatabaseChecksum;
+use crate::format::wal::Position;
+use crate::store::keys::GenerationId;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS instance (node_id INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS database (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        path BLOB NOT NULL UNIQUE,
+        db_inode INTEGER, db_size INTEGER, db_modified INTEGER,
+        wal_inode INTEGER, wal_size INTEGER, wal_modified INTEGER
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS mark (
+        database INTEGER NOT NULL REFERENCES database(id) ON DELETE CASCADE,
+        seq INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        generation INTEGER NOT NULL, txid INTEGER NOT NULL, checksum INTEGER NOT NULL,
+        commit_pages INTEGER NOT NULL, page_size INTEGER NOT NULL, time_ms INTEGER NOT NULL,
+        salt1 INTEGER, salt2 INTEGER, wal_offset INTEGER, sum1 INTEGER, sum2 INTEGER,
+        committed_at INTEGER NOT NULL, file_checksum INTEGER NOT NULL,
+        snapshot INTEGER NOT NULL, sums BLOB NOT NULL,
+        PRIMARY KEY (database, seq)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// The state can't be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("state database: {0}")]
+pub struct StateError(#[from] rusqlite::Error);
+
+/// A mark with what belongs to its segment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Entry {
+    pub mark: Mark,
+    pub snapshot: bool,
+    pub committed_at: i64,
+    pub file_checksum: u64,
+    pub sums: Vec<PageSum>,
+}
+
+/// The stamps of a database's files at a moment when all of it was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stamps {
+    pub database: Stamp,
+    pub wal: Stamp,
+}
+
+/// What is known of one database from earlier.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Known {
+    pub stored: Option<Entry>,
+    /// Segments in the spool, ascending.
+    pub spooled: Vec<Entry>,
+}
+
+/// The open state database.
+#[derive(Debug)]
+pub struct StateDb {
+    connection: Mutex<Connection>,
+    node_id: u64,
+}
+
+impl StateDb {
+    /// Opens or makes the database at `path`. `random` becomes the instance's id where it has none yet.
+    pub fn open(path: &Path, random: u64) -> Result<Self, StateError> {
+        let connection = Connection::open(path)?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;",
+        )?;
+        connection.execute_batch(SCHEMA)?;
+        let known: Option<i64> = connection
+            .query_row("SELECT node_id FROM instance", [], |row| row.get(0))
+            .optional()?;
+        let node_id = match known {
+            Some(id) => id as u64,
+            None => {
+                connection.execute("INSERT INTO instance VALUES (?1)", [random as i64])?;
+                random
+            }
+        };
+        Ok(Self {
+            connection: Mutex::new(connection),
+            node_id,
+        })
+    }
+
+    /// This instance's id, which stands in every LTX header.
+    pub fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    /// The number under which a database's files lie in the state directory; given at the first call.
+    pub fn id_of(&self, path: &Path) -> Result<i64, StateError> {
+        let connection = self.lock();
+        connection
+            .prepare_cached("INSERT INTO database (path) VALUES (?1) ON CONFLICT DO NOTHING")?
+            .execute([path.as_os_str().as_bytes()])?;
+        Ok(connection
+            .prepare_cached("SELECT id FROM database WHERE path = ?1")?
+            .query_row([path.as_os_str().as_bytes()], |row| row.get(0))?)
+    }
+
+    /// Every database that has been seen, with the stamps of its files when all of it was stored.
+    pub fn all(&self) -> Result<HashMap<PathBuf, (i64, Option<Stamps>)>, StateError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified
+             FROM database",
+        )?;
+        let rows = statement.query_map([], |row| {
+            let path: Vec<u8> = row.get(0)?;
+            let stamp = |at: usize| -> rusqlite::Result<Option<Stamp>> {
+                let Some(inode) = row.get::<_, Option<i64>>(at)? else {
+                    return Ok(None);
+                };
+                Ok(Some(Stamp {
+                    inode: inode as u64,
+                    size: row.get::<_, i64>(at + 1)? as u64,
+                    modified_ns: row.get(at + 2)?,
+                }))
+            };
+            let stamps = match (stamp(2)?, stamp(5)?) {
+                (Some(database), Some(wal)) => Some(Stamps { database, wal }),
+                _ => None,
+            };
+            let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+            Ok((path, (row.get(1)?, stamps)))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The marks of one database.
+    pub fn load(&self, id: i64) -> Result<Known, StateError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT seq, generation, txid, checksum, commit_pages, page_size, time_ms,
+                    salt1, salt2, wal_offset, sum1, sum2,
+                    committed_at, file_checksum, snapshot, sums, stored
+             FROM mark WHERE database = ?1 ORDER BY seq",
+        )?;
+        let mut known = Known::default();
+        let mut rows = statement.query([id])?;
+        while let Some(row) = rows.next()? {
+            let entry = entry(row)?;
+            if row.get::<_, bool>(16)? {
+                known.stored = Some(entry);
+            } else {
+                known.spooled.push(entry);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Notes that a segment waits in the spool.
+    pub fn save_spooled(&self, id: i64, entry: &Entry) -> Result<(), StateError> {
+        insert(&self.lock(), id, entry, false)
+    }
+
+    /// Notes that a segment is stored: it becomes the newest stored mark, and nothing before it is needed any more.
+    pub fn save_stored(&self, id: i64, entry: &Entry) -> Result<(), StateError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        // A new generation starts over at sequence number 0, so what is there of another one goes too.
+        transaction
+            .prepare_cached(
+                "DELETE FROM mark WHERE database = ?1 AND (seq <= ?2 OR stored OR generation <> ?3)",
+            )?
+            .execute(params![
+                id,
+                entry.mark.seq,
+                entry.mark.generation.0 as i64
+            ])?;
+        insert(&transaction, id, entry, true)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Forgets the marks of segments in the spool.
+    pub fn drop_spooled(&self, id: i64) -> Result<(), StateError> {
+        self.lock()
+            .execute("DELETE FROM mark WHERE database = ?1 AND NOT stored", [id])?;
+        Ok(())
+    }
+
+    /// Notes the stamps of the files at a moment when all was stored; none says that the next start has to look.
+    pub fn save_stamps(&self, id: i64, stamps: Option<Stamps>) -> Result<(), StateError> {
+        let part = |stamp: fn(&Stamps) -> Stamp| stamps.as_ref().map(stamp);
+        let (database, wal) = (part(|s| s.database), part(|s| s.wal));
+        self.lock()
+            .prepare_cached(
+                "UPDATE database SET db_inode = ?2, db_size = ?3, db_modified = ?4,
+                                     wal_inode = ?5, wal_size = ?6, wal_modified = ?7
+                 WHERE id = ?1",
+            )?
+            .execute(params![
+                id,
+                database.map(|s| s.inode as i64),
+                database.map(|s| s.size as i64),
+                database.map(|s| s.modified_ns),
+                wal.map(|s| s.inode as i64),
+                wal.map(|s| s.size as i64),
+                wal.map(|s| s.modified_ns),
+            ])?;
+        Ok(())
+    }
+
+    /// Forgets a database.
+    pub fn remove(&self, id: i64) -> Result<(), StateError> {
+        self.lock()
+            .execute("DELETE FROM database WHERE id = ?1", [id])?;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn insert(
+    connection: &Connection,
+    id: i64,
+    entry: &Entry,
+    stored: bool,
+) -> Result<(), StateError> {
+    let mark = &entry.mark;
+    let wal = mark.wal;
+    let sums: Vec<u8> = entry
+        .sums
+        .iter()
+        .flat_map(|(pgno, sum)| pgno.to_le_bytes().into_iter().chain(sum.to_le_bytes()))
+        .collect();
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO mark VALUES
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+        )?
+        .execute(params![
+            id,
+            mark.seq,
+            stored,
+            mark.generation.0 as i64,
+            mark.txid as i64,
+            mark.checksum.value() as i64,
+            mark.commit,
+            mark.page_size,
+            mark.time_ms,
+            wal.map(|w| w.salt.0),
+            wal.map(|w| w.salt.1),
+            wal.map(|w| w.position.offset as i64),
+            wal.map(|w| w.position.checksum.0),
+            wal.map(|w| w.position.checksum.1),
+            entry.committed_at,
+            entry.file_checksum as i64,
+            entry.snapshot,
+            sums,
+        ])?;
+    Ok(())
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let wal = match row.get::<_, Option<i64>>(9)? {
+        None => None,
+        Some(offset) => Some(WalMark {
+            salt: (row.get(7)?, row.get(8)?),
+            position: Position {
+                offset: offset as u64,
+                checksum: (row.get(10)?, row.get(11)?),
+            },
+        }),
+    };
+    let checksum = row.get::<_, i64>(3)? as u64;
+    let sums: Vec<u8> = row.get(15)?;
+    Ok(Entry {
+        mark: Mark {
+            seq: row.get(0)?,
+            generation: GenerationId(row.get::<_, i64>(1)? as u64),
+            txid: row.get::<_, i64>(2)? as u64,
+            checksum: DatabaseChecksum::from_value(checksum)
+                .ok_or(rusqlite::Error::IntegralValueOutOfRange(3, checksum as i64))?,
+            commit: row.get(4)?,
+            page_size: row.get(5)?,
+            time_ms: row.get(6)?,
+            wal,
+        },
+        committed_at: row.get(12)?,
+        file_checksum: row.get::<_, i64>(13)? as u64,
+        snapshot: row.get(14)?,
+        sums: sums
+            .chunks_exact(12)
+            .map(|bytes| {
+                let (pgno, sum) = bytes.split_at(4);
+                (
+                    u32::from_le_bytes(pgno.try_into().expect("4 bytes")),
+                    u64::from_le_bytes(sum.try_into().expect("8 bytes")),
+                )
+            })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(generation: u64, seq: u32, wal: bool) -> Entry {
+        Entry {
+            mark: Mark {
+                generation: GenerationId(generation),
+                seq,
+                txid: 40 + u64::from(seq),
+                checksum: DatabaseChecksum::EMPTY,
+                commit: 3,
+                page_size: 4096,
+                time_ms: 1_795_464_170_764,
+                wal: wal.then_some(WalMark {
+                    salt: (u32::MAX, 2),
+                    position: Position {
+                        offset: 4152,
+                        checksum: (3, u32::MAX),
+                    },
+                }),
+            },
+            snapshot: seq == 0,
+            committed_at: 5,
+            file_checksum: u64::MAX,
+            sums: vec![(1, u64::MAX), (7, 1 << 63)],
+        }
+    }
+
+    #[test]
+    fn marks_stamps_and_the_instance_survive() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state.db");
+        let state = StateDb::open(&path, u64::MAX).expect("open");
+        let id = state.id_of(Path::new("a.db")).expect("id");
+        let stamps = Stamps {
+            database: Stamp {
+                inode: 5,
+                size: 6,
+                modified_ns: 7,
+            },
+            wal: Stamp::default(),
+        };
+        state.save_stored(id, &entry(1, 0, false)).expect("stored");
+        state.save_spooled(id, &entry(1, 1, true)).expect("spooled");
+        state.save_spooled(id, &entry(1, 2, true)).expect("spooled");
+        state.save_stored(id, &entry(1, 1, true)).expect("stored");
+        state.save_stamps(id, Some(stamps)).expect("stamps");
+        drop(state);
+
+        let state = StateDb::open(&path, 1).expect("open again");
+        assert_eq!(state.node_id(), u64::MAX);
+        assert_eq!(state.id_of(Path::new("a.db")).expect("id"), id);
+        assert_eq!(
+            state.load(id).expect("load"),
+            Known {
+                stored: Some(entry(1, 1, true)),
+                spooled: vec![entry(1, 2, true)],
+            }
+        );
+        assert_eq!(
+            state.all().expect("all"),
+            HashMap::from([(PathBuf::from("a.db"), (id, Some(stamps)))])
+        );
+        // A new generation replaces all of the old one.
+        state.save_stored(id, &entry(2, 0, false)).expect("stored");
+        let known = state.load(id).expect("load");
+        assert_eq!(known.stored, Some(entry(2, 0, false)));
+        assert_eq!(known.spooled, []);
+        state.remove(id).expect("remove");
+        assert_eq!(state.load(id).expect("load"), Known::default());
+    }
+}

@@ -82,24 +82,39 @@ mod tests {
     #[test]
     fn the_live_index_decides_over_chain_and_record() {
         assert_eq!(limit(OLD, live(OLD, 7), None, 99), Limit::Frame(7));
-        assert_eq!(limit(OLD, live(OLD, 7), record(OLD, 3), 99), Limit::Frame(7));
+        assert_eq!(
+            limit(OLD, live(OLD, 7), record(OLD, 3), 99),
+            Limit::Frame(7)
+        );
     }
 
     #[test]
     fn at_a_reset_the_record_decides_since_the_index_speaks_of_the_next_log() {
-        assert_eq!(limit(OLD, live(NEW, 0), record(OLD, 7), 10), Limit::Frame(7));
+        assert_eq!(
+            limit(OLD, live(NEW, 0), record(OLD, 7), 10),
+            Limit::Frame(7)
+        );
         // A phantom commit after the checkpoint does not count.
-        assert_eq!(limit(OLD, live(NEW, 0), record(OLD, 7), 12), Limit::Frame(7));
+        assert_eq!(
+            limit(OLD, live(NEW, 0), record(OLD, 7), 12),
+            Limit::Frame(7)
+        );
     }
 
     #[test]
     fn the_first_commit_of_a_new_log_waits_for_its_publication() {
-        assert_eq!(limit(NEW, live(OLD, 7), record(OLD, 7), 12), Limit::Frame(0));
+        assert_eq!(
+            limit(NEW, live(OLD, 7), record(OLD, 7), 12),
+            Limit::Frame(0)
+        );
     }
 
     #[test]
     fn without_an_index_a_fresh_record_decides_and_else_the_chain() {
-        assert_eq!(limit(OLD, Index::Absent, record(OLD, 7), 10), Limit::Frame(7));
+        assert_eq!(
+            limit(OLD, Index::Absent, record(OLD, 7), 10),
+            Limit::Frame(7)
+        );
         assert_eq!(limit(OLD, Index::Absent, record(OLD, 7), 11), Limit::Chain);
         assert_eq!(limit(OLD, Index::Absent, record(NEW, 7), 10), Limit::Chain);
         assert_eq!(limit(OLD, Index::Absent, None, 0), Limit::Chain);
@@ -107,6 +122,9 @@ mod tests {
 
     #[test]
     fn an_index_in_the_middle_of_an_update_says_nothing() {
-        assert_eq!(limit(OLD, Index::Unreadable, record(OLD, 7), 10), Limit::Unknown);
+        assert_eq!(
+            limit(OLD, Index::Unreadable, record(OLD, 7), 10),
+            Limit::Unknown
+        );
     }
 }

@@ -1,6 +1,18 @@
-//! One database's state as the mount's threads touch it: flags and counters, no lock that is held during I/O.
+//! One database as the mount's threads touch it: flags and counters, and no lock that is held during I/O.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::FileKind;
+use super::authority::{Index, Record};
+use super::backing::Backing;
+use super::history::History;
+use crate::clock::{UnixMs, now_ms};
+use crate::format::wal::HEADER_SIZE;
+use crate::tenant::roster::Client;
 
 /// The operations that may destroy committed frames (gates), or that tell how far the commits reach (drain points).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -17,24 +29,377 @@ pub enum Gate {
     ShmUnlink,
 }
 
+impl Gate {
+    /// Whether committed frames are gone after it.
+    pub fn destroys_frames(self) -> bool {
+        match self {
+            Gate::WalOverwrite | Gate::WalTruncate | Gate::WalUnlink => true,
+            Gate::DatabaseTruncate | Gate::ShmUnlink => false,
+        }
+    }
+}
+
+/// How a file was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenedAs {
+    pub writable: bool,
+    /// The kernel passes reads and writes to the backing file.
+    pub passthrough: bool,
+}
+
 /// A database below the watch path, registered or not yet.
-pub struct Database {}
+#[derive(Debug)]
+pub struct Database {
+    /// Relative to the watch path.
+    pub path: PathBuf,
+    client: RwLock<Option<Arc<Client>>>,
+    /// Its number in the state; 0 before its registration.
+    id: AtomicI64,
+    queue: mpsc::Sender<Arc<Database>>,
+
+    wal_writes: AtomicU64,
+    /// Up to which byte the present log has been captured; a write below it needs a gate.
+    captured_end: AtomicU64,
+    /// Handles of `-shm` that may write: those whose content can be seen on the backing file, and the others.
+    index_visible: AtomicU32,
+    index_hidden: AtomicU32,
+    /// Handles of the database file that may write.
+    writers: AtomicU32,
+    /// Changes of the file that its log does not show: rollback journals, another file in its place.
+    changes: AtomicU64,
+    /// A handle that may have written was closed, or a write was seen, outside any log or journal.
+    touched: AtomicBool,
+    /// A gate was passed before its capture had ended.
+    gate_missed: AtomicBool,
+    removed: AtomicBool,
+    /// At the start its files were as they were when all was stored.
+    as_stored: AtomicBool,
+    record: Mutex<Option<Record>>,
+
+    dirty: AtomicBool,
+    /// When the oldest write was seen that has not been looked at; 0 where none.
+    dirty_since: AtomicI64,
+    queued: AtomicBool,
+    tickets: AtomicU64,
+    settled: watch::Sender<u64>,
+    nudge: Notify,
+
+    history: Mutex<History>,
+}
 
 impl Database {
-    /// A handle of one of its files was opened.
-    pub fn opened(&self, _kind: FileKind) {}
+    pub(super) fn new(path: PathBuf, queue: mpsc::Sender<Arc<Database>>) -> Self {
+        Self {
+            path,
+            client: RwLock::new(None),
+            id: AtomicI64::new(0),
+            queue,
+            wal_writes: AtomicU64::new(0),
+            captured_end: AtomicU64::new(0),
+            index_visible: AtomicU32::new(0),
+            index_hidden: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
+            changes: AtomicU64::new(0),
+            touched: AtomicBool::new(true),
+            gate_missed: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            as_stored: AtomicBool::new(false),
+            record: Mutex::new(None),
+            dirty: AtomicBool::new(false),
+            dirty_since: AtomicI64::new(0),
+            queued: AtomicBool::new(false),
+            tickets: AtomicU64::new(0),
+            settled: watch::Sender::new(0),
+            nudge: Notify::new(),
+            history: Mutex::new(History::default()),
+        }
+    }
 
-    /// A handle was closed for the last time. `writable`: it could have written.
-    pub fn released(&self, _kind: FileKind, _writable: bool) {}
+    // ---- what the mount tells ----
+
+    /// A handle of one of its files was opened.
+    pub fn opened(&self, kind: FileKind, how: OpenedAs) {
+        if let Some(counter) = self.counter(kind, how) {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A handle was closed for the last time; `how` is as it was opened.
+    pub fn released(self: &Arc<Self>, kind: FileKind, how: OpenedAs) {
+        if let Some(counter) = self.counter(kind, how) {
+            counter.fetch_sub(1, Ordering::SeqCst);
+        }
+        if kind == FileKind::Database && how.writable {
+            self.touched.store(true, Ordering::SeqCst);
+            self.mark_dirty();
+        }
+    }
 
     /// Whether a WRITE to `-wal` at `offset` has to pass `Gate::WalOverwrite` first.
     pub fn wal_write_needs_gate(&self, offset: u64) -> bool {
-        offset == 0
+        offset < HEADER_SIZE || offset < self.captured_end.load(Ordering::SeqCst)
     }
 
-    /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through). After the write.
-    pub fn written(&self, _kind: FileKind) {}
+    /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through), or `-wal` was synced: after
+    /// that, before the reply.
+    pub fn written(self: &Arc<Self>, kind: FileKind) {
+        match kind {
+            FileKind::Wal => {
+                self.wal_writes.fetch_add(1, Ordering::SeqCst);
+                self.mark_dirty();
+            }
+            FileKind::Database => {
+                self.touched.store(true, Ordering::SeqCst);
+                self.mark_dirty();
+            }
+            FileKind::Shm | FileKind::Journal => {}
+        }
+    }
 
     /// `-journal` was created, written, truncated, unlinked or renamed: called before and after the operation.
-    pub fn journal_changed(&self) {}
+    pub fn journal_changed(self: &Arc<Self>) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.mark_dirty();
+    }
+
+    /// Another file stands in its place.
+    pub(super) fn replaced(self: &Arc<Self>) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.mark_dirty();
+    }
+
+    fn counter(&self, kind: FileKind, how: OpenedAs) -> Option<&AtomicU32> {
+        match (kind, how.writable, how.passthrough) {
+            (FileKind::Shm, true, true) => Some(&self.index_visible),
+            (FileKind::Shm, true, false) => Some(&self.index_hidden),
+            (FileKind::Database, true, _) => Some(&self.writers),
+            _ => None,
+        }
+    }
+
+    // ---- registration ----
+
+    /// The client that it is replicated as; none while it is not registered.
+    pub fn client(&self) -> Option<Arc<Client>> {
+        self.client
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+
+    /// What logs call it.
+    pub fn label(&self) -> String {
+        self.client().map_or_else(
+            || self.path.display().to_string(),
+            |client| client.id.label(),
+        )
+    }
+
+    pub(super) fn set_client(&self, client: Arc<Client>, id: i64) {
+        self.id.store(id, Ordering::SeqCst);
+        *self
+            .client
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(client);
+    }
+
+    /// The number under which the state knows it; none before its registration.
+    pub(super) fn id(&self) -> Option<i64> {
+        let id = self.id.load(Ordering::SeqCst);
+        (id != 0).then_some(id)
+    }
+
+    /// Its file is gone for good: what is captured is still stored, nothing more is read.
+    pub(super) fn set_removed(self: &Arc<Self>) {
+        self.removed.store(true, Ordering::SeqCst);
+        self.mark_dirty();
+    }
+
+    pub(super) fn set_as_stored(&self) {
+        self.as_stored.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_as_stored(&self) -> bool {
+        self.as_stored.load(Ordering::SeqCst)
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
+    }
+
+    // ---- dirty, and who looks ----
+
+    /// Something may be there to capture: queues the database, unless it is queued or being worked on.
+    pub fn mark_dirty(self: &Arc<Self>) {
+        if self.dirty.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let now = now_ms();
+        let first = self
+            .dirty_since
+            .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok();
+        let Some(client) = self.client() else {
+            return;
+        };
+        if first {
+            client.update(|progress| {
+                progress.oldest_pending_at.get_or_insert(now);
+            });
+        }
+        self.enqueue();
+    }
+
+    fn enqueue(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::SeqCst) && self.queue.try_send(self.clone()).is_err() {
+            // The queue has room for every client; it is closed only while the process ends.
+            self.queued.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes the flag; returns when the oldest write was seen since it was last taken.
+    pub(super) fn take_dirty(&self) -> Option<UnixMs> {
+        self.dirty.store(false, Ordering::SeqCst);
+        let since = self.dirty_since.swap(0, Ordering::SeqCst);
+        (since != 0).then_some(since)
+    }
+
+    /// Puts back what `take_dirty` took: nothing came of it.
+    pub(super) fn restore_dirty_since(&self, since: Option<UnixMs>) {
+        if let Some(since) = since {
+            self.dirty_since.store(since, Ordering::SeqCst);
+        }
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn dirty_since(&self) -> Option<UnixMs> {
+        let since = self.dirty_since.load(Ordering::SeqCst);
+        (since != 0).then_some(since)
+    }
+
+    /// The pipeline has nothing more to do with it. Queued again at once where something came in meanwhile.
+    pub fn leave_queue(self: &Arc<Self>) {
+        self.queued.store(false, Ordering::SeqCst);
+        if self.is_dirty() || *self.settled.borrow() < self.tickets.load(Ordering::SeqCst) {
+            self.enqueue();
+        }
+    }
+
+    /// Whether it waits for a look, or is being looked at or stored.
+    pub fn is_busy(&self) -> bool {
+        self.is_dirty() || self.queued.load(Ordering::SeqCst)
+    }
+
+    // ---- waiting for the store ----
+
+    /// Asks for a look at everything that is committed now. Returns a number to wait for in `watch_settled`.
+    pub fn request_settling(self: &Arc<Self>) -> u64 {
+        let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
+        self.enqueue();
+        self.nudge.notify_one();
+        ticket
+    }
+
+    /// The newest number that has been given; what is captured from here on covers it.
+    pub fn newest_ticket(&self) -> u64 {
+        self.tickets.load(Ordering::SeqCst)
+    }
+
+    /// Everything that was committed when `ticket` was given is in the store.
+    pub fn settle(&self, ticket: u64) {
+        self.settled.send_if_modified(|settled| {
+            let newer = ticket > *settled;
+            *settled = ticket.max(*settled);
+            newer
+        });
+    }
+
+    pub fn watch_settled(&self) -> watch::Receiver<u64> {
+        self.settled.subscribe()
+    }
+
+    /// Waits until somebody asks for a look.
+    pub async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+
+    // ---- what the capture needs ----
+
+    /// Only capture workers take it: it is held during I/O on this database's files.
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What the wal-index says now, to whoever may see it.
+    pub(super) fn index(&self, backing: &Backing) -> std::io::Result<Index> {
+        let visible = self.index_visible.load(Ordering::SeqCst) > 0
+            && self.index_hidden.load(Ordering::SeqCst) == 0;
+        if !visible {
+            return Ok(Index::Absent);
+        }
+        Ok(backing
+            .wal_index(&self.path)?
+            .map_or(Index::Unreadable, Index::Live))
+    }
+
+    /// At a drain point: notes how far the present log's commits reach.
+    pub(super) fn take_record(&self, backing: &Backing) -> std::io::Result<()> {
+        let Index::Live(index) = self.index(backing)? else {
+            return Ok(());
+        };
+        *self.lock_record() = Some(Record {
+            salt: index.salt,
+            max_frame: index.max_frame,
+            wal_writes: self.wal_writes.load(Ordering::SeqCst),
+        });
+        Ok(())
+    }
+
+    pub(super) fn record(&self) -> Option<Record> {
+        *self.lock_record()
+    }
+
+    fn lock_record(&self) -> MutexGuard<'_, Option<Record>> {
+        self.record
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn wal_writes(&self) -> u64 {
+        self.wal_writes.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_captured_end(&self, offset: u64) {
+        self.captured_end.store(offset, Ordering::SeqCst);
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn take_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::SeqCst)
+    }
+
+    pub(super) fn set_touched(&self) {
+        self.touched.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn set_gate_missed(self: &Arc<Self>) {
+        self.gate_missed.store(true, Ordering::SeqCst);
+        self.mark_dirty();
+    }
+
+    pub(super) fn take_gate_missed(&self) -> bool {
+        self.gate_missed.swap(false, Ordering::SeqCst)
+    }
 }

@@ -51,6 +51,8 @@ pub struct Segment {
     pub file_checksum: u64,
     /// Its pages' sums, ascending; empty for a snapshot, whose sums were written as a whole.
     pub sums: Arc<[PageSum]>,
+    /// Noted in the state as waiting in the spool: it survives a restart.
+    pub durable: bool,
 }
 
 impl Segment {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::backing::read_up_to;
 use crate::format::ltx::DatabaseChecksum;
@@ -112,7 +112,11 @@ impl PageSums {
         file.set_len(HEADER_SIZE + 8 * u64::from(header.commit))?;
         file.write_all_at(&header.encode(), 0)?;
         for (pgno, _) in sums {
-            if self.overlay.get(pgno).is_some_and(|&(_, newest)| newest <= seq) {
+            if self
+                .overlay
+                .get(pgno)
+                .is_some_and(|&(_, newest)| newest <= seq)
+            {
                 self.overlay.remove(pgno);
             }
         }
@@ -150,11 +154,6 @@ impl PageSums {
         })?;
         Ok(whole.then_some((header, total)))
     }
-
-    /// Where the table lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 /// Looks sums up: those in memory first.
@@ -172,7 +171,11 @@ impl SumsReader<'_> {
         }
         let mut bytes = [0; 8];
         let read = read_up_to(&self.file, &mut bytes, offset_of(pgno))?;
-        Ok(if read == 8 { u64::from_le_bytes(bytes) } else { 0 })
+        Ok(if read == 8 {
+            u64::from_le_bytes(bytes)
+        } else {
+            0
+        })
     }
 
     /// The sums of the pages `first..=last` in order; 0 where a page has none.
@@ -222,7 +225,9 @@ mod tests {
 
     fn header(txid: u64, commit: u32, sums: &[u64]) -> SumsHeader {
         let mut checksum = DatabaseChecksum::EMPTY;
-        sums.iter().filter(|sum| **sum != 0).for_each(|sum| checksum.toggle(*sum));
+        sums.iter()
+            .filter(|sum| **sum != 0)
+            .for_each(|sum| checksum.toggle(*sum));
         SumsHeader {
             generation: GenerationId(7),
             txid,
@@ -248,7 +253,9 @@ mod tests {
     fn memory_lies_over_the_table_until_it_is_durable() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut table = PageSums::new(dir.path().join("a.sums"));
-        table.rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3]).expect("rewrite");
+        table
+            .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
+            .expect("rewrite");
         table.lay_over(1, &[(2, 20)]);
         table.lay_over(2, &[(2, 21), (4, 40)]);
         let reader = table.reader().expect("reader");
@@ -256,16 +263,26 @@ mod tests {
         assert_eq!(reader.sum(3).expect("sum"), 3);
         assert_eq!(reader.sum(4).expect("sum"), 40);
         let mut seen = Vec::new();
-        reader.range(1, 5, &mut |pgno, sum| seen.push((pgno, sum))).expect("range");
+        reader
+            .range(1, 5, &mut |pgno, sum| seen.push((pgno, sum)))
+            .expect("range");
         assert_eq!(seen, [(1, 1), (2, 21), (3, 3), (4, 40), (5, 0)]);
         drop(reader);
 
-        table.make_durable(&header(2, 3, &[1, 20, 3]), 1, &[(2, 20)]).expect("durable");
-        assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 21, "the newer one stays over it");
+        table
+            .make_durable(&header(2, 3, &[1, 20, 3]), 1, &[(2, 20)])
+            .expect("durable");
+        assert_eq!(
+            table.reader().expect("reader").sum(2).expect("sum"),
+            21,
+            "the newer one stays over it"
+        );
         table.drop_overlay();
         assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 20);
         // A shrink cuts the table.
-        table.make_durable(&header(3, 1, &[1]), 2, &[(1, 1)]).expect("durable");
+        table
+            .make_durable(&header(3, 1, &[1]), 2, &[(1, 1)])
+            .expect("durable");
         assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 0);
     }
 
@@ -273,10 +290,12 @@ mod tests {
     fn a_table_that_is_cut_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut table = PageSums::new(dir.path().join("a.sums"));
-        table.rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3]).expect("rewrite");
+        table
+            .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
+            .expect("rewrite");
         File::options()
             .write(true)
-            .open(table.path())
+            .open(&table.path)
             .and_then(|file| file.set_len(HEADER_SIZE + 20))
             .expect("cut");
         assert_eq!(table.load().expect("load"), None);

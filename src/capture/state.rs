@@ -33,7 +33,7 @@ const SCHEMA: &str = "
         salt1 INTEGER, salt2 INTEGER, wal_offset INTEGER, sum1 INTEGER, sum2 INTEGER,
         committed_at INTEGER NOT NULL, file_checksum INTEGER NOT NULL,
         snapshot INTEGER NOT NULL, sums BLOB NOT NULL,
-        PRIMARY KEY (database, seq)
+        PRIMARY KEY (database, generation, seq)
     ) STRICT, WITHOUT ROWID;
 ";
 
@@ -150,7 +150,7 @@ impl StateDb {
             "SELECT seq, generation, txid, checksum, commit_pages, page_size, time_ms,
                     salt1, salt2, wal_offset, sum1, sum2,
                     committed_at, file_checksum, snapshot, sums, stored
-             FROM mark WHERE database = ?1 ORDER BY seq",
+             FROM mark WHERE database = ?1 ORDER BY generation, seq",
         )?;
         let mut known = Known::default();
         let mut rows = statement.query([id])?;
@@ -174,16 +174,12 @@ impl StateDb {
     pub fn save_stored(&self, id: i64, entry: &Entry) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
-        // A new generation starts over at sequence number 0, so what is there of another one goes too.
         transaction
             .prepare_cached(
-                "DELETE FROM mark WHERE database = ?1 AND (seq <= ?2 OR stored OR generation <> ?3)",
+                "DELETE FROM mark WHERE database = ?1 AND
+                 (stored OR generation < ?3 OR (generation = ?3 AND seq <= ?2))",
             )?
-            .execute(params![
-                id,
-                entry.mark.seq,
-                entry.mark.generation.0 as i64
-            ])?;
+            .execute(params![id, entry.mark.seq, entry.mark.generation.0 as i64])?;
         insert(&transaction, id, entry, true)?;
         Ok(transaction.commit()?)
     }
@@ -217,6 +213,15 @@ impl StateDb {
         Ok(())
     }
 
+    /// Frees a database's path for another one; what waits of it stays under its number.
+    pub fn detach(&self, id: i64) -> Result<(), StateError> {
+        self.lock().execute(
+            "UPDATE database SET path = CAST('/removed/' || id AS BLOB) WHERE id = ?1",
+            [id],
+        )?;
+        Ok(())
+    }
+
     /// Forgets a database.
     pub fn remove(&self, id: i64) -> Result<(), StateError> {
         self.lock()
@@ -231,12 +236,7 @@ impl StateDb {
     }
 }
 
-fn insert(
-    connection: &Connection,
-    id: i64,
-    entry: &Entry,
-    stored: bool,
-) -> Result<(), StateError> {
+fn insert(connection: &Connection, id: i64, entry: &Entry, stored: bool) -> Result<(), StateError> {
     let mark = &entry.mark;
     let wal = mark.wal;
     let sums: Vec<u8> = entry

@@ -1,0 +1,400 @@
+//! Follows the log: what was committed since the last look becomes segments.
+
+use super::Shared;
+use super::authority::{self, Limit};
+use super::backing::Stamp;
+use super::backing::companion;
+use super::database::{Database, Gate};
+use super::error::CaptureError;
+use super::history::History;
+use super::mark::{Mark, WalMark};
+use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
+use super::state::Stamps;
+use super::wal_reader::WalReader;
+use crate::clock::UnixMs;
+use crate::format::ltx::{lock_page, page_checksum};
+use crate::format::sqlite::{DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE};
+use crate::format::wal::{HeaderError, PageRef, Transaction};
+
+/// What has to come next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// All that is committed is captured.
+    Nothing,
+    /// Something is written that may yet be published without any further request to the mount.
+    LookAgain,
+    /// The whole file has to be read: a new generation, or a comparison.
+    Image,
+}
+
+/// What came of a look.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    pub next: Next,
+    /// Transactions that were captured.
+    pub transactions: u64,
+    /// The files as they were before the look; none where there is more to look at.
+    pub stamps: Option<Stamps>,
+}
+
+impl Drained {
+    /// Nothing was there to look at.
+    pub fn nothing() -> Self {
+        Self::only(Next::Nothing)
+    }
+
+    fn only(next: Next) -> Self {
+        Self {
+            next,
+            transactions: 0,
+            stamps: None,
+        }
+    }
+}
+
+/// What stands at `<database>-wal`.
+pub(super) enum Log {
+    None,
+    Valid(WalReader),
+}
+
+impl History {
+    /// Captures what is committed in the log and was not captured before. `gate`: what waits for it.
+    pub(super) fn drain(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        gate: Option<Gate>,
+        since: UnixMs,
+    ) -> Result<Drained, CaptureError> {
+        self.load(db, shared)?;
+        if db.take_gate_missed() {
+            self.resync = Some("gate_missed");
+        }
+        if self.image.is_some() {
+            self.save_for_image(db, shared, gate)?;
+            return Ok(Drained::only(Next::Image));
+        }
+        let stamps = shared.stamps(db)?;
+        if self.mark.is_none() {
+            return self.drained_without_mark(db, shared, stamps);
+        }
+        if self.resync.is_some() || self.seen_changes != db.changes() {
+            return Ok(Drained::only(Next::Image));
+        }
+        let drained = match open_log(db, shared)? {
+            Log::None => self.drained_without_log(db, shared, stamps)?,
+            Log::Valid(log) => self.drain_log(db, shared, log, gate, since)?,
+        };
+        if gate.is_some_and(Gate::destroys_frames) && drained.next != Next::Image {
+            self.spool_all(shared)?;
+            self.log_ended = true;
+            db.set_captured_end(0);
+        }
+        Ok(Drained {
+            stamps: (drained.next == Next::Nothing).then_some(stamps),
+            ..drained
+        })
+    }
+
+    fn drained_without_mark(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        stamps: Stamps,
+    ) -> Result<Drained, CaptureError> {
+        let empty = stamps.database.size == 0 && matches!(open_log(db, shared)?, Log::None);
+        Ok(Drained::only(if empty {
+            Next::Nothing
+        } else {
+            Next::Image
+        }))
+    }
+
+    /// No log: the file itself tells whether anything happened.
+    fn drained_without_log(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        stamps: Stamps,
+    ) -> Result<Drained, CaptureError> {
+        let log_is_missed = self.mark.is_some_and(|mark| mark.wal.is_some()) && !self.log_ended;
+        if log_is_missed {
+            self.resync = Some("log_gone");
+            return Ok(Drained::only(Next::Image));
+        }
+        let touched = db.take_touched();
+        if touched && self.seen_stamp != stamps.database && !in_wal_mode(db, shared)? {
+            db.set_touched();
+            return Ok(Drained::only(Next::Image));
+        }
+        Ok(Drained::only(Next::Nothing))
+    }
+
+    fn drain_log(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        mut log: WalReader,
+        gate: Option<Gate>,
+        since: UnixMs,
+    ) -> Result<Drained, CaptureError> {
+        let Some(from) = self.place_in(&log)? else {
+            return Ok(Drained::only(Next::Image));
+        };
+        let index = db
+            .index(&shared.backing)
+            .map_err(CaptureError::io("read the wal-index"))?;
+        let limit = authority::limit(log.header.salt, index, db.record(), db.wal_writes());
+        let end = match limit {
+            Limit::Chain => log.len,
+            Limit::Frame(frame) => log.header.end_of_frame(frame),
+            // At a gate there is no second look: what recovery would take is the best that is known.
+            Limit::Unknown if gate.is_some_and(Gate::destroys_frames) => log.len,
+            Limit::Unknown => return Ok(Drained::only(Next::LookAgain)),
+        };
+        if end < from.position.offset {
+            // Stored, and never published to the live connections: what they do see has to follow it.
+            self.resync = Some("retracted");
+            return Ok(Drained::only(Next::Image));
+        }
+        let read = CaptureError::io("read the log");
+        let transactions = log
+            .transactions(from.position, end.min(log.len))
+            .map_err(read)?;
+        let captured = transactions.len() as u64;
+        self.log_ended = false;
+        match self.capture(db, shared, &log, from, &transactions, since) {
+            Err(CaptureError::Holes { .. }) => {
+                self.resync = Some("holes");
+                return Ok(Drained::only(Next::Image));
+            }
+            other => other?,
+        }
+
+        let mark = self.mark.and_then(|mark| mark.wal).unwrap_or(from);
+        db.set_captured_end(mark.position.offset);
+        let unpublished = limit != Limit::Chain
+            && log
+                .may_commit_after(mark.position)
+                .map_err(CaptureError::io("read the log's tail"))?;
+        if unpublished && gate.is_some_and(Gate::destroys_frames) {
+            self.keep_doubtful(db, shared, &log, mark)?;
+        }
+        Ok(Drained {
+            transactions: captured,
+            ..Drained::only(if unpublished {
+                Next::LookAgain
+            } else {
+                Next::Nothing
+            })
+        })
+    }
+
+    /// Where this log was captured up to; none where it does not go on from what was captured.
+    fn place_in(&mut self, log: &WalReader) -> Result<Option<WalMark>, CaptureError> {
+        let Some(mark) = self.mark else {
+            return Ok(None);
+        };
+        if mark.page_size != log.header.page_size {
+            self.mark = None;
+            return Ok(None);
+        }
+        let start = WalMark {
+            salt: log.header.salt,
+            position: log.header.start(),
+        };
+        match mark.wal {
+            Some(place) if place.salt == log.header.salt => {
+                let chains = log
+                    .chains(&place)
+                    .map_err(CaptureError::io("read the log's last captured frame"))?;
+                if !chains {
+                    self.resync = Some("overwritten");
+                }
+                Ok(chains.then_some(place))
+            }
+            Some(_) if !self.log_ended => {
+                self.resync = Some("reset_missed");
+                Ok(None)
+            }
+            _ => Ok(Some(start)),
+        }
+    }
+
+    /// Makes segments of committed transactions: one, or one for each where every moment is wanted.
+    fn capture(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        log: &WalReader,
+        from: WalMark,
+        transactions: &[Transaction],
+        since: UnixMs,
+    ) -> Result<(), CaptureError> {
+        let each = if shared.settings.every_transaction {
+            1
+        } else {
+            transactions.len().max(1)
+        };
+        let mut from = from;
+        for group in transactions.chunks(each) {
+            let end = WalMark {
+                salt: from.salt,
+                position: group[group.len() - 1].end,
+            };
+            self.capture_group(db, shared, log, (from, end), group, since)?;
+            from = end;
+        }
+        Ok(())
+    }
+
+    fn capture_group(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        log: &WalReader,
+        (from, to): (WalMark, WalMark),
+        group: &[Transaction],
+        since: UnixMs,
+    ) -> Result<(), CaptureError> {
+        let before = self.mark.expect("BUG: captured without a mark");
+        let commit = group[group.len() - 1].commit;
+        let pages = newest_pages(group, before.page_size);
+        let read_page = |page: PageRef, buffer: &mut [u8]| {
+            log.page(page, buffer)
+                .map_err(CaptureError::io("read a page of the log"))
+        };
+        let mut buffer = vec![0; before.page_size as usize];
+        let mut sums = Vec::with_capacity(pages.len());
+        for &page in &pages {
+            read_page(page, &mut buffer)?;
+            sums.push((page.pgno, page_checksum(page.pgno, &buffer)));
+        }
+        check_growth(&before, commit, &sums)?;
+        let table = self.sums.as_ref().expect("BUG: a mark without page sums");
+        let checksum = table
+            .reader()
+            .and_then(|reader| checksum_after(&before, commit, &sums, &reader))
+            .map_err(CaptureError::io("read the page sums"))?;
+        let end = Mark {
+            seq: before.seq + 1,
+            txid: before.txid + group.len() as u64,
+            checksum,
+            commit,
+            time_ms: self.next_time(),
+            wal: Some(to),
+            ..before
+        };
+        let extent = WalExtent {
+            offset: from.position.offset,
+            size: to.position.offset - from.position.offset,
+            salt: from.salt,
+        };
+        let mut places = pages.iter();
+        let segment = self.press(shared).segment(
+            Draft { before, end, sums },
+            extent,
+            since,
+            |_, buffer| read_page(*places.next().expect("BUG: a sum without a page"), buffer),
+        )?;
+        self.mark = Some(end);
+        self.last_txid = end.txid;
+        self.push(db, shared, segment)
+    }
+
+    /// Keeps the raw frames of a commit that no live connection has seen and that is about to be destroyed: SQLite's
+    /// own recovery would have taken it. Never removed by the program.
+    fn keep_doubtful(
+        &self,
+        db: &Database,
+        shared: &Shared,
+        log: &WalReader,
+        from: WalMark,
+    ) -> Result<(), CaptureError> {
+        let path = shared
+            .spool
+            .doubtful_path(self.id, from.salt, from.position.offset);
+        let mut writer = shared.spool.write(&path)?;
+        log.copy_tail(from.position.offset, &mut writer)
+            .map_err(CaptureError::io("keep an unpublished commit"))?;
+        let bytes = writer.keep()?;
+        tracing::warn!(
+            client = %db.label(),
+            bytes,
+            file = %path.display(),
+            "A commit that no connection has seen was overwritten; its frames are kept"
+        );
+        Ok(())
+    }
+}
+
+/// In WAL mode SQLite writes every page that a database grows by, so that a replica needs no page that is in no segment.
+fn check_growth(before: &Mark, commit: u32, sums: &[(u32, u64)]) -> Result<(), CaptureError> {
+    if commit <= before.commit {
+        return Ok(());
+    }
+    let lock = lock_page(before.page_size);
+    let new = (before.commit + 1..=commit)
+        .filter(|pgno| *pgno != lock)
+        .count();
+    let written = sums
+        .iter()
+        .filter(|(pgno, _)| *pgno > before.commit)
+        .count();
+    if written < new {
+        return Err(CaptureError::Holes {
+            missing: (new - written) as u32,
+        });
+    }
+    Ok(())
+}
+
+/// Opens the log; one that SQLite itself would ignore is none.
+pub(super) fn open_log(db: &Database, shared: &Shared) -> Result<Log, CaptureError> {
+    let open = || shared.backing.open(&companion(&db.path, "-wal"));
+    let Some(file) = open().map_err(CaptureError::io("open the log"))? else {
+        return Ok(Log::None);
+    };
+    match WalReader::open(file).map_err(CaptureError::io("read the log's header"))? {
+        Ok(log) => Ok(Log::Valid(log)),
+        Err(error @ HeaderError::Version(_)) => Err(error.into()),
+        Err(_) => Ok(Log::None),
+    }
+}
+
+/// Whether the file says that its changes go through a log.
+pub(super) fn in_wal_mode(db: &Database, shared: &Shared) -> Result<bool, CaptureError> {
+    Ok(read_header(db, shared)?.is_some_and(|header| header.wal_mode))
+}
+
+/// The database's header, where it has one.
+pub(super) fn read_header(
+    db: &Database,
+    shared: &Shared,
+) -> Result<Option<DatabaseHeader>, CaptureError> {
+    let read = || -> std::io::Result<Option<DatabaseHeader>> {
+        let Some(file) = shared.backing.open(&db.path)? else {
+            return Ok(None);
+        };
+        let mut bytes = [0; DATABASE_HEADER_SIZE];
+        let len = super::backing::read_up_to(&file, &mut bytes, 0)?;
+        Ok(DatabaseHeader::decode(&bytes[..len]))
+    };
+    read().map_err(CaptureError::io("read the database's header"))
+}
+
+impl Shared {
+    /// The stamps of the database's file and of its log.
+    pub(super) fn stamps(&self, db: &Database) -> Result<Stamps, CaptureError> {
+        let stamp = |path| -> Result<Stamp, CaptureError> {
+            self.backing
+                .stamp(path)
+                .map_err(CaptureError::io("look at the files"))
+        };
+        Ok(Stamps {
+            database: stamp(&db.path)?,
+            wal: stamp(&companion(&db.path, "-wal"))?,
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! Why a commit could not be captured.
+
+use std::io;
+
+use super::spool::SpoolError;
+use super::state::StateError;
+use crate::format::ltx::LtxError;
+
+/// Each has a code, which health shows before the sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("{what}: {source}")]
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("make a segment: {0}")]
+    Ltx(#[from] LtxError),
+    #[error("the file is no SQLite database, and has no valid log")]
+    NotADatabase,
+    #[error("the log's format is not supported: {0}")]
+    Unsupported(#[from] crate::format::wal::HeaderError),
+    #[error("the log grows the database by {missing} pages that it does not hold")]
+    Holes { missing: u32 },
+    /// Try again: somebody wrote the file in the middle, or a journal is there.
+    #[error("the database was written past its log while it was read")]
+    Disturbed,
+    /// The capture's threads are gone: the process is ending.
+    #[error("the capture has stopped")]
+    Stopped,
+}
+
+impl CaptureError {
+    /// A word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CaptureError::Io { .. } => "io",
+            CaptureError::Spool(SpoolError::Io { .. }) => "spool_io",
+            CaptureError::Spool(_) => "spool_full",
+            CaptureError::State(_) => "state",
+            CaptureError::Ltx(_) => "ltx",
+            CaptureError::NotADatabase => "not_a_database",
+            CaptureError::Unsupported(_) => "unsupported_log",
+            CaptureError::Holes { .. } => "holes",
+            CaptureError::Disturbed => "disturbed",
+            CaptureError::Stopped => "stopped",
+        }
+    }
+
+    /// Whether only a change of the file itself can help, so that trying again before is of no use.
+    pub fn waits_for_the_file(&self) -> bool {
+        matches!(
+            self,
+            CaptureError::NotADatabase | CaptureError::Unsupported(_)
+        )
+    }
+
+    /// Adds what was being done to an I/O error.
+    pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| CaptureError::Io { what, source }
+    }
+}

@@ -1,0 +1,351 @@
+//! The captured history of one database: where it stands, and what of it still waits for the store.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::database::Database;
+use super::error::CaptureError;
+use super::image::ImageRun;
+use super::mark::{Mark, Segment};
+use super::page_sums::{PageSums, SumsHeader};
+use super::segment::Press;
+use super::state::{Entry, Known, Stamps};
+use super::{Shared, now_after};
+use crate::clock::UnixMs;
+use crate::store::Body;
+use crate::store::keys::GenerationId;
+
+/// What stands between the database's files and the store. Under its database's lock.
+#[derive(Debug, Default)]
+pub struct History {
+    /// `Database::id`; 0 until loaded.
+    pub(super) id: i64,
+    /// The newest captured state; none where a new generation has to begin.
+    pub(super) mark: Option<Mark>,
+    /// Captured and not stored, oldest first.
+    pub(super) pending: VecDeque<Segment>,
+    pub(super) sums: Option<PageSums>,
+    /// The newest state in the store.
+    pub(super) stored: Option<Mark>,
+    /// Bounds for the next generation's names and numbers.
+    pub(super) last_txid: u64,
+    pub(super) newest_generation: Option<GenerationId>,
+    /// The log of `mark.wal` was captured to its end, and destroyed with our leave.
+    pub(super) log_ended: bool,
+    /// Why the file has to be compared page by page before its log can be followed again.
+    pub(super) resync: Option<&'static str>,
+    /// `Database::changes` and the file's stamp as the history knows them.
+    pub(super) seen_changes: u64,
+    pub(super) seen_stamp: super::backing::Stamp,
+    pub(super) image: Option<ImageRun>,
+}
+
+impl History {
+    /// Brings back what an earlier run knew. Done once, at the first look.
+    pub(super) fn load(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+        if self.id != 0 {
+            return Ok(());
+        }
+        let id = db.id().ok_or(CaptureError::Stopped)?;
+        let known = shared.state.load(id)?;
+        let mut table = PageSums::new(shared.sums_path(id));
+        let all = || known.stored.iter().chain(&known.spooled);
+        self.last_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
+        self.newest_generation = all().map(|entry| entry.mark.generation).max();
+        self.stored = known.stored.as_ref().map(|entry| entry.mark);
+
+        let waiting = self.load_spooled(id, &known, shared)?;
+        let last = known.spooled[..waiting].last().or(known.stored.as_ref());
+        let whole = waiting == known.spooled.len();
+        if let Some(last) = last
+            && whole
+            && bring_table_to(&mut table, last, &known)?
+        {
+            self.mark = Some(last.mark);
+            // With the files as they were when all was stored, the present log is one that has not been seen.
+            self.log_ended = db.is_as_stored();
+            let unseen = last.mark.wal.is_none() && !db.is_as_stored();
+            self.resync = unseen.then_some("restart");
+        }
+        self.sums = Some(table);
+        self.id = id;
+        self.report(db);
+        Ok(())
+    }
+
+    /// Takes over the segments that wait in the spool, as far as they follow one another. Returns how many.
+    fn load_spooled(
+        &mut self,
+        id: i64,
+        known: &Known,
+        shared: &Shared,
+    ) -> Result<usize, CaptureError> {
+        let mut wanted = HashSet::new();
+        let mut before = known.stored.as_ref();
+        for entry in &known.spooled {
+            let follows = entry.snapshot
+                || before.is_some_and(|before| {
+                    before.mark.generation == entry.mark.generation
+                        && before.mark.seq + 1 == entry.mark.seq
+                });
+            let path = shared
+                .spool
+                .path_of(id, entry.mark.generation, entry.mark.seq);
+            let Some(file) = path.metadata().ok().filter(|_| follows) else {
+                break;
+            };
+            wanted.insert(path.clone());
+            self.pending.push_back(Segment {
+                end: entry.mark,
+                snapshot: entry.snapshot,
+                committed_at: entry.committed_at,
+                body: Body::File(path),
+                size: file.len(),
+                file_checksum: entry.file_checksum,
+                sums: entry.sums.clone().into(),
+                durable: true,
+            });
+            before = Some(entry);
+        }
+        shared.spool.remove_others(id, &wanted)?;
+        Ok(self.pending.len())
+    }
+
+    /// The next segment to be stored.
+    pub(super) fn front(&self) -> Option<Segment> {
+        self.pending.front().cloned()
+    }
+
+    /// The oldest segment is in the store.
+    pub(super) fn stored(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+        let Some(segment) = self.pending.front().cloned() else {
+            return Ok(());
+        };
+        // First the state with the sums, then the table: after a death in between the sums are put in again.
+        shared.state.save_stored(self.id, &entry_of(&segment))?;
+        if !segment.durable {
+            self.put_into_table(&segment)?;
+        }
+        if let Body::File(path) = &segment.body {
+            shared.spool.remove(path)?;
+        }
+        self.stored = Some(segment.end);
+        self.pending.pop_front();
+        self.report(db);
+        Ok(())
+    }
+
+    /// Appends a captured segment; what memory may not hold goes to the spool.
+    pub(super) fn push(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        segment: Segment,
+    ) -> Result<(), CaptureError> {
+        let end = segment.end;
+        if let Some(sums) = &mut self.sums {
+            sums.lay_over(end.seq, &segment.sums);
+        }
+        let place = |other: &Segment| (other.end.generation, other.end.seq);
+        let position = self
+            .pending
+            .partition_point(|other| place(other) < (end.generation, end.seq));
+        let in_spool = !segment.is_in_memory();
+        self.pending.insert(position, segment);
+        if in_spool || self.bytes_in_memory() > shared.settings.memory_bytes {
+            self.spool_all(shared)?;
+        }
+        self.report(db);
+        Ok(())
+    }
+
+    fn bytes_in_memory(&self) -> u64 {
+        self.pending
+            .iter()
+            .filter(|segment| segment.is_in_memory())
+            .map(|segment| segment.size)
+            .sum()
+    }
+
+    /// Makes everything that is captured durable on local disk, oldest first.
+    pub(super) fn spool_all(&mut self, shared: &Shared) -> Result<(), CaptureError> {
+        for index in 0..self.pending.len() {
+            let mut segment = self.pending[index].clone();
+            if segment.durable {
+                continue;
+            }
+            if let Body::Bytes(bytes) = &segment.body {
+                let (generation, seq) = (segment.end.generation, segment.end.seq);
+                let path = shared.spool.path_of(self.id, generation, seq);
+                shared.spool.keep(&path, bytes)?;
+                segment.body = Body::File(path);
+            }
+            segment.durable = true;
+            shared.state.save_spooled(self.id, &entry_of(&segment))?;
+            self.put_into_table(&segment)?;
+            self.pending[index] = segment;
+        }
+        Ok(())
+    }
+
+    /// What waits can't be stored under its names: it is given up, and a new generation has to begin, after `newest`.
+    pub(super) fn abandon(
+        &mut self,
+        shared: &Shared,
+        newest: Option<GenerationId>,
+    ) -> Result<(), CaptureError> {
+        self.newest_generation = self.newest_generation.max(newest);
+        if let Some(front) = self.front() {
+            self.lose_from(&front.end, shared)?;
+        }
+        self.mark = None;
+        shared.state.drop_spooled(self.id)?;
+        if let Some(sums) = &mut self.sums {
+            sums.drop_overlay();
+        }
+        Ok(())
+    }
+
+    /// The state `end` was never written down: what builds on it is given up, and a new generation has to begin.
+    pub(super) fn lose_from(&mut self, end: &Mark, shared: &Shared) -> Result<(), CaptureError> {
+        let place = |mark: &Mark| (mark.generation, mark.seq);
+        let kept = self
+            .pending
+            .partition_point(|segment| place(&segment.end) < place(end));
+        let lost = self.pending.split_off(kept);
+        self.mark = None;
+        self.resync = None;
+        for segment in lost {
+            if let Body::File(path) = &segment.body {
+                shared.spool.remove(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers that health shows.
+    pub(super) fn report(&self, db: &Database) {
+        let Some(client) = db.client() else {
+            return;
+        };
+        let pending_bytes = self.pending.iter().map(|segment| segment.size).sum();
+        let oldest = self.pending.front().map(|segment| segment.committed_at);
+        let unseen = db.dirty_since();
+        let captured = self.mark.map_or(self.last_txid, |mark| mark.txid);
+        let stored = self.stored.map_or(0, |mark| mark.txid);
+        let generation = self.mark.map(|mark| mark.generation);
+        client.update(|progress| {
+            progress.txid = captured;
+            progress.pending_bytes = pending_bytes;
+            progress.oldest_pending_at = match (oldest, unseen) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (one, other) => one.or(other),
+            };
+            progress.replicated_txid = stored;
+            progress.generation = generation.or(progress.generation);
+        });
+    }
+
+    /// The time of a segment that ends now: after its predecessor, whatever the clock says.
+    pub(super) fn next_time(&self) -> UnixMs {
+        now_after(self.mark.map(|mark| mark.time_ms))
+    }
+
+    pub(super) fn press<'a>(&self, shared: &'a Shared) -> Press<'a> {
+        Press {
+            spool: &shared.spool,
+            id: self.id,
+            node_id: shared.state.node_id(),
+            memory_bytes: shared.settings.memory_bytes,
+        }
+    }
+
+    /// Removes what is on local disk of a database that is gone.
+    pub(super) fn forget(&mut self, shared: &Shared) -> Result<(), CaptureError> {
+        if self.id == 0 {
+            return Ok(());
+        }
+        shared.spool.remove_others(self.id, &HashSet::new())?;
+        match std::fs::remove_file(shared.sums_path(self.id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CaptureError::io("remove the page sums")(error));
+            }
+            _ => {}
+        }
+        Ok(shared.state.remove(self.id)?)
+    }
+
+    /// Everything is stored: the next start need not look where the files are as they were.
+    pub(super) fn save_stamps(
+        &self,
+        shared: &Shared,
+        stamps: Option<Stamps>,
+    ) -> Result<(), CaptureError> {
+        Ok(shared.state.save_stamps(self.id, stamps)?)
+    }
+
+    fn put_into_table(&mut self, segment: &Segment) -> Result<(), CaptureError> {
+        let ours = self
+            .mark
+            .is_some_and(|mark| mark.generation == segment.end.generation);
+        if segment.snapshot || !ours {
+            return Ok(());
+        }
+        let Some(table) = &mut self.sums else {
+            return Ok(());
+        };
+        let header = sums_header(&segment.end);
+        table
+            .make_durable(&header, segment.end.seq, &segment.sums)
+            .map_err(CaptureError::io("write the page sums"))
+    }
+}
+
+pub(super) fn sums_header(mark: &Mark) -> SumsHeader {
+    SumsHeader {
+        generation: mark.generation,
+        txid: mark.txid,
+        checksum: mark.checksum.value(),
+        commit: mark.commit,
+        page_size: mark.page_size,
+    }
+}
+
+fn entry_of(segment: &Segment) -> Entry {
+    Entry {
+        mark: segment.end,
+        snapshot: segment.snapshot,
+        committed_at: segment.committed_at,
+        file_checksum: segment.file_checksum,
+        sums: segment.sums.to_vec(),
+    }
+}
+
+/// Puts in the sums that a death may have left out, and says whether the table then is that of the state `last`.
+fn bring_table_to(table: &mut PageSums, last: &Entry, known: &Known) -> Result<bool, CaptureError> {
+    let Some((header, _)) = table
+        .load()
+        .map_err(CaptureError::io("read the page sums"))?
+    else {
+        return Ok(false);
+    };
+    if header.generation != last.mark.generation {
+        return Ok(false);
+    }
+    let late = known
+        .stored
+        .iter()
+        .chain(&known.spooled)
+        .filter(|entry| entry.mark.generation == header.generation && !entry.snapshot)
+        .filter(|entry| entry.mark.txid >= header.txid);
+    for entry in late {
+        table
+            .make_durable(&sums_header(&entry.mark), entry.mark.seq, &entry.sums)
+            .map_err(CaptureError::io("write the page sums"))?;
+    }
+    let loaded = table
+        .load()
+        .map_err(CaptureError::io("read the page sums"))?;
+    Ok(loaded.is_some_and(|(header, total)| {
+        header == sums_header(&last.mark) && total == last.mark.checksum
+    }))
+}

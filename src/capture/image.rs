@@ -1,0 +1,514 @@
+//! Reads a whole database without a lock: for a new generation, and to find what differs from what was captured.
+//!
+//! All pages of the file are read at leisure, in any order. Then the newest committed version of every page is laid
+//! over them: from the log as it is at the end, and before that from each log that was reset in the meantime, which
+//! its gate saved. A page of the file changes only by a checkpoint, and a checkpoint writes only pages of committed
+//! frames that were in one of these logs; so a page that was torn by one is replaced.
+//! This holds only while nobody writes the file past its log: no journal is there or comes up, and nothing is renamed
+//! over it. Else the image is dropped, and made again.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
+
+use super::Shared;
+use super::authority::{self, Limit};
+use super::backing::{Stamp, read_up_to, stamp_of};
+use super::database::{Database, Gate};
+use super::drain::{Log, open_log, read_header};
+use super::error::CaptureError;
+use super::history::{History, sums_header};
+use super::mark::{Mark, WalMark};
+use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
+use super::wal_reader::WalReader;
+use crate::clock::{UnixMs, now_ms};
+use crate::format::ltx::{DatabaseChecksum, lock_page, page_checksum};
+use crate::format::wal::{PageRef, Transaction};
+use crate::store::keys::GenerationId;
+
+/// Bytes that are read from the file at once.
+const CHUNK: usize = 1 << 20;
+/// A file that is written without log and journal counts as finished when it was left alone for so long.
+const QUIET_MS: i64 = 300;
+
+/// An image that is being made: what has to be kept for it meanwhile. Under the database's lock.
+#[derive(Debug)]
+pub struct ImageRun {
+    changes: u64,
+    stamp: Stamp,
+    page_size: u32,
+    /// Committed pages of logs that were reset since, in their order; the pages themselves lie in `saved`.
+    resets: Vec<(u32, Vec<PageRef>)>,
+    saved: Option<File>,
+    /// A reset could not be saved: the image is of no use.
+    lost: bool,
+}
+
+/// The pages of a database, in memory where they are few.
+#[derive(Debug)]
+struct Image {
+    page_size: u32,
+    pages: Pages,
+    /// Of page 1, 2, …; 0 for the lock page and for pages that nobody wrote.
+    sums: Vec<u64>,
+}
+
+#[derive(Debug)]
+enum Pages {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl Image {
+    fn put(&mut self, pgno: u32, page: &[u8]) -> io::Result<()> {
+        let at = u64::from(pgno - 1) * u64::from(self.page_size);
+        match &mut self.pages {
+            Pages::Memory(bytes) => {
+                let end = at as usize + page.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[at as usize..end].copy_from_slice(page);
+            }
+            Pages::File(file) => file.write_all_at(page, at)?,
+        }
+        let index = pgno as usize - 1;
+        if self.sums.len() <= index {
+            self.sums.resize(index + 1, 0);
+        }
+        if pgno != lock_page(self.page_size) {
+            self.sums[index] = page_checksum(pgno, page);
+        }
+        Ok(())
+    }
+
+    /// A page that nobody wrote reads as zeros.
+    fn get(&self, pgno: u32, page: &mut [u8]) -> Result<(), CaptureError> {
+        let at = u64::from(pgno - 1) * u64::from(self.page_size);
+        page.fill(0);
+        match &self.pages {
+            Pages::Memory(bytes) => {
+                if let Some(found) = bytes.get(at as usize..at as usize + page.len()) {
+                    page.copy_from_slice(found);
+                }
+            }
+            Pages::File(file) => {
+                read_up_to(file, page, at).map_err(CaptureError::io("read the image"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the image to `commit` pages, and fills in the sums of pages that nobody wrote.
+    fn set_size(&mut self, commit: u32) -> Result<(), CaptureError> {
+        self.sums.resize(commit as usize, 0);
+        let lock = lock_page(self.page_size);
+        let mut page = vec![0; self.page_size as usize];
+        for pgno in (1..=commit).filter(|pgno| *pgno != lock) {
+            if self.sums[pgno as usize - 1] == 0 {
+                self.get(pgno, &mut page)?;
+                self.sums[pgno as usize - 1] = page_checksum(pgno, &page);
+            }
+        }
+        Ok(())
+    }
+
+    fn checksum(&self) -> DatabaseChecksum {
+        let mut checksum = DatabaseChecksum::EMPTY;
+        self.sums
+            .iter()
+            .filter(|sum| **sum != 0)
+            .for_each(|sum| checksum.toggle(*sum));
+        checksum
+    }
+}
+
+/// What has to be written down once the image is whole.
+enum Work {
+    Nothing,
+    Snapshot(Mark),
+    Difference(Draft),
+}
+
+/// Makes an image and captures what it shows: the first snapshot of a new generation, or one segment of what differs.
+///
+/// `Disturbed` says that it has to be made again.
+pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(), CaptureError> {
+    let captured = begin(db, shared).and_then(|begun| match begun {
+        None => Ok(()),
+        Some(file) => {
+            let image = copy(&file, db, shared)?;
+            write_down(db, shared, image, since)
+        }
+    });
+    if captured.is_err() {
+        db.history().image = None;
+    }
+    captured
+}
+
+/// Opens the file; none where there is nothing in it.
+fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
+    let mut history = db.history();
+    history.load(db, shared)?;
+    let changes = db.changes();
+    let hot = shared.backing.has_hot_journal(&db.path);
+    if hot.map_err(CaptureError::io("look for a journal"))? {
+        return Err(CaptureError::Disturbed);
+    }
+    let open = shared.backing.open(&db.path);
+    let Some(file) = open.map_err(CaptureError::io("open the database"))? else {
+        return Ok(None);
+    };
+    let stamp = stamp_of(&file).map_err(CaptureError::io("look at the database"))?;
+    let page_size = match (open_log(db, shared)?, read_header(db, shared)?) {
+        (Log::Valid(log), _) => log.header.page_size,
+        (Log::None, Some(header)) => {
+            let by_journal = changes != history.seen_changes;
+            let quiet = !db.has_writers() || now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
+            if !header.wal_mode && !by_journal && !quiet {
+                return Err(CaptureError::Disturbed);
+            }
+            header.page_size
+        }
+        (Log::None, None) if stamp.size == 0 => {
+            history.seen_changes = changes;
+            return Ok(None);
+        }
+        (Log::None, None) => return Err(CaptureError::NotADatabase),
+    };
+    db.take_touched();
+    history.image = Some(ImageRun {
+        changes,
+        stamp,
+        page_size,
+        resets: Vec::new(),
+        saved: None,
+        lost: false,
+    });
+    Ok(Some(file))
+}
+
+/// Reads all pages of the file. Holds no lock.
+fn copy(file: &File, db: &Database, shared: &Shared) -> Result<Image, CaptureError> {
+    let (page_size, size) = {
+        let history = db.history();
+        let run = history.image.as_ref().ok_or(CaptureError::Disturbed)?;
+        (run.page_size, run.stamp.size)
+    };
+    let pages = if size <= shared.settings.memory_bytes {
+        Pages::Memory(Vec::with_capacity(size as usize))
+    } else {
+        let file = tempfile::tempfile_in(&shared.directory);
+        Pages::File(file.map_err(CaptureError::io("make a scratch file"))?)
+    };
+    let mut image = Image {
+        page_size,
+        pages,
+        sums: Vec::new(),
+    };
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    loop {
+        let read =
+            read_up_to(file, &mut chunk, at).map_err(CaptureError::io("read the database"))?;
+        for page in chunk[..read].chunks_exact(page_size as usize) {
+            let pgno = u32::try_from(at / u64::from(page_size) + 1)
+                .map_err(|_| CaptureError::NotADatabase)?;
+            image
+                .put(pgno, page)
+                .map_err(CaptureError::io("write the image"))?;
+            at += u64::from(page_size);
+        }
+        if read < CHUNK {
+            return Ok(image);
+        }
+    }
+}
+
+fn write_down(
+    db: &Database,
+    shared: &Shared,
+    mut image: Image,
+    since: UnixMs,
+) -> Result<(), CaptureError> {
+    let (work, press) = {
+        let mut history = db.history();
+        let work = history.finish_image(db, shared, &mut image)?;
+        (work, history.press(shared))
+    };
+    let read = |pgno: u32, page: &mut [u8]| image.get(pgno, page);
+    let (end, segment) = match work {
+        Work::Nothing => return Ok(()),
+        Work::Snapshot(end) => (end, press.snapshot(end, since, read)),
+        Work::Difference(draft) => {
+            let end = draft.end;
+            (end, press.segment(draft, WalExtent::default(), since, read))
+        }
+    };
+    let mut history = db.history();
+    let pushed = segment.and_then(|segment| history.push(db, shared, segment));
+    if pushed.is_err() {
+        // The history was carried on to a state that was never written down.
+        history.lose_from(&end, shared)?;
+    }
+    pushed
+}
+
+impl History {
+    /// At a gate, while an image is made: saves what the log holds, for it is about to be reset.
+    pub(super) fn save_for_image(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        gate: Option<Gate>,
+    ) -> Result<(), CaptureError> {
+        if !gate.is_some_and(Gate::destroys_frames) {
+            return Ok(());
+        }
+        let saved = self.save_log(db, shared);
+        if saved.is_err()
+            && let Some(run) = &mut self.image
+        {
+            run.lost = true;
+        }
+        self.log_ended = true;
+        db.set_captured_end(0);
+        saved
+    }
+
+    fn save_log(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+        let Log::Valid(mut log) = open_log(db, shared)? else {
+            return Ok(());
+        };
+        let Some(transactions) = committed(db, shared, &mut log, true)? else {
+            return Ok(());
+        };
+        let Some(last) = transactions.last() else {
+            return Ok(());
+        };
+        let run = self.image.as_mut().expect("BUG: saved for no image");
+        let page_size = log.header.page_size;
+        let failed = CaptureError::io("save a log for the image");
+        let mut save = || -> io::Result<(u32, Vec<PageRef>)> {
+            if run.saved.is_none() {
+                run.saved = Some(tempfile::tempfile_in(&shared.directory)?);
+            }
+            let file = run.saved.as_mut().expect("BUG: just made");
+            let mut at = file.stream_position()?;
+            let mut page = vec![0; page_size as usize];
+            let mut saved = Vec::new();
+            for found in newest_pages(&transactions, page_size) {
+                log.page(found, &mut page)?;
+                file.write_all(&page)?;
+                saved.push(PageRef {
+                    pgno: found.pgno,
+                    offset: at,
+                });
+                at += u64::from(page_size);
+            }
+            Ok((last.commit, saved))
+        };
+        let reset = save().map_err(failed)?;
+        let run = self.image.as_mut().expect("BUG: saved for no image");
+        run.resets.push(reset);
+        run.lost |= page_size != run.page_size;
+        Ok(())
+    }
+
+    /// Lays the logs over the image, and carries the history on to the state that it shows.
+    fn finish_image(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        image: &mut Image,
+    ) -> Result<Work, CaptureError> {
+        let run = self.image.take().ok_or(CaptureError::Disturbed)?;
+        let hot = shared.backing.has_hot_journal(&db.path);
+        let hot = hot.map_err(CaptureError::io("look for a journal"))?;
+        if run.lost || hot || db.changes() != run.changes {
+            return Err(CaptureError::Disturbed);
+        }
+        let mut commit = None;
+        if let Some(saved) = &run.saved {
+            let mut page = vec![0; run.page_size as usize];
+            for (size, pages) in &run.resets {
+                for found in pages {
+                    read_up_to(saved, &mut page, found.offset)
+                        .and_then(|_| image.put(found.pgno, &page))
+                        .map_err(CaptureError::io("lay a saved log over the image"))?;
+                }
+                commit = Some(*size);
+            }
+        }
+        let wal = self.lay_log_over(db, shared, image, &mut commit)?;
+        let commit = match commit {
+            Some(commit) => commit,
+            None => size_without_log(db, shared, &run, image)?,
+        };
+        image.set_size(commit)?;
+        self.seen_changes = run.changes;
+        self.seen_stamp = run.stamp;
+        self.log_ended = false;
+        db.set_captured_end(wal.map_or(0, |wal| wal.position.offset));
+        let work = self.carry_on(shared, image, commit, wal)?;
+        self.resync = None;
+        self.report(db);
+        Ok(work)
+    }
+
+    fn lay_log_over(
+        &self,
+        db: &Database,
+        shared: &Shared,
+        image: &mut Image,
+        commit: &mut Option<u32>,
+    ) -> Result<Option<WalMark>, CaptureError> {
+        let Log::Valid(mut log) = open_log(db, shared)? else {
+            return Ok(None);
+        };
+        if log.header.page_size != image.page_size {
+            return Err(CaptureError::Disturbed);
+        }
+        let transactions =
+            committed(db, shared, &mut log, false)?.ok_or(CaptureError::Disturbed)?;
+        let mut page = vec![0; image.page_size as usize];
+        for found in newest_pages(&transactions, image.page_size) {
+            log.page(found, &mut page)
+                .and_then(|()| image.put(found.pgno, &page))
+                .map_err(CaptureError::io("lay the log over the image"))?;
+        }
+        let last = transactions.last();
+        *commit = last.map(|last| last.commit).or(*commit);
+        Ok(Some(WalMark {
+            salt: log.header.salt,
+            position: last.map_or(log.header.start(), |last| last.end),
+        }))
+    }
+
+    fn carry_on(
+        &mut self,
+        shared: &Shared,
+        image: &Image,
+        commit: u32,
+        wal: Option<WalMark>,
+    ) -> Result<Work, CaptureError> {
+        match self.mark {
+            Some(before) if before.page_size == image.page_size => {
+                self.compare(image, before, commit, wal)
+            }
+            _ => self.begin_generation(shared, image, commit, wal),
+        }
+    }
+
+    fn begin_generation(
+        &mut self,
+        shared: &Shared,
+        image: &Image,
+        commit: u32,
+        wal: Option<WalMark>,
+    ) -> Result<Work, CaptureError> {
+        let generation = GenerationId::next(now_ms(), self.newest_generation, shared.random_bits());
+        let end = Mark {
+            generation,
+            seq: 0,
+            txid: self.last_txid + 1,
+            checksum: image.checksum(),
+            commit,
+            page_size: image.page_size,
+            time_ms: self.next_time(),
+            wal,
+        };
+        let table = self.sums.as_mut().expect("BUG: loaded without page sums");
+        table
+            .rewrite(&sums_header(&end), &image.sums)
+            .map_err(CaptureError::io("write the page sums"))?;
+        self.newest_generation = Some(generation);
+        self.last_txid = end.txid;
+        self.mark = Some(end);
+        Ok(Work::Snapshot(end))
+    }
+
+    /// What differs from the captured state becomes one transaction; nothing does where nothing differs.
+    fn compare(
+        &mut self,
+        image: &Image,
+        before: Mark,
+        commit: u32,
+        wal: Option<WalMark>,
+    ) -> Result<Work, CaptureError> {
+        let table = self.sums.as_mut().expect("BUG: a mark without page sums");
+        let failed = || CaptureError::io("compare the page sums");
+        let mut sums = Vec::new();
+        let reader = table.reader().map_err(failed())?;
+        reader
+            .range(1, commit, &mut |pgno, old| {
+                let old = if pgno > before.commit { 0 } else { old };
+                let new = image.sums[pgno as usize - 1];
+                if new != old && new != 0 {
+                    sums.push((pgno, new));
+                }
+            })
+            .map_err(failed())?;
+        if sums.is_empty() && commit == before.commit {
+            self.mark = Some(Mark { wal, ..before });
+            return Ok(Work::Nothing);
+        }
+        let checksum = checksum_after(&before, commit, &sums, &reader).map_err(failed())?;
+        drop(reader);
+        debug_assert_eq!(checksum, image.checksum());
+        let end = Mark {
+            seq: before.seq + 1,
+            txid: before.txid + 1,
+            checksum,
+            commit,
+            time_ms: self.next_time(),
+            wal,
+            ..before
+        };
+        self.sums
+            .as_mut()
+            .expect("BUG: a mark without page sums")
+            .lay_over(end.seq, &sums);
+        self.mark = Some(end);
+        self.last_txid = end.txid;
+        Ok(Work::Difference(Draft { before, end, sums }))
+    }
+}
+
+/// The committed transactions of the whole log; none where nothing can be said now.
+fn committed(
+    db: &Database,
+    shared: &Shared,
+    log: &mut WalReader,
+    at_gate: bool,
+) -> Result<Option<Vec<Transaction>>, CaptureError> {
+    let index = db
+        .index(&shared.backing)
+        .map_err(CaptureError::io("read the wal-index"))?;
+    let end = match authority::limit(log.header.salt, index, db.record(), db.wal_writes()) {
+        Limit::Chain => log.len,
+        Limit::Frame(frame) => log.header.end_of_frame(frame).min(log.len),
+        Limit::Unknown if at_gate => log.len,
+        Limit::Unknown => return Ok(None),
+    };
+    log.transactions(log.header.start(), end)
+        .map(Some)
+        .map_err(CaptureError::io("read the log"))
+}
+
+/// The size of a database of which no log has a frame: nobody may have written it while it was read.
+fn size_without_log(
+    db: &Database,
+    shared: &Shared,
+    run: &ImageRun,
+    image: &Image,
+) -> Result<u32, CaptureError> {
+    let stamp = shared.backing.stamp(&db.path);
+    if stamp.map_err(CaptureError::io("look at the database"))? != run.stamp {
+        return Err(CaptureError::Disturbed);
+    }
+    let in_file = image.sums.len() as u32;
+    let in_header = read_header(db, shared)?.and_then(|header| header.pages);
+    Ok(in_header.map_or(in_file, |pages| pages.min(in_file)))
+}

@@ -1,0 +1,211 @@
+//! Makes LTX files: of what a stretch of the log changed, of what differs, or of a whole database.
+
+use std::io;
+
+use super::error::CaptureError;
+use super::mark::{Mark, PageSum, Segment};
+use super::page_sums::SumsReader;
+use super::spool::{Sink, Spool};
+use crate::clock::UnixMs;
+use crate::format::ltx::{DatabaseChecksum, Encoder, Header, lock_page, page_checksum};
+use crate::format::wal::{PageRef, Transaction};
+
+/// What is common to all segments of this process.
+#[derive(Debug)]
+pub struct Press<'a> {
+    pub spool: &'a Spool,
+    /// The database's number in the state.
+    pub id: i64,
+    pub node_id: u64,
+    /// Larger files go to the spool while they are made.
+    pub memory_bytes: u64,
+}
+
+/// The stretch of a log that a segment comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WalExtent {
+    pub offset: u64,
+    pub size: u64,
+    pub salt: (u32, u32),
+}
+
+/// The state that a stretch leads to, before it is written down.
+#[derive(Debug)]
+pub struct Draft {
+    pub before: Mark,
+    pub end: Mark,
+    pub sums: Vec<PageSum>,
+}
+
+/// The newest version of each page that the transactions changed, ascending; without pages past the final size.
+pub fn newest_pages(transactions: &[Transaction], page_size: u32) -> Vec<PageRef> {
+    let commit = transactions.last().map_or(0, |last| last.commit);
+    let lock = lock_page(page_size);
+    let mut pages: Vec<PageRef> = transactions
+        .iter()
+        .flat_map(|transaction| transaction.pages.iter().copied())
+        .filter(|page| page.pgno <= commit && page.pgno != lock)
+        .collect();
+    // Later in the log is newer: the newest comes first among equals, and dedup keeps the first.
+    pages.sort_unstable_by(|a, b| a.pgno.cmp(&b.pgno).then(b.offset.cmp(&a.offset)));
+    pages.dedup_by_key(|page| page.pgno);
+    pages
+}
+
+/// The database's checksum after `sums` were put in and the size became `commit` pages.
+pub fn checksum_after(
+    before: &Mark,
+    commit: u32,
+    sums: &[PageSum],
+    old: &SumsReader<'_>,
+) -> io::Result<DatabaseChecksum> {
+    let mut checksum = before.checksum;
+    for &(pgno, sum) in sums {
+        if pgno <= before.commit {
+            toggle(&mut checksum, old.sum(pgno)?);
+        }
+        toggle(&mut checksum, sum);
+    }
+    if commit < before.commit {
+        old.range(commit + 1, before.commit, &mut |_, sum| {
+            toggle(&mut checksum, sum);
+        })?;
+    }
+    Ok(checksum)
+}
+
+fn toggle(checksum: &mut DatabaseChecksum, sum: u64) {
+    if sum != 0 {
+        checksum.toggle(sum);
+    }
+}
+
+impl Press<'_> {
+    /// Writes a segment of the pages that `draft.sums` names. `read` fills in one page.
+    ///
+    /// The sums are taken again from what is written, so a page that changed under way is found here.
+    pub fn segment(
+        &self,
+        draft: Draft,
+        wal: WalExtent,
+        committed_at: UnixMs,
+        mut read: impl FnMut(u32, &mut [u8]) -> Result<(), CaptureError>,
+    ) -> Result<Segment, CaptureError> {
+        let header = Header {
+            no_checksum: false,
+            page_size: draft.end.page_size,
+            commit: draft.end.commit,
+            min_txid: draft.before.txid + 1,
+            max_txid: draft.end.txid,
+            timestamp_ms: draft.end.time_ms,
+            pre_apply_checksum: draft.before.checksum.value(),
+            wal_offset: wal.offset,
+            wal_size: wal.size,
+            wal_salt: wal.salt,
+            node_id: self.node_id,
+        };
+        let mut encoder = Encoder::new(self.sink(&draft.end, draft.sums.len())?, header)?;
+        let mut page = vec![0; draft.end.page_size as usize];
+        for &(pgno, sum) in &draft.sums {
+            read(pgno, &mut page)?;
+            if page_checksum(pgno, &page) != sum {
+                return Err(CaptureError::Disturbed);
+            }
+            encoder.page(pgno, &page)?;
+        }
+        self.finish(encoder, draft.end, false, committed_at, draft.sums)
+    }
+
+    /// Writes a snapshot of the state `end`. `read` fills in one page.
+    pub fn snapshot(
+        &self,
+        end: Mark,
+        committed_at: UnixMs,
+        mut read: impl FnMut(u32, &mut [u8]) -> Result<(), CaptureError>,
+    ) -> Result<Segment, CaptureError> {
+        let header = Header {
+            no_checksum: false,
+            page_size: end.page_size,
+            commit: end.commit,
+            min_txid: 1,
+            max_txid: end.txid,
+            timestamp_ms: end.time_ms,
+            pre_apply_checksum: 0,
+            wal_offset: 0,
+            wal_size: 0,
+            wal_salt: (0, 0),
+            node_id: self.node_id,
+        };
+        let mut encoder = Encoder::new(self.sink(&end, end.commit as usize)?, header)?;
+        let mut page = vec![0; end.page_size as usize];
+        let lock = lock_page(end.page_size);
+        for pgno in (1..=end.commit).filter(|pgno| *pgno != lock) {
+            read(pgno, &mut page)?;
+            encoder.page(pgno, &page)?;
+        }
+        self.finish(encoder, end, true, committed_at, Vec::new())
+    }
+
+    fn sink(&self, end: &Mark, pages: usize) -> Result<Sink<'_>, CaptureError> {
+        if pages as u64 * u64::from(end.page_size) <= self.memory_bytes {
+            return Ok(Sink::Memory(Vec::new()));
+        }
+        let path = self.spool.path_of(self.id, end.generation, end.seq);
+        Ok(Sink::Spool(self.spool.write(&path)?))
+    }
+
+    fn finish(
+        &self,
+        encoder: Encoder<Sink<'_>>,
+        end: Mark,
+        snapshot: bool,
+        committed_at: UnixMs,
+        sums: Vec<PageSum>,
+    ) -> Result<Segment, CaptureError> {
+        let (sink, trailer) = encoder.finish(end.checksum.value())?;
+        let (body, size) = sink.finish()?;
+        Ok(Segment {
+            end,
+            snapshot,
+            committed_at,
+            body,
+            size,
+            file_checksum: trailer.file_checksum,
+            sums: sums.into(),
+            durable: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::wal::Position;
+
+    fn transaction(commit: u32, pages: &[(u32, u64)]) -> Transaction {
+        Transaction {
+            commit,
+            pages: pages
+                .iter()
+                .map(|&(pgno, offset)| PageRef { pgno, offset })
+                .collect(),
+            end: Position {
+                offset: 0,
+                checksum: (0, 0),
+            },
+        }
+    }
+
+    #[test]
+    fn the_newest_version_of_a_page_counts_and_none_past_the_end() {
+        let pages = newest_pages(
+            &[
+                transaction(5, &[(3, 56), (5, 1_000), (3, 2_000)]),
+                transaction(4, &[(1, 3_000), (5, 4_000)]),
+            ],
+            4096,
+        );
+        let found: Vec<_> = pages.iter().map(|page| (page.pgno, page.offset)).collect();
+        assert_eq!(found, [(1, 3_000), (3, 2_000)]);
+    }
+}

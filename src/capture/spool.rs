@@ -1,0 +1,328 @@
+//! Captured segments that wait on local disk: what a reset of the log would destroy, and what is too large for memory.
+//!
+//! One file a segment, complete once it has its name: written beside, fsynced, renamed. Bounded in bytes for all
+//! databases together, and by the free space that it leaves on its disk.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::store::Body;
+use crate::store::keys::GenerationId;
+
+const SUFFIX: &str = ".ltx";
+const TEMPORARY: &str = ".tmp";
+
+/// Why a segment could not be kept on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    #[error("the spool holds {used} bytes and may hold {limit}")]
+    Full { used: u64, limit: u64 },
+    #[error("the spool's disk has {free} bytes left, of which {reserve} are reserved")]
+    Reserve { free: u64, reserve: u64 },
+    #[error("spool file {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// How much the spool may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpoolLimits {
+    /// Bytes of all databases together.
+    pub bytes: u64,
+    /// Free bytes of its disk that it never takes.
+    pub reserve: u64,
+    /// The same as hundredths of the disk; the larger one holds.
+    pub reserve_percent: u8,
+}
+
+/// The spool's directory.
+#[derive(Debug)]
+pub struct Spool {
+    directory: PathBuf,
+    limits: SpoolLimits,
+    used: AtomicU64,
+}
+
+impl Spool {
+    /// Opens the spool, and clears what was not complete when the process ended.
+    pub fn open(directory: PathBuf, limits: SpoolLimits) -> Result<Self, SpoolError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SpoolError::Io { path, source }
+        };
+        fs::create_dir_all(&directory).map_err(at(&directory))?;
+        let mut used = 0;
+        for entry in fs::read_dir(&directory).map_err(at(&directory))? {
+            let entry = entry.map_err(at(&directory))?;
+            let path = entry.path();
+            if path.to_string_lossy().ends_with(TEMPORARY) {
+                fs::remove_file(&path).map_err(at(&path))?;
+            } else {
+                used += entry.metadata().map_err(at(&path))?.len();
+            }
+        }
+        Ok(Self {
+            directory,
+            limits,
+            used: AtomicU64::new(used),
+        })
+    }
+
+    /// Bytes that wait in it.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Where the segment of a database lies, by the database's number.
+    pub fn path_of(&self, id: i64, generation: GenerationId, seq: u32) -> PathBuf {
+        self.directory
+            .join(format!("{id}-{generation}-{seq:08x}{SUFFIX}"))
+    }
+
+    /// Where the frames of an unpublished commit are kept, by the log's salts and the offset that they stood at.
+    pub fn doubtful_path(&self, id: i64, salt: (u32, u32), offset: u64) -> PathBuf {
+        let (a, b) = salt;
+        self.directory
+            .join(format!("doubtful-{id}-{a:08x}{b:08x}-{offset}.wal-frames"))
+    }
+
+    /// Keeps a segment that is in memory: durable once this returns.
+    pub fn keep(&self, path: &Path, bytes: &Bytes) -> Result<(), SpoolError> {
+        let mut writer = self.write(path)?;
+        let written = writer.write_all(bytes);
+        written.map_err(|source| self.io(path, source))?;
+        writer.keep().map(|_| ())
+    }
+
+    /// Starts a segment that is too large for memory.
+    pub fn write(&self, path: &Path) -> Result<SpoolWriter<'_>, SpoolError> {
+        self.check_room()?;
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(TEMPORARY);
+        let temporary = PathBuf::from(temporary);
+        let file = File::create(&temporary).map_err(|source| self.io(&temporary, source))?;
+        Ok(SpoolWriter {
+            spool: self,
+            file: BufWriter::with_capacity(256 * 1024, file),
+            temporary,
+            path: path.to_owned(),
+            written: 0,
+        })
+    }
+
+    /// Removes a segment that is stored or given up; it is no error where it is gone.
+    pub fn remove(&self, path: &Path) -> Result<(), SpoolError> {
+        let len = match fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(self.io(path, source)),
+        };
+        fs::remove_file(path).map_err(|source| self.io(path, source))?;
+        self.used.fetch_sub(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes every file of the database `id` but those in `wanted`.
+    pub fn remove_others(&self, id: i64, wanted: &HashSet<PathBuf>) -> Result<(), SpoolError> {
+        let prefix = format!("{id}-");
+        let entries =
+            fs::read_dir(&self.directory).map_err(|source| self.io(&self.directory, source))?;
+        for entry in entries {
+            let path = entry
+                .map_err(|source| self.io(&self.directory, source))?
+                .path();
+            let ours = path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+            if ours && !wanted.contains(&path) {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), SpoolError> {
+        let used = self.used();
+        if used >= self.limits.bytes {
+            return Err(SpoolError::Full {
+                used,
+                limit: self.limits.bytes,
+            });
+        }
+        let stat = rustix::fs::statvfs(&self.directory)
+            .map_err(|errno| self.io(&self.directory, errno.into()))?;
+        let free = stat.f_bavail * stat.f_frsize;
+        let percent = stat.f_blocks / 100 * u64::from(self.limits.reserve_percent) * stat.f_frsize;
+        let reserve = self.limits.reserve.max(percent);
+        if free < reserve {
+            return Err(SpoolError::Reserve { free, reserve });
+        }
+        Ok(())
+    }
+
+    fn io(&self, path: &Path, source: io::Error) -> SpoolError {
+        SpoolError::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// A segment on its way to the spool; gone again where it is dropped before `keep`.
+#[derive(Debug)]
+pub struct SpoolWriter<'a> {
+    spool: &'a Spool,
+    file: BufWriter<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+    written: u64,
+}
+
+impl SpoolWriter<'_> {
+    /// Makes it durable and gives it its name. Returns its size in bytes.
+    pub fn keep(mut self) -> Result<u64, SpoolError> {
+        let kept = self.finish();
+        kept.map_err(|source| self.spool.io(&self.path, source))?;
+        self.spool.used.fetch_add(self.written, Ordering::Relaxed);
+        Ok(self.written)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_data()?;
+        fs::rename(&self.temporary, &self.path)?;
+        let directory = File::open(&self.spool.directory)?;
+        rustix::fs::fsync(directory.as_fd())?;
+        Ok(())
+    }
+}
+
+impl Write for SpoolWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for SpoolWriter<'_> {
+    fn drop(&mut self) {
+        // After `keep` the temporary name is gone; what is left for another reason is cleared at the next start.
+        if let Err(error) = fs::remove_file(&self.temporary)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(error = %error, "an unfinished spool file could not be removed");
+        }
+    }
+}
+
+/// Where an LTX file is written to: memory where it is known to be small, else the spool.
+#[derive(Debug)]
+pub enum Sink<'a> {
+    Memory(Vec<u8>),
+    Spool(SpoolWriter<'a>),
+}
+
+impl Sink<'_> {
+    /// Ends the file. Returns it and its size.
+    pub fn finish(self) -> Result<(Body, u64), SpoolError> {
+        match self {
+            Sink::Memory(bytes) => {
+                let size = bytes.len() as u64;
+                Ok((Body::Bytes(bytes.into()), size))
+            }
+            Sink::Spool(writer) => {
+                let path = writer.path.clone();
+                Ok((Body::File(path), writer.keep()?))
+            }
+        }
+    }
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Memory(buffer) => buffer.write(bytes),
+            Sink::Spool(writer) => writer.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Memory(_) => Ok(()),
+            Sink::Spool(writer) => writer.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNLIMITED: SpoolLimits = SpoolLimits {
+        bytes: 1 << 40,
+        reserve: 0,
+        reserve_percent: 0,
+    };
+
+    #[test]
+    fn only_whole_segments_have_a_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = Spool::open(dir.path().to_owned(), UNLIMITED).expect("open");
+        let path = spool.path_of(1, GenerationId(2), 3);
+        {
+            let mut writer = spool.write(&path).expect("writer");
+            writer.write_all(b"half").expect("write");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
+        spool
+            .keep(&path, &Bytes::from_static(b"whole"))
+            .expect("keep");
+        assert_eq!(spool.used(), 5);
+        let again = Spool::open(dir.path().to_owned(), UNLIMITED).expect("open again");
+        assert_eq!(again.used(), 5);
+        again
+            .remove_others(1, &HashSet::from([path.clone()]))
+            .expect("kept");
+        assert!(path.exists());
+        again
+            .remove_others(10, &HashSet::new())
+            .expect("another database");
+        assert!(path.exists());
+        again.remove_others(1, &HashSet::new()).expect("removed");
+        assert_eq!(again.used(), 0);
+    }
+
+    #[test]
+    fn a_full_spool_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let limits = SpoolLimits {
+            bytes: 4,
+            ..UNLIMITED
+        };
+        let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
+        let path = spool.path_of(1, GenerationId(2), 3);
+        spool
+            .keep(&path, &Bytes::from_static(b"whole"))
+            .expect("there is room");
+        assert!(matches!(spool.write(&path), Err(SpoolError::Full { .. })));
+        let limits = SpoolLimits {
+            reserve: u64::MAX,
+            ..UNLIMITED
+        };
+        let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
+        assert!(matches!(
+            spool.write(&path),
+            Err(SpoolError::Reserve { .. })
+        ));
+    }
+}

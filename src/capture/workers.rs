@@ -1,0 +1,248 @@
+//! The capture's threads: gates before everything else, then looks at logs; images on threads of their own.
+//!
+//! Channels hold positions and closures, never data, and are bounded. A gate that finds its channel full, or waits
+//! longer than `mount.gateTimeout`, is passed all the same: the application is never held up, the client is `gapped`.
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
+use tokio::sync::oneshot;
+
+use super::adopt::StoredSegment;
+use super::database::{Database, Gate};
+use super::drain::{Drained, Next};
+use super::error::CaptureError;
+use super::{Proceed, Shared, image};
+use crate::clock::{UnixMs, now_ms};
+use crate::store::keys::GenerationId;
+use crate::tenant::roster::Status;
+
+/// Gates that may wait at once; each is a system call of an application that is held up.
+const GATES: usize = 16_384;
+/// Looks that may wait at once: at most one a database that is being stored.
+const LOOKS: usize = 16_384;
+const LOOKERS: usize = 2;
+const IMAGERS: usize = 2;
+/// How exactly `mount.gateTimeout` is kept.
+const GATE_CHECK: Duration = Duration::from_millis(20);
+
+/// Something a worker does with one database, and tells the asker.
+pub(super) enum Look {
+    Drain(oneshot::Sender<Result<Drained, CaptureError>>),
+    Stored(oneshot::Sender<Result<(), CaptureError>>),
+    Abandon(
+        Option<GenerationId>,
+        oneshot::Sender<Result<(), CaptureError>>,
+    ),
+    Adopt(StoredSegment, oneshot::Sender<Result<bool, CaptureError>>),
+}
+
+/// What a file operation waits for: whoever comes first carries it out, the worker or the time limit.
+#[derive(Clone)]
+struct Held {
+    db: Arc<Database>,
+    proceed: Arc<Mutex<Option<Proceed>>>,
+    deadline: Instant,
+}
+
+impl Held {
+    /// Carries the operation out, once. Returns false where that was done already.
+    fn go(&self) -> bool {
+        let proceed = self
+            .proceed
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
+        match proceed {
+            Some(proceed) => {
+                proceed();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+type ImageJob = (Arc<Database>, oneshot::Sender<Result<(), CaptureError>>);
+
+/// The running threads. They end when this is dropped, after what was asked before.
+pub(super) struct Workers {
+    gates: Sender<(Held, Gate)>,
+    watch: Sender<Held>,
+    looks: Sender<(Arc<Database>, Look)>,
+    images: Sender<ImageJob>,
+    gate_timeout: Duration,
+    _threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    pub fn start(shared: &Arc<Shared>, gate_timeout: Duration) -> std::io::Result<Self> {
+        let (gates, gate_queue) = bounded(GATES);
+        let (watch, watch_queue) = bounded(GATES);
+        let (looks, look_queue) = bounded(LOOKS);
+        let (images, image_queue) = bounded::<ImageJob>(LOOKS);
+        let mut threads = Vec::new();
+        let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+            thread.map(|thread| threads.push(thread))
+        };
+        spawn("gate-limit", Box::new(move || watch_gates(&watch_queue)))?;
+        let (s, gate_only) = (shared.clone(), gate_queue.clone());
+        spawn("gate", Box::new(move || work(&s, &gate_only, &never())))?;
+        for _ in 0..LOOKERS {
+            let (s, gates, looks) = (shared.clone(), gate_queue.clone(), look_queue.clone());
+            spawn("capture", Box::new(move || work(&s, &gates, &looks)))?;
+        }
+        for _ in 0..IMAGERS {
+            let (s, queue) = (shared.clone(), image_queue.clone());
+            spawn("image", Box::new(move || make_images(&s, &queue)))?;
+        }
+        Ok(Self {
+            gates,
+            watch,
+            looks,
+            images,
+            gate_timeout,
+            _threads: threads,
+        })
+    }
+
+    /// Queues a gate; a full queue lets the operation pass at once.
+    pub fn gate(&self, db: &Arc<Database>, gate: Gate, proceed: Proceed) {
+        let held = Held {
+            db: db.clone(),
+            proceed: Arc::new(Mutex::new(Some(proceed))),
+            deadline: Instant::now() + self.gate_timeout,
+        };
+        let queued = self.watch.try_send(held.clone()).is_ok()
+            && self.gates.try_send((held.clone(), gate)).is_ok();
+        if !queued {
+            pass_unguarded(&held, "too many gates wait");
+        }
+    }
+
+    pub fn look(&self, db: &Arc<Database>, look: Look) {
+        // A look that is not taken drops its sender, which the asker sees as `Stopped`.
+        drop(self.looks.try_send((db.clone(), look)));
+    }
+
+    pub fn image(&self, db: &Arc<Database>, done: oneshot::Sender<Result<(), CaptureError>>) {
+        drop(self.images.try_send((db.clone(), done)));
+    }
+}
+
+fn pass_unguarded(held: &Held, why: &str) {
+    held.db.set_gate_missed();
+    if held.go() {
+        report_gap(&held.db, why);
+    }
+}
+
+/// History lost some resolution: said at once, mended by the next look.
+fn report_gap(db: &Database, why: &str) {
+    tracing::warn!(client = %db.label(), error = why, "A gate was passed before its capture had ended");
+    if let Some(client) = db.client() {
+        client.update(|progress| {
+            progress.status = Status::Gapped;
+            progress.last_error = Some(format!("gapped: {why}"));
+        });
+    }
+}
+
+/// Lets operations pass whose time is over. Looks every `GATE_CHECK` while any waits, and not at all otherwise.
+fn watch_gates(queue: &Receiver<Held>) {
+    let mut waiting: Vec<Held> = Vec::new();
+    while let Ok(held) = queue.recv() {
+        waiting.push(held);
+        while !waiting.is_empty() {
+            std::thread::sleep(GATE_CHECK);
+            waiting.extend(queue.try_iter());
+            // The other holder is the gate's worker, or its place in the queue.
+            waiting.retain(|held| Arc::strong_count(&held.proceed) > 1);
+            let now = Instant::now();
+            for late in waiting.iter().filter(|held| held.deadline <= now) {
+                pass_unguarded(late, "mount.gateTimeout was reached");
+            }
+            waiting.retain(|held| held.deadline > now);
+        }
+    }
+}
+
+fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<(Arc<Database>, Look)>) {
+    loop {
+        select_biased! {
+            recv(gates) -> gate => match gate {
+                Ok((held, gate)) => pass_gate(shared, &held, gate),
+                Err(_) => return,
+            },
+            recv(looks) -> look => match look {
+                Ok((db, look)) => answer(shared, &db, look),
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
+    let db = &held.db;
+    let since = db.dirty_since().unwrap_or_else(now_ms);
+    let drained = db.history().drain(db, shared, Some(gate), since);
+    match drained {
+        Ok(drained) => {
+            let told = drained.next == Next::Image && db.history().image.is_none();
+            held.go();
+            if told {
+                db.mark_dirty();
+            }
+        }
+        Err(error) => pass_unguarded(held, &error.to_string()),
+    }
+}
+
+fn answer(shared: &Shared, db: &Arc<Database>, look: Look) {
+    // An asker that has gone away does not need the answer.
+    match look {
+        Look::Drain(done) => drop(done.send(drain(shared, db))),
+        Look::Stored(done) => drop(done.send(db.history().stored(db, shared))),
+        Look::Abandon(newest, done) => drop(done.send(db.history().abandon(shared, newest))),
+        Look::Adopt(object, done) => drop(done.send(db.history().adopt(db, shared, &object))),
+    }
+}
+
+fn drain(shared: &Shared, db: &Database) -> Result<Drained, CaptureError> {
+    let seen = db.take_dirty();
+    let drained = db
+        .history()
+        .drain(db, shared, None, seen.unwrap_or_else(now_ms));
+    settle_time(
+        db,
+        seen,
+        drained.as_ref().is_ok_and(|d| d.next == Next::Nothing),
+    );
+    drained
+}
+
+/// The age of the oldest commit goes on counting where a look did not find it.
+fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
+    if !found {
+        db.restore_dirty_since(seen);
+    }
+    db.history().report(db);
+}
+
+fn make_images(shared: &Shared, queue: &Receiver<ImageJob>) {
+    while let Ok((db, done)) = queue.recv() {
+        let seen = db.take_dirty();
+        let made = image::capture(&db, shared, seen.unwrap_or_else(now_ms));
+        settle_time(&db, seen, made.is_ok());
+        drop(done.send(made));
+    }
+}

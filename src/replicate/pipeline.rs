@@ -1,0 +1,196 @@
+//! One active client: look, capture, store, and wait for the interval; the task ends when nothing is left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Replicator;
+use super::retry::Backoff;
+use super::upload::Uploaded;
+use crate::capture::{CaptureError, Database, Drained, Next};
+use crate::tenant::roster::{Client, Status};
+
+/// A commit that is written and not published yet is looked for again after so long.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_secs(60);
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// What a round left.
+enum Round {
+    /// All is stored; `captured` says whether there was anything.
+    Done { captured: bool },
+    /// Look again, though nothing may be heard of it.
+    LookAgain,
+    /// The capture failed and may succeed later.
+    Failed,
+    /// Nothing can be done before the file changes.
+    Over,
+}
+
+/// Works on one database until nothing is left to do.
+pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
+    let Some(client) = db.client() else {
+        return;
+    };
+    if client.progress().status == Status::Refused {
+        return;
+    }
+    let mut looks = Backoff::new(FIRST_LOOK, LAST_LOOK);
+    let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    loop {
+        let begun = Instant::now();
+        let ticket = db.newest_ticket();
+        match round(&replicator, &db, &client, ticket).await {
+            Round::Over => return,
+            Round::Done { captured } => {
+                (looks, retries) = fresh();
+                if !captured && !db.is_dirty() {
+                    return;
+                }
+                if captured {
+                    wait(&db, begun + replicator.settings.sync_interval).await;
+                }
+                if !db.is_dirty() && db.newest_ticket() == ticket {
+                    return;
+                }
+            }
+            Round::LookAgain => wait(&db, Instant::now() + looks.pause(0)).await,
+            Round::Failed => {
+                let random = getrandom::u32().map_or(0, u64::from);
+                sleep(retries.pause(random)).await;
+            }
+        }
+    }
+}
+
+fn fresh() -> (Backoff, Backoff) {
+    (
+        Backoff::new(FIRST_LOOK, LAST_LOOK),
+        Backoff::new(FIRST_RETRY, LAST_RETRY),
+    )
+}
+
+/// Until `deadline`, or until somebody asks for a look now.
+async fn wait(db: &Database, deadline: Instant) {
+    tokio::select! {
+        () = sleep_until(deadline) => {}
+        () = db.nudged() => {}
+    }
+}
+
+async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
+    let looked = look(replicator, db).await;
+    let captured = match store_all(replicator, db, client).await {
+        Ok(stored) => stored,
+        Err(error) => return failed(db, client, &error),
+    };
+    let drained = match looked {
+        Ok(drained) => drained,
+        Err(error) => return failed(db, client, &error),
+    };
+    if db.is_removed() {
+        if let Err(error) = replicator.capture.forget(db) {
+            tracing::warn!(client = %db.label(), error = %error, "Left-overs could not be removed");
+        }
+        db.settle(ticket);
+        return Round::Over;
+    }
+    match drained.next {
+        Next::Image => Round::Failed,
+        Next::LookAgain => {
+            db.settle(ticket);
+            Round::LookAgain
+        }
+        Next::Nothing => {
+            if let Err(error) = replicator.capture.settled(db, drained.stamps) {
+                return failed(db, client, &error);
+            }
+            recovered(client);
+            db.settle(ticket);
+            Round::Done { captured }
+        }
+    }
+}
+
+/// Captures what is committed, reading the whole file where that is needed.
+async fn look(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, CaptureError> {
+    if db.is_removed() {
+        return Ok(Drained::nothing());
+    }
+    let capture = &replicator.capture;
+    let drained = capture.drain(db).await?;
+    if drained.next != Next::Image {
+        return Ok(drained);
+    }
+    capture.image(db).await?;
+    // What was committed while the image was made.
+    capture.drain(db).await
+}
+
+/// Stores everything that is captured, in order. Returns whether there was anything.
+async fn store_all(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+) -> Result<bool, CaptureError> {
+    let capture = &replicator.capture;
+    let mut any = false;
+    while let Some(segment) = capture.front(db) {
+        any = true;
+        let (object, newest) = match replicator.upload(client, &segment).await {
+            Uploaded::Done => {
+                capture.stored(db).await?;
+                continue;
+            }
+            Uploaded::Conflict(object) => (object, None),
+            Uploaded::Outdated(newest) => (None, Some(newest)),
+        };
+        db.mark_dirty();
+        if let Some(object) = object
+            && capture.adopt(db, object).await?
+        {
+            continue;
+        }
+        tracing::warn!(
+            client = %client.id.label(),
+            key = %segment.key(),
+            "The store has another object there; a new generation begins"
+        );
+        capture.abandon(db, newest).await?;
+    }
+    Ok(any)
+}
+
+fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {
+    if matches!(error, CaptureError::Stopped) {
+        return Round::Over;
+    }
+    // Being written past its log while it is read is nothing wrong with the client.
+    if !matches!(error, CaptureError::Disturbed) {
+        let told = client.progress().last_error;
+        let text = format!("{}: {error}", error.code());
+        if told.as_deref() != Some(&text) {
+            tracing::warn!(client = %db.label(), error = %error, "A database can't be captured");
+        }
+        client.update(|progress| {
+            progress.status = Status::Failing;
+            progress.last_error = Some(text);
+        });
+    }
+    if error.waits_for_the_file() {
+        Round::Over
+    } else {
+        Round::Failed
+    }
+}
+
+fn recovered(client: &Client) {
+    client.update(|progress| {
+        if matches!(progress.status, Status::Failing | Status::Gapped) {
+            progress.status = Status::Active;
+            progress.last_error = None;
+        }
+    });
+}

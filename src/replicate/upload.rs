@@ -1,0 +1,186 @@
+//! Puts one segment into the store: permit, create-only PUT, retries, and what an object that is there already means.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+
+use super::Replicator;
+use super::retry::Backoff;
+use crate::capture::{Segment, StoredSegment};
+use crate::clock::rfc3339;
+use crate::store::keys::{GenerationId, ObjectKey};
+use crate::store::{Body, Put, StoreError};
+use crate::tenant::roster::{Client, Status};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Bytes of an LTX file's checksum, at its very end.
+const FILE_CHECKSUM_SIZE: u64 = 8;
+
+/// What came of an upload. It is tried until the store has answered.
+#[derive(Debug)]
+pub(super) enum Uploaded {
+    Done,
+    /// Another object has that key; it is given where it is a segment that can be read.
+    Conflict(Option<StoredSegment>),
+    /// The generation can't begin: the store has a newer one.
+    Outdated(GenerationId),
+}
+
+impl Replicator {
+    /// Stores a segment; a generation's first snapshot with its description before it.
+    pub(super) async fn upload(&self, client: &Client, segment: &Segment) -> Uploaded {
+        if segment.snapshot {
+            if let Some(newest) = self.newer_generation(client, segment).await {
+                return Uploaded::Outdated(newest);
+            }
+            self.describe_generation(client, segment).await;
+        }
+        let key = segment.key().below(&client.s3_prefix);
+        let begun = Instant::now();
+        match self.put(client, &key, &segment.body).await {
+            Put::Created => {}
+            Put::Exists if self.is_ours(client, &key, segment).await => {}
+            Put::Exists => return Uploaded::Conflict(self.read_segment(client, &key).await),
+        }
+        note_stored(client, segment, begun.elapsed());
+        Uploaded::Done
+    }
+
+    /// Repeats a request until the store gives an answer that is not a failure. Each failure is counted and shown.
+    async fn persist<T, F>(&self, client: &Client, request: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let answer = {
+                let _permit = self.permits.acquire().await.expect("BUG: never closed");
+                request().await
+            };
+            self.note_answer(answer.as_ref().err());
+            match answer {
+                Ok(value) => return value,
+                Err(error) => note_failure(client, &error),
+            }
+            let random = getrandom::u32().map_or(0, u64::from);
+            tokio::time::sleep(backoff.pause(random)).await;
+        }
+    }
+
+    async fn put(&self, client: &Client, key: &str, body: &Body) -> Put {
+        self.persist(client, || self.store.put_new(key, body)).await
+    }
+
+    /// Whether the object is the one that we meant to store: the acknowledgement was lost.
+    async fn is_ours(&self, client: &Client, key: &str, segment: &Segment) -> bool {
+        let end = segment.size - FILE_CHECKSUM_SIZE;
+        // One byte more than there should be, so that a longer object is told apart.
+        let request = || async {
+            let tail = self.store.get_range(key, end, FILE_CHECKSUM_SIZE + 1).await;
+            match tail {
+                Err(error) if error.is_not_found() => Ok(Default::default()),
+                other => other,
+            }
+        };
+        let tail = self.persist(client, request).await;
+        *tail == segment.file_checksum.to_be_bytes()
+    }
+
+    async fn newer_generation(&self, client: &Client, segment: &Segment) -> Option<GenerationId> {
+        let folder = format!("{}/snapshots/", client.s3_prefix);
+        let names = self
+            .persist(client, || self.store.list_folders(&folder))
+            .await;
+        names
+            .iter()
+            .filter_map(|name| name.parse::<GenerationId>().ok())
+            .max()
+            .filter(|newest| *newest > segment.end.generation)
+    }
+
+    async fn describe_generation(&self, client: &Client, segment: &Segment) {
+        let description = json!({
+            "tenantId": client.id.tenant,
+            "dbName": client.id.db_name,
+            "path": client.db_path.to_string_lossy(),
+            "instance": format!("{:016x}", self.capture.node_id()),
+            "pageSize": segment.end.page_size,
+            "startedAt": rfc3339(segment.end.time_ms),
+        });
+        let key = ObjectKey::Database(segment.end.generation).below(&client.s3_prefix);
+        let body = Body::Bytes(format!("{description:#}\n").into());
+        // One that is there is from an attempt before.
+        self.put(client, &key, &body).await;
+    }
+
+    async fn read_segment(&self, client: &Client, key: &str) -> Option<StoredSegment> {
+        let limit = self.settings.memory_bytes;
+        let request = || async {
+            let mut bytes = Vec::new();
+            let from = self.store.get(key).await?;
+            from.take(limit + 1)
+                .read_to_end(&mut bytes)
+                .await
+                .map_err(|error| StoreError::Unavailable {
+                    key: key.to_owned(),
+                    reason: error.to_string(),
+                })?;
+            Ok(bytes)
+        };
+        let bytes = self.persist(client, request).await;
+        match StoredSegment::decode(&bytes) {
+            Ok(segment) => Some(segment),
+            Err(error) => {
+                tracing::warn!(client = %client.id.label(), error = %error, key, "A foreign object");
+                None
+            }
+        }
+    }
+}
+
+fn note_stored(client: &Client, segment: &Segment, took: Duration) {
+    let now = crate::clock::now_ms();
+    client.update(|progress| {
+        if segment.snapshot {
+            progress.last_snapshot_at = Some(now);
+        }
+        progress.last_sync_at = Some(now);
+        if matches!(progress.status, Status::Failing | Status::Gapped) {
+            progress.status = Status::Active;
+        }
+        progress.last_error = None;
+    });
+    let (operation, message) = if segment.snapshot {
+        ("snapshot", "Snapshot stored")
+    } else {
+        ("sync", "Synced")
+    };
+    tracing::info!(
+        client = %client.id.label(),
+        prefix = (!client.id.prefix.is_empty()).then_some(client.id.prefix.as_str()),
+        operation,
+        duration = %format!("{}ms", took.as_millis()),
+        s3_path = %format!("{}/", client.s3_prefix),
+        "{message}"
+    );
+}
+
+fn note_failure(client: &Client, error: &StoreError) {
+    client.update(|progress| {
+        progress.sync_errors += 1;
+        if !error.is_retryable() {
+            progress.status = Status::Failing;
+        }
+        progress.last_error = Some(format!("store: {error}"));
+    });
+    tracing::warn!(
+        client = %client.id.label(),
+        prefix = (!client.id.prefix.is_empty()).then_some(client.id.prefix.as_str()),
+        operation = "sync",
+        s3_path = %format!("{}/", client.s3_prefix),
+        error = %error,
+        "The store did not take a segment; it is tried again"
+    );
+}

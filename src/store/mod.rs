@@ -1,7 +1,6 @@
 //! Where replicas live: the trait that the rest of the program sees, and its two implementations.
 
 pub mod directory;
-pub mod keys;
 mod probe;
 pub mod s3;
 pub mod spec;
@@ -12,6 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
+/// Keys are a format: plans are made from them without a store.
+pub use crate::format::keys;
 pub use probe::probe_conditional_put;
 
 /// What is to be stored: never longer than `limits.memoryBytesPerTenant` in memory, else a file of the spool.

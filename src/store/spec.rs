@@ -72,7 +72,7 @@ impl StoreSpec {
 }
 
 fn parse_directory(text: &str, path: &str) -> Result<StoreSpec, String> {
-    let absolute = path.starts_with('/') && path.trim_matches('/') != "";
+    let absolute = path.starts_with('/') && !path.trim_matches('/').is_empty();
     if !absolute || path.contains('\0') || path.split('/').any(|name| name == "..") {
         return Err(format!(
             "{text:?} names no directory: write file:// and an absolute path without \"..\", as in file:///var/backup"

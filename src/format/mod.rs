@@ -1,5 +1,6 @@
-//! The formats: SQLite's file header and write-ahead log, LTX, and the plans made from object keys. Pure.
+//! The formats: SQLite's file header and write-ahead log, LTX, object keys, and the plans made from them. Pure.
 
+pub mod keys;
 pub mod ltx;
 pub mod plan;
 pub mod sqlite;

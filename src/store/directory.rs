@@ -1,1 +1,399 @@
 //! The store in a directory: the embedded default.
+
+mod folder;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use tokio::io::AsyncRead;
+
+use self::folder::Folder;
+use super::probe::random;
+use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
+
+/// Where objects are written before they get their name; no listing shows it.
+const INCOMING: &str = ".incoming";
+/// Age of a file there whose writer must be dead: a living one writes on.
+const ABANDONED: Duration = Duration::from_secs(3600);
+/// Folders remembered as durable; beyond, all are forgotten.
+const MAX_DURABLE: usize = 4096;
+/// How often a folder may be taken away under an object that is about to get its name there.
+const PUBLISH_ATTEMPTS: usize = 10;
+
+/// Objects as files below one directory, under their keys. No symbolic link below it is followed.
+///
+/// The directory is made with the first object. All work is done on threads that may block.
+pub struct DirectoryStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    /// Folders whose entry in their parent is known to be on disk.
+    durable: Mutex<HashSet<String>>,
+    /// Abandoned files were looked for since the start.
+    swept: AtomicBool,
+}
+
+impl DirectoryStore {
+    /// A store below `root`, which is absolute and need not exist.
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                root,
+                durable: Mutex::default(),
+                swept: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Runs `work` where it may block; its I/O error becomes the store's, under `key`.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .unwrap_or_else(|gone| Err(io::Error::other(gone)))
+            .map_err(|error| refusal(key, &error))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for DirectoryStore {
+    async fn put_new(&self, key: &str, body: &Body) -> Result<Put, StoreError> {
+        check_key(key)?;
+        let (name, body) = (key.to_owned(), body.clone());
+        self.blocking(key, move |inner| inner.put_new(&name, &body))
+            .await
+    }
+
+    async fn get(&self, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, StoreError> {
+        check_key(key)?;
+        let name = key.to_owned();
+        let file = self.blocking(key, move |inner| inner.open(&name)).await?;
+        Ok(Box::new(tokio::fs::File::from_std(file)))
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+        check_key(key)?;
+        let name = key.to_owned();
+        self.blocking(key, move |inner| inner.read_range(&name, offset, len))
+            .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        check_prefix(prefix)?;
+        let start = prefix.to_owned();
+        self.blocking(prefix, move |inner| inner.list(&start)).await
+    }
+
+    async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        check_prefix(prefix)?;
+        let start = prefix.to_owned();
+        self.blocking(prefix, move |inner| inner.list_folders(&start))
+            .await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        for key in keys {
+            check_key(key)?;
+            let name = key.clone();
+            self.blocking(key, move |inner| inner.delete(&name)).await?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        format!("file://{}", self.inner.root.display())
+    }
+}
+
+impl Inner {
+    fn put_new(&self, key: &str, body: &Body) -> io::Result<Put> {
+        let root = self.make_root()?;
+        root.make(INCOMING)?;
+        let incoming = root.enter(INCOMING)?;
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            sweep(&incoming)?;
+        }
+        let temporary = Temporary::create(&incoming)?;
+        temporary.write(body)?;
+        let (parents, name) = split_key(key);
+        for _ in 0..PUBLISH_ATTEMPTS {
+            // None where a deletion takes a folder away with its last other object.
+            let Some(folder) = absent(self.make_folder(&root, parents))? else {
+                continue;
+            };
+            match temporary.publish(&folder, name) {
+                Err(Errno::NOENT) => self.forget_durable(),
+                Err(Errno::EXIST) => return Ok(Put::Exists),
+                Err(errno) => return Err(errno.into()),
+                Ok(()) => {
+                    rfs::fsync(folder.as_fd())?;
+                    return Ok(Put::Created);
+                }
+            }
+        }
+        Err(Errno::BUSY.into())
+    }
+
+    fn open(&self, key: &str) -> io::Result<File> {
+        let (parents, name) = split_key(key);
+        let folder = Folder::root(&self.root)?.descend(parents)?;
+        let file = folder.open_file(name)?;
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(Errno::NOENT.into()),
+        }
+    }
+
+    fn read_range(&self, key: &str, offset: u64, len: u64) -> io::Result<Bytes> {
+        let file = self.open(key)?;
+        let len = file.metadata()?.len().saturating_sub(offset).min(len);
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes.into())
+    }
+
+    fn list(&self, prefix: &str) -> io::Result<Vec<ObjectInfo>> {
+        let (parents, start) = split_key(prefix);
+        let mut found = Vec::new();
+        if let Some(folder) = absent(Folder::root(&self.root).and_then(|r| r.descend(parents)))? {
+            let below = &prefix[..prefix.len() - start.len()];
+            folder.walk(below, &mut |key, size| {
+                if key.starts_with(prefix) && is_object(&key) {
+                    found.push(ObjectInfo { key, size });
+                }
+            })?;
+        }
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    fn list_folders(&self, prefix: &str) -> io::Result<Vec<String>> {
+        let (parents, _) = split_key(prefix);
+        let Some(folder) = absent(Folder::root(&self.root).and_then(|r| r.descend(parents)))?
+        else {
+            return Ok(Vec::new());
+        };
+        let mut names = Vec::new();
+        for name in folder.subfolders()? {
+            let key = format!("{prefix}{name}");
+            let Some(below) = absent(folder.enter(&name))? else {
+                continue;
+            };
+            if is_object(&key) && below.holds_files()? {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Unlinks the file, then the folders that it leaves empty: a client that is gone leaves nothing.
+    fn delete(&self, key: &str) -> io::Result<()> {
+        let (mut parents, mut name) = split_key(key);
+        let Some(root) = absent(Folder::root(&self.root))? else {
+            return Ok(());
+        };
+        let Some(folder) = absent(root.descend(parents))? else {
+            return Ok(());
+        };
+        absent(folder.unlink(name, AtFlags::empty()))?;
+        while !parents.is_empty() {
+            (parents, name) = split_key(parents);
+            let Some(folder) = absent(root.descend(parents))? else {
+                break;
+            };
+            match folder.unlink(name, AtFlags::REMOVEDIR) {
+                Ok(()) => self.forget_durable(),
+                // Not empty, or already gone, or made again: somebody else's now.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn make_root(&self) -> io::Result<Folder> {
+        if let Some(root) = absent(Folder::root(&self.root))? {
+            return Ok(root);
+        }
+        let existing = self.root.ancestors().find(|path| path.is_dir());
+        std::fs::create_dir_all(&self.root)?;
+        for path in self.root.ancestors() {
+            File::open(path)?.sync_all()?;
+            if Some(path) == existing {
+                break;
+            }
+        }
+        Folder::root(&self.root)
+    }
+
+    fn make_folder(&self, root: &Folder, path: &str) -> io::Result<Folder> {
+        let mut folder = root.duplicate()?;
+        let mut end = 0;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            end += name.len() + usize::from(end > 0);
+            folder = self.enter_durably(&folder, name, &path[..end])?;
+        }
+        Ok(folder)
+    }
+
+    /// Enters a folder, made if need be, whose entry survives a power cut from now on.
+    fn enter_durably(&self, parent: &Folder, name: &str, path: &str) -> io::Result<Folder> {
+        let made = parent.make(name)?;
+        // Made a moment ago by somebody who has not yet come to the fsync is as bad as not durable.
+        if made || !self.lock_durable().contains(path) {
+            rfs::fsync(parent.as_fd())?;
+            let mut durable = self.lock_durable();
+            if durable.len() >= MAX_DURABLE {
+                durable.clear();
+            }
+            durable.insert(path.to_owned());
+        }
+        parent.enter(name)
+    }
+
+    fn forget_durable(&self) {
+        self.lock_durable().clear();
+    }
+
+    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file that has no name among the objects yet; unlinked when it is dropped without having got one.
+struct Temporary<'a> {
+    incoming: &'a Folder,
+    name: String,
+    file: File,
+}
+
+impl<'a> Temporary<'a> {
+    fn create(incoming: &'a Folder) -> io::Result<Self> {
+        let name = format!("{:016x}", random());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        let file = rfs::openat(incoming.as_fd(), &name, flags, mode)?.into();
+        Ok(Self {
+            incoming,
+            name,
+            file,
+        })
+    }
+
+    fn write(&self, body: &Body) -> io::Result<()> {
+        match body {
+            Body::Bytes(bytes) => (&self.file).write_all(bytes)?,
+            Body::File(path) => {
+                let mut from = File::open(path).map_err(|error| local(path, &error))?;
+                io::copy(&mut from, &mut &self.file)?;
+            }
+        }
+        self.file.sync_all()
+    }
+
+    /// Gives the file its name, unless that is taken (`EXIST`) or its folder is gone (`NOENT`).
+    fn publish(&self, folder: &Folder, name: &str) -> Result<(), Errno> {
+        let (from, to) = (self.incoming.as_fd(), folder.as_fd());
+        match rfs::renameat_with(from, &self.name, to, name, RenameFlags::NOREPLACE) {
+            // File systems without that flag have hard links, and the drop takes the first name away.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rfs::linkat(from, &self.name, to, name, AtFlags::empty())
+            }
+            renamed => renamed,
+        }
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        // Usually it has been renamed away; what can't be unlinked is swept an hour later.
+        let _ = self.incoming.unlink(&self.name, AtFlags::empty());
+    }
+}
+
+/// Removes what dead writers left.
+fn sweep(incoming: &Folder) -> io::Result<()> {
+    for name in incoming.files()? {
+        let Some(file) = absent(incoming.open_file(&name))? else {
+            continue;
+        };
+        let changed =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(file.metadata()?.mtime().max(0) as u64);
+        if changed.elapsed().is_ok_and(|age| age > ABANDONED) {
+            absent(incoming.unlink(&name, AtFlags::empty()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder's path (empty for the root) and the name in it.
+fn split_key(key: &str) -> (&str, &str) {
+    key.rsplit_once('/').unwrap_or(("", key))
+}
+
+/// Whether a file or folder at this place belongs to the objects.
+fn is_object(key: &str) -> bool {
+    let top = key.split('/').next();
+    top != Some(INCOMING) && check_key(key).is_ok()
+}
+
+/// None where there is nothing at that place.
+fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// An error of the file to be stored, which says nothing about the store.
+fn local(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::other(format!("read {}: {error}", path.display()))
+}
+
+/// What an I/O error means to a caller who may try again.
+fn refusal(key: &str, error: &io::Error) -> StoreError {
+    let (key, reason) = (key.to_owned(), error.to_string());
+    let Some(errno) = Errno::from_io_error(error) else {
+        return StoreError::Failed { key, reason };
+    };
+    match errno {
+        Errno::NOENT => StoreError::NotFound { key },
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreError::Denied { key, reason },
+        // A full disk is emptied, a share comes back; after a failed fsync the next attempt writes a new file.
+        Errno::NOSPC
+        | Errno::DQUOT
+        | Errno::IO
+        | Errno::STALE
+        | Errno::TIMEDOUT
+        | Errno::HOSTDOWN
+        | Errno::NOTCONN
+        | Errno::NODEV
+        | Errno::MFILE
+        | Errno::NFILE
+        | Errno::NOMEM
+        | Errno::BUSY
+        | Errno::AGAIN => StoreError::Unavailable { key, reason },
+        Errno::LOOP | Errno::NOTDIR => StoreError::Failed {
+            key,
+            reason: "a file or a symbolic link stands where a folder has to be".to_owned(),
+        },
+        _ => StoreError::Failed { key, reason },
+    }
+}

@@ -1,7 +1,7 @@
 //! Where replicas live: the trait that the rest of the program sees, and its two implementations.
 
 pub mod directory;
-pub mod keys;
+mod probe;
 pub mod s3;
 pub mod spec;
 
@@ -10,6 +10,10 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
+
+/// Keys are a format: plans are made from them without a store.
+pub use crate::format::keys;
+pub use probe::probe_conditional_put;
 
 /// What is to be stored: never longer than `limits.memoryBytesPerTenant` in memory, else a file of the spool.
 #[derive(Clone, Debug)]
@@ -93,4 +97,24 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// STORE as the user would write it, without secrets.
     fn describe(&self) -> String;
+}
+
+/// Whether every store takes this key: relative, in one spelling, and unable to lead outside.
+fn check_key(key: &str) -> Result<(), StoreError> {
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && name.len() <= 255;
+    if key.len() <= 900 && key.split('/').all(is_name) && !key.contains(char::is_control) {
+        return Ok(());
+    }
+    Err(StoreError::Failed {
+        key: key.escape_debug().to_string(),
+        reason: "no key of an object: each of its parts has to be a file name".to_owned(),
+    })
+}
+
+/// The same for the start of keys: empty, or a key whose last part may be cut off anywhere.
+fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    match prefix.strip_suffix('/').unwrap_or(prefix) {
+        "" if prefix.is_empty() => Ok(()),
+        key => check_key(key),
+    }
 }

@@ -1,10 +1,12 @@
 //! STORE as the user writes it: `name`, `s3://name/prefix` or `file:///directory`; and how an S3 server is reached.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{ObjectStore, StoreError};
+use super::directory::DirectoryStore;
+use super::s3::S3Store;
+use super::{ObjectStore, StoreError, check_key};
 
 /// Which store, without its credentials.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,14 +43,63 @@ pub struct S3Options {
 
 impl StoreSpec {
     /// Reads what the user wrote; the error is a sentence that says what is wrong and what to write.
-    pub fn parse(_text: &str) -> Result<Self, String> {
-        todo!("helper 2")
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("file://") {
+            return parse_directory(text, path);
+        }
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            return parse_bucket(text, bucket, prefix);
+        }
+        if text.contains(['/', ':']) {
+            return Err(format!(
+                "{text:?} is no store: write a bucket's name, s3://name/prefix or file:///directory"
+            ));
+        }
+        parse_bucket(text, text, "")
     }
 
     /// Opens the store; an S3 server is not contacted yet.
-    pub async fn open(&self, _options: &S3Options) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        todo!("helper 2")
+    ///
+    /// # Errors
+    /// `Failed` for options that contradict each other, or where no region is known.
+    pub async fn open(&self, options: &S3Options) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        Ok(match self {
+            Self::Directory(path) => Arc::new(DirectoryStore::new(path.clone())),
+            Self::S3 { bucket, prefix } => Arc::new(S3Store::open(bucket, prefix, options).await?),
+        })
     }
+}
+
+fn parse_directory(text: &str, path: &str) -> Result<StoreSpec, String> {
+    let absolute = path.starts_with('/') && !path.trim_matches('/').is_empty();
+    if !absolute || path.contains('\0') || path.split('/').any(|name| name == "..") {
+        return Err(format!(
+            "{text:?} names no directory: write file:// and an absolute path without \"..\", as in file:///var/backup"
+        ));
+    }
+    // Components drop doubled and trailing slashes.
+    Ok(StoreSpec::Directory(Path::new(path).components().collect()))
+}
+
+fn parse_bucket(text: &str, bucket: &str, prefix: &str) -> Result<StoreSpec, String> {
+    let is_safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if !(3..=255).contains(&bucket.len()) || !bucket.bytes().all(is_safe) || bucket.starts_with('.')
+    {
+        return Err(format!(
+            "{text:?} names no bucket: a bucket's name has 3 to 63 letters, digits, dots and hyphens"
+        ));
+    }
+    let prefix = prefix.trim_matches('/');
+    if !prefix.is_empty() && check_key(prefix).is_err() {
+        return Err(format!(
+            "{text:?} has no usable prefix: its parts have to be names, without \"..\" or doubled slashes"
+        ));
+    }
+    Ok(StoreSpec::S3 {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+    })
 }
 
 impl fmt::Display for StoreSpec {
@@ -58,5 +109,72 @@ impl fmt::Display for StoreSpec {
             Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
             Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s3(bucket: &str, prefix: &str) -> StoreSpec {
+        StoreSpec::S3 {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_store() {
+        for (text, spec, shown) in [
+            ("my-backups", s3("my-backups", ""), "s3://my-backups"),
+            ("s3://my-backups", s3("my-backups", ""), "s3://my-backups"),
+            ("s3://my-backups/", s3("my-backups", ""), "s3://my-backups"),
+            ("s3://b.c-d/a/b/", s3("b.c-d", "a/b"), "s3://b.c-d/a/b"),
+            (
+                "file:///var//backup/",
+                StoreSpec::Directory(PathBuf::from("/var/backup")),
+                "file:///var/backup",
+            ),
+        ] {
+            let parsed = StoreSpec::parse(text).expect(text);
+            assert_eq!(parsed, spec, "{text}");
+            assert_eq!(parsed.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_no_store_says_what_to_write() {
+        for (text, expected) in [
+            ("", "names no bucket"),
+            ("ab", "names no bucket"),
+            ("my bucket", "names no bucket"),
+            ("s3:///prefix", "names no bucket"),
+            ("/var/backup", "file:///directory"),
+            ("bucket/prefix", "s3://name/prefix"),
+            ("gs://bucket", "is no store"),
+            ("file://relative", "absolute path"),
+            ("file:///", "absolute path"),
+            ("file:///a/../b", "absolute path"),
+            ("s3://bucket/a//b", "usable prefix"),
+            ("s3://bucket/a/../b", "usable prefix"),
+        ] {
+            let error = StoreSpec::parse(text).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let options = S3Options {
+            access_key: Some(Secret("AKIA-visible".to_owned())),
+            secret_key: Some(Secret("very-secret".to_owned())),
+            ..S3Options::default()
+        };
+        let shown = format!("{options:?}");
+        assert!(
+            !shown.contains("visible") && !shown.contains("very-secret"),
+            "{shown}"
+        );
     }
 }

@@ -314,7 +314,7 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
             ("s3:\n  region: ${UNSET}\n", (2, 11)),
             ("s3:\n  region: ${SET\n", (2, 11)),
             ("s3:\n  region:\n", (2, 10)),
-            ("s3: b: c\n", (1, 6)),
+            ("s3: b: c\n", (1, 5)),
         ] {
             let problem = refused(text);
             assert_eq!((problem.line, problem.column), place, "{problem:?}");

@@ -7,6 +7,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod format;
 pub mod mount;
 pub mod replicate;

@@ -1,1 +1,96 @@
-//! The HTTP API.
+//! The HTTP API: what is known of clients, mounts and store as JSON, a sync on demand, and metrics.
+
+mod calls;
+mod metrics;
+mod replies;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use tokio::net::TcpListener;
+
+use crate::mount::MountStatus;
+use crate::replicate::{Replicator, StoreHealth, SyncError, Synced};
+use crate::tenant::roster::{Client, Roster};
+
+/// Asks for the present state of all mounts.
+pub type AskMounts = Box<dyn Fn() -> Vec<MountStatus> + Send + Sync>;
+
+/// What the API answers from.
+pub struct Api {
+    pub roster: Arc<Roster>,
+    pub replicator: Arc<Replicator>,
+    pub mounts: AskMounts,
+    /// Where applications see the databases: `dbPath` is a client's path below it.
+    pub watch_path: PathBuf,
+    /// Beyond this lag health is `degraded`.
+    pub max_lag: Duration,
+    pub started: Instant,
+}
+
+/// Why the API can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("listen on {addr}: {source}; choose another address with -listen, or `none`")]
+    Bind {
+        addr: SocketAddr,
+        source: std::io::Error,
+    },
+}
+
+/// Takes the address, and gives what serves it until `shutdown` completes; answers that are under way are
+/// finished then, within a few seconds. The address that is returned has the port that port 0 became.
+pub async fn bind(
+    addr: SocketAddr,
+    api: Api,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(SocketAddr, impl Future<Output = ()> + Send), ApiError> {
+    let failed = |source| ApiError::Bind { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let state = Arc::new(State::from(api));
+    Ok((bound, server::serve(listener, state, shutdown)))
+}
+
+type AskSync = Box<
+    dyn Fn(Arc<Client>, Duration) -> BoxFuture<'static, Result<Synced, SyncError>> + Send + Sync,
+>;
+
+/// What the calls work with: the roster, and the questions that others answer.
+struct State {
+    roster: Arc<Roster>,
+    watch_path: PathBuf,
+    max_lag: Duration,
+    started: Instant,
+    mounts: AskMounts,
+    store_health: Box<dyn Fn() -> StoreHealth + Send + Sync>,
+    sync: AskSync,
+}
+
+impl From<Api> for State {
+    fn from(api: Api) -> Self {
+        let for_health = api.replicator.clone();
+        let for_sync = api.replicator;
+        Self {
+            roster: api.roster,
+            watch_path: api.watch_path,
+            max_lag: api.max_lag,
+            started: api.started,
+            mounts: api.mounts,
+            store_health: Box::new(move || for_health.store_health()),
+            sync: Box::new(move |client, timeout| {
+                let replicator = for_sync.clone();
+                Box::pin(async move { replicator.sync(&client, timeout).await })
+            }),
+        }
+    }
+}

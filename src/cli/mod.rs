@@ -1,1 +1,168 @@
-//! The commands.
+//! The commands: arguments in, one of four exit codes out.
+
+mod args;
+mod client;
+mod demo;
+mod list;
+mod logging;
+mod mount;
+mod restore;
+mod verify;
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::{Command, Parsed};
+
+use crate::config::ConfigError;
+use crate::restore::RestoreError;
+use crate::store::StoreError;
+
+const NAME: &str = "litestream-multitenant";
+
+/// Why a command failed; the text is one line. The exit code is decided here and nowhere else.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A flag, the configuration, a directory: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// `verify` found damage: exit code 3.
+    #[error("{0}")]
+    Damage(String),
+    #[error(transparent)]
+    Daemon(#[from] crate::daemon::Error),
+    /// Everything else: exit code 1.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => 2,
+            Failure::Damage(_) => 3,
+            Failure::Daemon(error) => error.exit_code(),
+            Failure::Other(_) => 1,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::Usage(error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Failure::Other(error.to_string())
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        Failure::Other(error.to_string())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let outcome = match args::parse(std::env::args_os()) {
+        Ok(Parsed::Run(command)) => run(*command),
+        Ok(Parsed::Print(text)) => print(&text),
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{NAME}: {}", one_line(&failure.to_string()));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Mount(args) => mount::run(args),
+        Command::Restore(args) => block_on(restore::run(args)),
+        Command::List(args) => block_on(list::run(args)),
+        Command::Verify(args) => block_on(verify::run(args)),
+        Command::Demo => demo::run(),
+        Command::Other(words) => Err(args::unknown_command(&words)),
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other(format!("start the runtime's threads: {error}")))?
+        .block_on(work)
+}
+
+/// Writes a result to standard output; unlike `println!` it survives a reader that went away.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::Other(format!("write to standard output: {error}")))
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).expect("BUG: a result that is no JSON");
+    print(&format!("{text}\n"))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Aligns rows of cells under their titles, two blanks between columns.
+fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
+    let titles: Vec<String> = titles.iter().map(|title| (*title).to_owned()).collect();
+    let lines = || std::iter::once(&titles).chain(rows);
+    let widths: Vec<usize> = (0..titles.len())
+        .map(|column| {
+            lines()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for row in lines() {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:<width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned() {
+        let rows = vec![
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["long name".to_owned(), String::new()],
+        ];
+        assert_eq!(
+            table(&["CLIENT", "TXID"], &rows),
+            "CLIENT     TXID\na          1\nlong name\n"
+        );
+    }
+
+    #[test]
+    fn exit_codes() {
+        assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
+        assert_eq!(Failure::Damage(String::new()).exit_code(), 3);
+        assert_eq!(Failure::Other(String::new()).exit_code(), 1);
+        assert_eq!(Failure::from(ConfigError::NoStore).exit_code(), 2);
+    }
+}

@@ -1,1 +1,126 @@
-//! The configuration: the file as written, and the configuration as meant.
+//! The configuration: the file as written, merged with flags, becomes the configuration as meant.
+
+mod document;
+pub mod keys;
+mod resolve;
+pub mod units;
+mod walk;
+mod written;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use document::load;
+pub use written::{WatchPathWritten, Written};
+
+use crate::store::spec::{S3Options, StoreSpec};
+use crate::tenant::discovery::Rules;
+
+/// Read where no `-config` is given and the file exists.
+pub const DEFAULT_FILE: &str = "/etc/litestream-multitenant.yml";
+
+/// The folder below the backing directory where state lives unless `-state-dir` says otherwise.
+pub const DEFAULT_STATE_FOLDER: &str = ".litestream-multitenant";
+
+/// The configuration as meant: complete, checked, with absolute paths.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub store: StoreSpec,
+    pub s3: S3Options,
+    /// Where the API listens; none for `-listen none`.
+    pub listen: Option<SocketAddr>,
+    pub watch_path: WatchPath,
+    pub rules: Rules,
+    /// Zero makes each captured transaction a segment.
+    pub sync_interval: Duration,
+    /// The longest that one file operation waits for its capture.
+    pub gate_timeout: Duration,
+    pub limits: Limits,
+    /// None for the default, `DEFAULT_STATE_FOLDER` below the backing directory.
+    pub state_dir: Option<PathBuf>,
+    pub log_format: LogFormat,
+    /// Whether the kernel may pass reads and writes of `.db` and `-shm` through.
+    pub passthrough: bool,
+}
+
+/// A directory of databases, and where the file system is mounted for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WatchPath {
+    pub path: PathBuf,
+    /// The watch path itself unless another is configured.
+    pub mountpoint: PathBuf,
+    /// Without a slash at either end; empty where none is configured.
+    pub prefix: String,
+}
+
+/// What one instance may use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    pub max_tenants: usize,
+    /// Uploads in flight, all tenants together.
+    pub max_concurrent_syncs: usize,
+    /// Bytes of captured data that one tenant may hold in memory before it goes to the spool.
+    pub memory_bytes_per_tenant: u64,
+    /// Bytes of captured data that may wait on local disk, all tenants together.
+    pub spool_bytes: u64,
+    pub spool_reserve: SpoolReserve,
+    /// Beyond this lag health is `degraded`.
+    pub max_lag: Duration,
+}
+
+/// Free space of the spool's disk that the spool never takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpoolReserve {
+    /// Of the disk's size, and at least `SpoolReserve::FLOOR`.
+    Percent(u8),
+    Bytes(u64),
+}
+
+impl SpoolReserve {
+    /// The least that a percentage reserves, in bytes.
+    pub const FLOOR: u64 = 1 << 30;
+
+    /// Bytes to leave free on a disk of `disk_bytes`.
+    pub fn of_disk(self, disk_bytes: u64) -> u64 {
+        match self {
+            Self::Percent(percent) => {
+                let share = u128::from(disk_bytes) * u128::from(percent) / 100;
+                u64::try_from(share).unwrap_or(u64::MAX).max(Self::FLOOR)
+            }
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Json,
+    Text,
+}
+
+/// A configuration that can't be used. Always wrong usage (exit code 2); the text is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {reason}", file.display())]
+    Unreadable { file: PathBuf, reason: String },
+    #[error("{}:{line}:{column}: {reason}", file.display())]
+    InFile {
+        file: PathBuf,
+        line: usize,
+        column: usize,
+        reason: String,
+    },
+    #[error("no store is configured: give `-bucket STORE`, or `bucket` in the configuration")]
+    NoStore,
+    #[error(
+        "no watch path is configured: give `-watch-path DIR`, or `autoDiscovery.watchPaths` in the configuration"
+    )]
+    NoWatchPath,
+    #[error("{}: {reason}", path.display())]
+    Path { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Rule(#[from] crate::tenant::discovery::RuleError),
+}

@@ -1,0 +1,298 @@
+//! What the API says of clients, mounts and store, as JSON. Pure: from the roster's copies to structures.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::{UnixMs, rfc3339};
+use crate::mount::MountStatus;
+use crate::replicate::StoreHealth;
+use crate::tenant::roster::{Client, Progress, Status};
+
+/// One database. What is absent is null.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseView {
+    pub tenant_id: String,
+    /// The GUID, or `tenant/dbName`.
+    pub client_id: String,
+    pub db_name: String,
+    /// Absolute, as applications see it.
+    pub db_path: String,
+    pub prefix: Option<String>,
+    pub s3_prefix: String,
+    pub status: &'static str,
+    pub enabled: bool,
+    /// None: this version lets nothing expire.
+    pub retention: Option<String>,
+}
+
+/// One database and how far its replication has come.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthView {
+    #[serde(flatten)]
+    pub database: DatabaseView,
+    pub txid: u64,
+    pub replicated_txid: u64,
+    pub replication_lag_ms: u64,
+    pub pending_bytes: u64,
+    pub generation: Option<String>,
+    pub last_sync_at: Option<String>,
+    pub last_snapshot_at: Option<String>,
+    /// None: this version runs no restore drills.
+    pub last_proven_at: Option<String>,
+    pub sync_errors: u64,
+    pub last_error: Option<String>,
+}
+
+/// The whole instance.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceView {
+    pub status: &'static str,
+    pub version: &'static str,
+    pub uptime_seconds: u64,
+    pub mounts: Vec<MountView>,
+    /// Clients by status.
+    pub counts: BTreeMap<&'static str, usize>,
+    pub store: StoreView,
+}
+
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct MountView {
+    pub watch_path: String,
+    pub mountpoint: String,
+    pub prefix: Option<String>,
+    pub capture: &'static str,
+    pub state: &'static str,
+    pub error: Option<String>,
+}
+
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreView {
+    pub reachable: Option<bool>,
+    pub conditional_put: Option<bool>,
+    pub error: Option<String>,
+}
+
+/// Everything that the instance's view is made from.
+pub struct Instance<'a> {
+    pub clients: &'a [Progress],
+    pub mounts: Vec<MountStatus>,
+    pub store: StoreHealth,
+    pub max_lag: Duration,
+    pub uptime: Duration,
+    pub now: UnixMs,
+}
+
+pub fn database(client: &Client, status: Status, watch_path: &Path) -> DatabaseView {
+    let db_path = watch_path.join(&client.db_path);
+    DatabaseView {
+        tenant_id: client.id.tenant.clone(),
+        client_id: client.id.label(),
+        db_name: client.id.db_name.clone(),
+        db_path: db_path.to_string_lossy().into_owned(),
+        prefix: filled(&client.id.prefix),
+        s3_prefix: client.s3_prefix.clone(),
+        status: status.as_str(),
+        enabled: true,
+        retention: None,
+    }
+}
+
+pub fn health(client: &Client, watch_path: &Path, now: UnixMs) -> HealthView {
+    let progress = client.progress();
+    HealthView {
+        database: database(client, progress.status, watch_path),
+        txid: progress.txid,
+        replicated_txid: progress.replicated_txid,
+        replication_lag_ms: progress.lag_ms(now),
+        pending_bytes: progress.pending_bytes,
+        generation: progress.generation.map(|id| id.to_string()),
+        last_sync_at: progress.last_sync_at.map(rfc3339),
+        last_snapshot_at: progress.last_snapshot_at.map(rfc3339),
+        last_proven_at: None,
+        sync_errors: progress.sync_errors,
+        last_error: progress.last_error,
+    }
+}
+
+pub fn instance(instance: Instance<'_>) -> InstanceView {
+    let mut counts: BTreeMap<_, _> = Status::ALL.map(|status| (status.as_str(), 0)).into();
+    for progress in instance.clients {
+        *counts.entry(progress.status.as_str()).or_default() += 1;
+    }
+    InstanceView {
+        status: instance.verdict(),
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: instance.uptime.as_secs(),
+        mounts: instance.mounts.into_iter().map(mount).collect(),
+        counts,
+        store: StoreView {
+            reachable: instance.store.reachable,
+            conditional_put: instance.store.conditional_put,
+            error: instance.store.error,
+        },
+    }
+}
+
+impl Instance<'_> {
+    fn verdict(&self) -> &'static str {
+        if self.mounts.iter().any(|mount| mount.state != "mounted") {
+            "failing"
+        } else if self.store.reachable == Some(false)
+            || self.clients.iter().any(|client| self.degrades(client))
+        {
+            "degraded"
+        } else {
+            "ok"
+        }
+    }
+
+    fn degrades(&self, client: &Progress) -> bool {
+        match client.status {
+            Status::Paused => false,
+            Status::Failing | Status::Gapped | Status::Refused | Status::Missing => true,
+            Status::Waiting | Status::Active => {
+                u128::from(client.lag_ms(self.now)) > self.max_lag.as_millis()
+            }
+        }
+    }
+}
+
+fn mount(status: MountStatus) -> MountView {
+    MountView {
+        watch_path: status.watch_path.to_string_lossy().into_owned(),
+        mountpoint: status.mountpoint.to_string_lossy().into_owned(),
+        prefix: filled(&status.prefix),
+        capture: status.capture,
+        state: status.state,
+        error: status.error,
+    }
+}
+
+fn filled(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::keys::GenerationId;
+    use crate::tenant::ids::ClientId;
+    use serde_json::json;
+
+    fn client(prefix: &str) -> Client {
+        let id = ClientId::guid(prefix, "12345678-1234-5678-9abc-123456789012");
+        Client::new(id, "a/12345678-1234-5678-9abc-123456789012.db".into())
+    }
+
+    #[test]
+    fn a_new_client_has_null_where_nothing_is_known() {
+        let view = health(&client(""), Path::new("/data"), 0);
+        let expected = json!({
+            "tenantId": "12345678-1234-5678-9abc-123456789012",
+            "clientId": "12345678-1234-5678-9abc-123456789012",
+            "dbName": "12345678-1234-5678-9abc-123456789012",
+            "dbPath": "/data/a/12345678-1234-5678-9abc-123456789012.db",
+            "prefix": null,
+            "s3Prefix": "databases/12345678-1234-5678-9abc-123456789012",
+            "status": "active", "enabled": true, "retention": null,
+            "txid": 0, "replicatedTxid": 0, "replicationLagMs": 0, "pendingBytes": 0,
+            "generation": null, "lastSyncAt": null, "lastSnapshotAt": null, "lastProvenAt": null,
+            "syncErrors": 0, "lastError": null,
+        });
+        assert_eq!(serde_json::to_value(view).expect("JSON"), expected);
+    }
+
+    #[test]
+    fn a_client_with_a_history() {
+        let client = client("staging");
+        client.update(|progress| {
+            progress.status = Status::Gapped;
+            progress.txid = 9;
+            progress.replicated_txid = 7;
+            progress.oldest_pending_at = Some(1_000);
+            progress.generation = Some(GenerationId(0x1a));
+            progress.last_sync_at = Some(0);
+            progress.last_error = Some("spool_full: the spool is full".to_owned());
+        });
+        let view = serde_json::to_value(health(&client, Path::new("/data"), 1_045)).expect("JSON");
+        assert_eq!(view["prefix"], "staging");
+        assert_eq!(
+            view["s3Prefix"],
+            "staging/databases/12345678-1234-5678-9abc-123456789012"
+        );
+        assert_eq!(view["status"], "gapped");
+        assert_eq!(view["replicationLagMs"], 45);
+        assert_eq!(view["generation"], "000000000000001a");
+        assert_eq!(view["lastSyncAt"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(view["lastError"], "spool_full: the spool is full");
+    }
+
+    fn progress(change: impl FnOnce(&mut Progress)) -> Progress {
+        let client = client("");
+        client.update(change);
+        client.progress()
+    }
+
+    fn verdict(clients: &[Progress], state: &'static str, reachable: Option<bool>) -> &'static str {
+        let mount = MountStatus {
+            watch_path: "/data".into(),
+            mountpoint: "/data".into(),
+            prefix: String::new(),
+            capture: "intercept",
+            file_passthrough: true,
+            state,
+            error: None,
+        };
+        let view = instance(Instance {
+            clients,
+            mounts: vec![mount],
+            store: StoreHealth {
+                reachable,
+                ..StoreHealth::default()
+            },
+            max_lag: Duration::from_secs(30),
+            uptime: Duration::from_secs(1),
+            now: 40_000,
+        });
+        assert_eq!(view.counts.len(), Status::ALL.len());
+        assert_eq!(view.counts.values().sum::<usize>(), clients.len());
+        view.status
+    }
+
+    #[test]
+    fn what_degrades_health_and_what_fails_it() {
+        assert_eq!(verdict(&[], "mounted", None), "ok");
+        assert_eq!(verdict(&[], "mounted", Some(true)), "ok");
+        assert_eq!(verdict(&[], "mounted", Some(false)), "degraded");
+        assert_eq!(verdict(&[], "bypassed", Some(true)), "failing");
+        assert_eq!(verdict(&[], "unmounted", Some(true)), "failing");
+        let with_status = |status| progress(|progress| progress.status = status);
+        for (status, expected) in [
+            (Status::Waiting, "ok"),
+            (Status::Active, "ok"),
+            (Status::Paused, "ok"),
+            (Status::Gapped, "degraded"),
+            (Status::Missing, "degraded"),
+            (Status::Refused, "degraded"),
+            (Status::Failing, "degraded"),
+        ] {
+            assert_eq!(verdict(&[with_status(status)], "mounted", None), expected);
+        }
+        let lagging = |since| progress(|progress| progress.oldest_pending_at = Some(since));
+        assert_eq!(verdict(&[lagging(10_000)], "mounted", None), "ok");
+        assert_eq!(verdict(&[lagging(9_999)], "mounted", None), "degraded");
+        let paused = progress(|progress| {
+            progress.oldest_pending_at = Some(0);
+            progress.status = Status::Paused;
+        });
+        assert_eq!(verdict(&[paused], "mounted", None), "ok");
+    }
+}

@@ -1,0 +1,382 @@
+//! The command line as typed: one dash or two, `mount` where no command is named.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use super::{Failure, one_line};
+use crate::config::{self, LogFormat, WatchPathWritten, Written, keys, units};
+use crate::store::ObjectStore;
+use crate::store::spec::{S3Options, StoreSpec};
+
+/// Commands that are known and do not work yet.
+const NOT_YET: [&str; 8] = [
+    "export",
+    "import",
+    "retain",
+    "purge",
+    "hold",
+    "status",
+    "upgrade",
+    "check-config",
+];
+
+/// Replicates one SQLite database per tenant to object storage, through a FUSE mount.
+///
+/// Without a command it mounts. Flags may be written with one dash or two.
+#[derive(Parser, Debug)]
+#[command(
+    name = super::NAME,
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    mount: MountArgs,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Mount over the watch path, replicate, serve the API; until SIGINT or SIGTERM
+    Mount(MountArgs),
+    /// Write a database as it was, verified
+    Restore(RestoreArgs),
+    /// Show the clients in the store, or what can be restored of one
+    List(ListArgs),
+    /// Restore replicas into a scratch directory and check them
+    Verify(VerifyArgs),
+    /// Show all of it within half a minute, in a scratch directory
+    Demo,
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct MountArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The directory that applications use; PREFIX goes before `databases/` in the store
+    #[arg(long, value_name = "[PREFIX=]DIR", value_parser = WatchPathWritten::parse_flag)]
+    pub watch_path: Vec<WatchPathWritten>,
+    /// Must match a database's whole file name, or its whole stem
+    #[arg(long, value_name = "RE", value_parser = keys::parse_guid_pattern)]
+    pub guid_pattern: Option<String>,
+    /// Mount there, not over the watch path
+    #[arg(long, value_name = "DIR")]
+    pub mountpoint: Option<PathBuf>,
+    /// Where the API listens, or `none` [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
+    pub listen: Option<Listen>,
+    /// Where state lives [default: .litestream-multitenant in the backing directory]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "json", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Serve reads and writes of every file by the daemon, even where the kernel could pass them through
+    #[arg(long)]
+    pub no_passthrough: bool,
+    #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
+    pub exec: Vec<OsString>,
+}
+
+/// An address, or `none`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listen(pub Option<std::net::SocketAddr>);
+
+impl Listen {
+    fn parse(text: &str) -> Result<Self, String> {
+        units::listen(text).map(Self)
+    }
+}
+
+/// Which store a command works with.
+#[derive(Args, Debug)]
+pub(super) struct StoreArgs {
+    /// The configuration [default: /etc/litestream-multitenant.yml where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// NAME, s3://NAME/PREFIX or file:///DIRECTORY
+    #[arg(long, value_name = "STORE", value_parser = StoreSpec::parse)]
+    pub bucket: Option<StoreSpec>,
+    /// An S3-compatible server's URL
+    #[arg(long, value_name = "URL", value_parser = keys::parse_endpoint)]
+    pub endpoint: Option<String>,
+    /// The bucket's region
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+}
+
+impl StoreArgs {
+    /// The configuration file with these flags written over it.
+    pub(super) fn load(&self) -> Result<Written, Failure> {
+        let mut written = config::load(self.config.as_deref())?;
+        written.store = self.bucket.clone().or(written.store);
+        written.s3.endpoint = self.endpoint.clone().or(written.s3.endpoint);
+        written.s3.region = self.region.clone().or(written.s3.region);
+        Ok(written)
+    }
+
+    /// The store, opened.
+    pub(super) async fn open(&self) -> Result<Arc<dyn ObjectStore>, Failure> {
+        let written = self.load()?;
+        let spec = written.required_store()?;
+        let options: S3Options = written.s3;
+        Ok(spec.open(&options).await?)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RestoreArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// A GUID or tenant/dbName, with PREFIX/ before it where the watch path has one
+    #[arg(required_unless_present = "all")]
+    pub client: Option<String>,
+    /// The file to write
+    #[arg(short = 'o', long, value_name = "FILE", required_unless_present_any = ["all", "dry_run"])]
+    pub output: Option<PathBuf>,
+    /// The newest moment at or before this time, RFC 3339 with its offset
+    #[arg(long, value_name = "T", conflicts_with = "txid", value_parser = parse_time)]
+    pub timestamp: Option<i64>,
+    /// Exactly after this transaction
+    #[arg(long, value_name = "N")]
+    pub txid: Option<u64>,
+    /// Of this generation [default: the newest that has it]
+    #[arg(long, value_name = "G", value_parser = parse_generation)]
+    pub generation: Option<crate::store::keys::GenerationId>,
+    /// Replace FILE, unless it is open anywhere
+    #[arg(long)]
+    pub force: bool,
+    /// Print what would be fetched
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do nothing where FILE exists
+    #[arg(long)]
+    pub if_missing: bool,
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub all: Option<PathBuf>,
+}
+
+fn parse_time(text: &str) -> Result<i64, String> {
+    crate::clock::parse_rfc3339(text).ok_or_else(|| {
+        "no RFC 3339 time with its offset: write it as 2025-01-15T10:30:45Z".to_owned()
+    })
+}
+
+fn parse_generation(text: &str) -> Result<crate::store::keys::GenerationId, String> {
+    text.parse().map_err(|()| {
+        "no generation: write its 16 hex digits as `list CLIENT` shows them".to_owned()
+    })
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// A GUID or tenant/dbName, with PREFIX/ before it where the watch path has one
+    pub client: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Which ones [default: all in the store]
+    pub clients: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    Run(Box<Command>),
+    /// Help or the version.
+    Print(String),
+}
+
+/// Reads the arguments, the program's name first.
+pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Failure> {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_default();
+    if Path::new(&program).file_name() == Some(OsStr::new("mount.litestream-multitenant")) {
+        return Err(not_yet("mount.litestream-multitenant"));
+    }
+    let args = std::iter::once(program).chain(with_two_dashes(args));
+    match Cli::try_parse_from(args) {
+        Ok(cli) => {
+            let command = cli.command.unwrap_or(Command::Mount(cli.mount));
+            Ok(Parsed::Run(Box::new(command)))
+        }
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Parsed::Print(error.to_string()))
+            }
+            _ => Err(usage(&error)),
+        },
+    }
+}
+
+/// `-bucket` is `--bucket`; flags of one letter, and all that follows `--`, stay as they are.
+fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let known = long_flags(&Cli::command());
+    let mut flags_ended = false;
+    args.map(move |arg| {
+        flags_ended |= arg == "--";
+        let bytes = arg.as_bytes();
+        let name = bytes.split(|b| *b == b'=').next().unwrap_or_default();
+        let is_known = |name: &[u8]| known.iter().any(|flag| flag.as_bytes() == name);
+        match name.strip_prefix(b"-") {
+            Some(name) if !flags_ended && is_known(name) => {
+                OsString::from_vec([b"-", bytes].concat())
+            }
+            _ => arg,
+        }
+    })
+}
+
+fn long_flags(command: &clap::Command) -> Vec<String> {
+    let own = command
+        .get_arguments()
+        .filter_map(|arg| arg.get_long().map(str::to_owned));
+    own.chain(command.get_subcommands().flat_map(long_flags))
+        .chain(["help".to_owned(), "version".to_owned()])
+        .collect()
+}
+
+/// clap's message without the usage and the hints that follow it.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = one_line(message.strip_prefix("error: ").unwrap_or(message));
+    Failure::Usage(format!("{message}; see --help"))
+}
+
+/// The refusal of something that is known and does not work yet.
+pub(super) fn not_yet(name: &str) -> Failure {
+    Failure::Usage(format!("`{name}` is not supported yet by this version"))
+}
+
+/// Why a word that clap took for a command of its own can't be run. Known commands get here after a flag.
+pub(super) fn unknown_command(words: &[OsString]) -> Failure {
+    let word = words.first().map(OsString::as_os_str).unwrap_or_default();
+    let name = word.to_string_lossy();
+    if NOT_YET.contains(&&*name) {
+        not_yet(&name)
+    } else if Cli::command().find_subcommand(word).is_some() {
+        Failure::Usage(format!("`{name}` stands before its flags; see --help"))
+    } else {
+        Failure::Usage(format!("there is no command `{name}`; see --help"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("litestream-multitenant").chain(line.split_whitespace());
+        match parse(words.map(OsString::from)) {
+            Ok(Parsed::Run(command)) => Ok(*command),
+            Ok(Parsed::Print(text)) => Err(text),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_table_of_flags_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn one_dash_or_two_and_mount_by_default() {
+        for line in [
+            "-region eu -watch-path /data/ -guid-pattern [0-9a-f]{8}\\.db",
+            "--region=eu --watch-path=/data/ --guid-pattern=[0-9a-f]{8}\\.db",
+            "mount -region eu -watch-path /data/",
+        ] {
+            let Ok(Command::Mount(args)) = parsed(line) else {
+                panic!("{line} mounts");
+            };
+            assert_eq!(args.store.region.as_deref(), Some("eu"), "{line}");
+            assert_eq!(args.watch_path[0].path, Some("/data/".into()));
+        }
+    }
+
+    #[test]
+    fn a_restore_with_its_short_flag() {
+        let Ok(Command::Restore(args)) = parsed("restore a/b -o x.db -txid 7 -force") else {
+            panic!("a restore");
+        };
+        assert_eq!(args.output, Some("x.db".into()));
+        assert_eq!((args.txid, args.force), (Some(7), true));
+        let Ok(Command::Restore(args)) =
+            parsed("restore x -dry-run --timestamp 2025-01-15T10:30:45Z")
+        else {
+            panic!("a dry run needs no file");
+        };
+        assert_eq!(args.timestamp, Some(1_736_937_045_000));
+    }
+
+    #[test]
+    fn wrong_usage_is_one_line() {
+        for line in [
+            "restore",
+            "restore x",
+            "restore x -o y -txid 1 -timestamp 2025-01-15T10:30:45Z",
+            "restore x -o y -timestamp yesterday",
+            "restore x -o y -generation 12",
+            "mount -nonsense",
+            "-watch-path",
+            "-listen 0.0.0.0:80",
+            "-guid-pattern [",
+            "-endpoint localhost",
+            "-log-format xml",
+            "frobnicate",
+            "-region eu mount",
+        ] {
+            let error = match parsed(line) {
+                Ok(Command::Other(words)) => unknown_command(&words).to_string(),
+                Ok(command) => panic!("{line}: {command:?}"),
+                Err(error) => error,
+            };
+            assert!(!error.contains('\n'), "{line}: {error}");
+            assert!(error.ends_with("; see --help"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn commands_of_later_versions_are_refused_by_name() {
+        for name in NOT_YET {
+            let Ok(Command::Other(words)) = parsed(&format!("{name} x -y")) else {
+                panic!("{name} goes its own way");
+            };
+            let error = unknown_command(&words).to_string();
+            assert_eq!(
+                error,
+                format!("`{name}` is not supported yet by this version")
+            );
+        }
+        let as_mount = parse(["/sbin/mount.litestream-multitenant", "a", "b"].map(OsString::from));
+        assert!(as_mount.is_err());
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        assert!(parsed("-help").is_err_and(|text| text.contains("Usage")));
+        assert!(parsed("restore --help").is_err_and(|text| text.contains("--timestamp")));
+        assert!(parsed("-version").is_err_and(|text| text.contains(env!("CARGO_PKG_VERSION"))));
+    }
+}

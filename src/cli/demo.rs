@@ -1,0 +1,5 @@
+//! `demo`.
+use super::Failure;
+pub(super) fn run() -> Result<(), Failure> {
+    Err(super::args::not_yet("demo"))
+}

@@ -1,0 +1,228 @@
+//! Log lines on standard error: one JSON object each, or one readable line each.
+
+use std::fmt::{self, Write};
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::clock;
+use crate::config::LogFormat;
+
+/// Starts logging for the process. `RUST_LOG` may hold a level for this program's own events; of others, such as
+/// the S3 client's, only warnings are shown.
+pub(super) fn start(format: LogFormat) {
+    let level = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(LevelFilter::INFO);
+    let targets = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target(env!("CARGO_CRATE_NAME"), level);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .event_format(Lines { format });
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(targets)
+        .init();
+}
+
+/// Writes an event as one line.
+struct Lines {
+    format: LogFormat,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let line = Line::new(event);
+        match self.format {
+            LogFormat::Json => {
+                let json = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
+                writeln!(writer, "{json}")
+            }
+            LogFormat::Text => writeln!(writer, "{line}"),
+        }
+    }
+}
+
+/// One event: when, how grave, what, and its fields in the order of the source.
+struct Line {
+    timestamp: String,
+    level: String,
+    fields: Fields,
+}
+
+impl Line {
+    fn new(event: &Event<'_>) -> Self {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        Self {
+            timestamp: clock::rfc3339(clock::now_ms()),
+            level: event.metadata().level().as_str().to_lowercase(),
+            fields,
+        }
+    }
+}
+
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("timestamp", &self.timestamp)?;
+        map.serialize_entry("level", &self.level)?;
+        map.serialize_entry("message", &self.fields.message)?;
+        for (name, value) in &self.fields.rest {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.fields.message.replace('\n', " ");
+        write!(f, "{} {:<5} {message}", self.timestamp, self.level)?;
+        for (name, value) in &self.fields.rest {
+            match value {
+                Value::String(text) if is_plain(text) => write!(f, " {name}={text}")?,
+                value => write!(f, " {name}={value}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"')
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: impl Into<Value>) {
+        match (field.name(), value.into()) {
+            ("message", Value::String(text)) => self.message = text,
+            (name, value) => self.rest.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = String::new();
+        if write!(text, "{value:?}").is_ok() {
+            self.add(field, text);
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("one thread").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, log: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .event_format(Lines { format });
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
+        let bytes = sink.0.lock().expect("one thread").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object() {
+        let text = logged(LogFormat::Json, || {
+            tracing::info!(
+                client = "abc",
+                operation = "sync",
+                duration = "150ms",
+                s3_path = %"databases/abc/",
+                txid = 7u64,
+                "Segment \"stored\"\nand\u{1b} more"
+            );
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.starts_with("{\"timestamp\":\""), "{text}");
+        let mut json: serde_json::Map<String, Value> = serde_json::from_str(&text).expect("JSON");
+        let timestamp = json.remove("timestamp").expect("a time");
+        assert!(clock::parse_rfc3339(timestamp.as_str().expect("text")).is_some());
+        let expected = serde_json::json!({
+            "level": "info", "message": "Segment \"stored\"\nand\u{1b} more", "client": "abc",
+            "operation": "sync", "duration": "150ms", "s3_path": "databases/abc/", "txid": 7,
+        });
+        assert_eq!(Value::Object(json), expected);
+    }
+
+    #[test]
+    fn text_is_one_line_whatever_the_fields_hold() {
+        let text = logged(LogFormat::Text, || {
+            tracing::warn!(client = "abc", error = "a \"b\"\nc", "Retrying\nsoon");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let (_, rest) = text.split_once(' ').expect("a time");
+        assert_eq!(
+            rest,
+            "warn  Retrying soon client=abc error=\"a \\\"b\\\"\\nc\"\n"
+        );
+    }
+}

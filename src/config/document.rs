@@ -1,0 +1,336 @@
+//! Reads a configuration file by the table of keys; every error names line and column.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de;
+
+use super::keys::{self, Key, Meaning, Set};
+use super::walk;
+use super::{ConfigError, DEFAULT_FILE, Written};
+
+/// Bytes; a configuration is a page or two.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads `file`, or the default file where that exists; nothing written where it does not.
+pub fn load(file: Option<&Path>) -> Result<Written, ConfigError> {
+    let default = Path::new(DEFAULT_FILE);
+    let file = match file {
+        Some(file) => file,
+        None if default.exists() => default,
+        None => return Ok(Written::default()),
+    };
+    let unreadable = |reason: String| ConfigError::Unreadable {
+        file: file.to_owned(),
+        reason,
+    };
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|open| open.take(MAX_FILE + 1).read_to_string(&mut text))
+        .map_err(|error| unreadable(format!("read the configuration: {error}")))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(unreadable(format!(
+            "a configuration of more than {MAX_FILE} bytes"
+        )));
+    }
+    let environment = |name: &str| std::env::var(name).ok();
+    parse(&text, &environment).map_err(|problem| ConfigError::InFile {
+        file: file.to_owned(),
+        line: problem.line,
+        column: problem.column,
+        reason: problem.reason,
+    })
+}
+
+/// Why a file can't be read, and where: line and column count from 1.
+#[derive(PartialEq, Eq, Debug)]
+struct Problem {
+    line: usize,
+    column: usize,
+    reason: String,
+}
+
+/// What is wrong with a key or with its value.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeyError {
+    #[error("there is no key `{path}`; the nearest known one is `{nearest}`")]
+    Unknown { path: String, nearest: &'static str },
+    #[error("{what} is not supported yet by this version")]
+    NotYet { what: String },
+    #[error("`{path}` is written twice")]
+    Twice { path: &'static str },
+    #[error("`{first}` and `{second}` mean the same; write one of them")]
+    Synonyms {
+        first: &'static str,
+        second: &'static str,
+    },
+    #[error("`{path}`: {reason}")]
+    Value { path: &'static str, reason: String },
+    #[error("`{path}`: the environment has no variable {name}; set it, or write the value")]
+    Unset { path: &'static str, name: String },
+    #[error("`{path}`: a `${{` without its `}}`")]
+    Unclosed { path: &'static str },
+}
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn parse(text: &str, environment: Environment) -> Result<Written, Problem> {
+    let mut reader = Reader {
+        environment,
+        written: Written::default(),
+        seen: BTreeMap::new(),
+        error: None,
+    };
+    for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+        let outcome = if index == 0 {
+            walk::document(&mut reader, document)
+        } else {
+            Err(de::Error::custom("a second document in the file"))
+        };
+        outcome.map_err(|error| located(&error, reader.error.take()))?;
+    }
+    Ok(reader.written)
+}
+
+/// The parser knows where it stood; the reader knows what was wrong.
+fn located(error: &serde_yaml::Error, key_error: Option<KeyError>) -> Problem {
+    let (line, column) = error
+        .location()
+        .map_or((1, 1), |place| (place.line(), place.column()));
+    let reason = key_error.map_or_else(
+        || {
+            let text = error.to_string();
+            let place = format!(" at line {line} column {column}");
+            text.strip_suffix(&place).unwrap_or(&text).to_owned()
+        },
+        |error| error.to_string(),
+    );
+    Problem {
+        line,
+        column,
+        reason: reason.replace('\n', " "),
+    }
+}
+
+/// What has been read so far.
+pub(super) struct Reader<'a> {
+    environment: Environment<'a>,
+    pub(super) written: Written,
+    /// By the main spelling: the spelling that was used.
+    seen: BTreeMap<&'static str, &'static str>,
+    error: Option<KeyError>,
+}
+
+impl Reader<'_> {
+    /// Keeps the error with its fields, and gives the parser one that it adds the place to.
+    pub(super) fn fail<E: de::Error>(&mut self, error: KeyError) -> E {
+        let parser_error = E::custom(&error);
+        self.error = Some(error);
+        parser_error
+    }
+
+    /// The key `name` of `section`, if it may stand here.
+    pub(super) fn key(&mut self, section: &str, name: &str) -> Result<&'static Key, KeyError> {
+        let Some(key) = keys::find(section, name) else {
+            let path = match section {
+                "" => name.to_owned(),
+                section => format!("{section}.{name}"),
+            };
+            let nearest = keys::nearest(section, name);
+            return Err(KeyError::Unknown { path, nearest });
+        };
+        if matches!(key.meaning, Meaning::NotYet) {
+            let what = format!("`{}`", key.path);
+            return Err(KeyError::NotYet { what });
+        }
+        let main = key.same_as.unwrap_or(key.path);
+        match self.seen.insert(main, key.path) {
+            Some(first) if first == key.path => Err(KeyError::Twice { path: key.path }),
+            Some(first) => Err(KeyError::Synonyms {
+                first,
+                second: key.path,
+            }),
+            None => Ok(key),
+        }
+    }
+
+    /// Reads the text of a value into its place.
+    pub(super) fn value(
+        &mut self,
+        path: &'static str,
+        set: Set,
+        text: &str,
+    ) -> Result<(), KeyError> {
+        let text = self.substituted(path, text)?;
+        set(&mut self.written, &text).map_err(|reason| KeyError::Value { path, reason })
+    }
+
+    /// Replaces each `${NAME}` by the environment's value, which is not looked at again.
+    fn substituted(&self, path: &'static str, text: &str) -> Result<String, KeyError> {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, after) = after.split_once('}').ok_or(KeyError::Unclosed { path })?;
+            let value = (self.environment)(name).ok_or_else(|| KeyError::Unset {
+                path,
+                name: name.to_owned(),
+            })?;
+            out.push_str(before);
+            out.push_str(&value);
+            rest = after;
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Written, Problem> {
+        parse(text, &|name| {
+            (name == "SET").then(|| "from ${OUT}".to_owned())
+        })
+    }
+
+    fn refused(text: &str) -> Problem {
+        read(text).expect_err(text)
+    }
+
+    #[test]
+    fn an_empty_file_says_nothing() {
+        for text in ["", "# a comment\n", "---\n", "{}", "limits:\n"] {
+            assert!(read(text).expect(text).max_lag.is_none());
+        }
+    }
+
+    #[test]
+    fn values_of_every_kind() {
+        let written = read(
+            r#"
+server: {port: 0, host: "::1"}
+s3:
+  endpoint: http://127.0.0.1:9000
+  region: eu-1
+  pathStyle: true
+  accessKey: key
+  secretKey: "${SET}"
+mount: {capture: auto, gateTimeout: 2s}
+autoDiscovery:
+  enabled: true
+  watchPaths: [/data/]
+  filePatterns: ["*.db", "*.sqlite"]
+  guidValidation: true
+tenantDefaults: {syncInterval: 0, durability: local}
+limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag: 1m30s}
+"#,
+        )
+        .expect("all of it works");
+        assert_eq!(written.port, Some(0));
+        assert_eq!(written.patterns, ["*.db", "*.sqlite"]);
+        assert_eq!(written.s3.secret_key.expect("a key").0, "from ${OUT}");
+        let path = written.watch_path.expect("a watch path").path;
+        assert_eq!(path, Some("/data/".into()));
+        assert_eq!(written.max_lag, Some(std::time::Duration::from_secs(90)));
+        assert_eq!(written.spool_bytes, Some(1 << 30));
+    }
+
+    #[test]
+    fn a_watch_path_with_mountpoint_and_prefix() {
+        let text = "autoDiscovery:\n  watchPaths:\n    - path: /data\n      mountpoint: /mnt\n      prefix: eu/a\n";
+        let watch_path = read(text).expect("known keys").watch_path.expect("one");
+        assert_eq!(watch_path.mountpoint, Some("/mnt".into()));
+        assert_eq!(watch_path.prefix, "eu/a");
+    }
+
+    #[test]
+    fn what_does_not_work_yet_is_refused_where_it_stands() {
+        for (text, line, name) in [
+            ("clients:\n  - clientId: x\n", 1, "`clients`"),
+            ("server:\n  apiToken: x\n", 2, "`server.apiToken`"),
+            (
+                "tenantDefaults:\n\n  retention: 72h\n",
+                3,
+                "`tenantDefaults.retention`",
+            ),
+            (
+                "tenantDefaults: {durability: store}\n",
+                1,
+                "`tenantDefaults.durability: store`",
+            ),
+            (
+                "autoDiscovery:\n  enabled: false\n",
+                2,
+                "`autoDiscovery.enabled: false`",
+            ),
+            ("mount:\n  capture: passthrough\n", 2, "`passthrough`"),
+            ("server:\n  host: 0.0.0.0\n", 2, "`server.apiToken`"),
+            (
+                "autoDiscovery:\n  watchPaths:\n  - /a\n  - /b\n",
+                4,
+                "more than one path",
+            ),
+            ("verification: {interval: 1h}", 1, "`verification`"),
+        ] {
+            let problem = refused(text);
+            assert_eq!(problem.line, line, "{problem:?}");
+            assert!(problem.reason.contains(name), "{problem:?}");
+            assert!(problem.reason.contains("not supported yet"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_place_and_the_nearest() {
+        let problem = refused("s3:\nlimits:\n    maxLags: 3s\n");
+        assert_eq!((problem.line, problem.column), (3, 5));
+        assert_eq!(
+            problem.reason,
+            "there is no key `limits.maxLags`; the nearest known one is `limits.maxLag`"
+        );
+        refused("autoDiscovery:\n  watchPaths[]: /data\n");
+    }
+
+    #[test]
+    fn one_key_stands_once_whatever_its_spelling() {
+        let problem = refused("autoDiscovery:\n  patterns: ['*.db']\n  filePatterns: ['*.db']\n");
+        assert_eq!((problem.line, problem.column), (3, 3));
+        assert!(problem.reason.contains("`autoDiscovery.patterns` and"));
+        let problem = refused("limits:\n  maxLag: 1s\n  maxLag: 2s\n");
+        assert!(problem.reason.contains("twice"), "{problem:?}");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_names_its_place() {
+        for (text, place) in [
+            ("limits:\n  maxLag: soon\n", (2, 11)),
+            ("limits:\n  maxLag: [1s]\n", (2, 11)),
+            ("limits: 3\n", (1, 9)),
+            ("autoDiscovery:\n  patterns: '*.db'\n", (2, 13)),
+            ("autoDiscovery:\n  patterns: []\n", (2, 13)),
+            ("autoDiscovery:\n  guidPattern: '['\n", (2, 16)),
+            ("s3:\n  region: ${UNSET}\n", (2, 11)),
+            ("s3:\n  region: ${SET\n", (2, 11)),
+            ("s3:\n  region:\n", (2, 10)),
+            ("s3: b: c\n", (1, 5)),
+        ] {
+            let problem = refused(text);
+            assert_eq!((problem.line, problem.column), place, "{problem:?}");
+            assert!(!problem.reason.contains('\n'), "{problem:?}");
+        }
+        assert!(
+            refused("limits:\n---\nlimits:\n")
+                .reason
+                .contains("document")
+        );
+    }
+
+    #[test]
+    fn an_unset_variable_is_named_and_a_set_one_is_not_shown() {
+        assert!(refused("s3: {region: '${UNSET}'}").reason.contains("UNSET"));
+        let shown = format!("{:?}", read("s3: {accessKey: '${SET}'}").expect("a secret"));
+        assert!(!shown.contains("from"), "{shown}");
+    }
+}

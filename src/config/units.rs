@@ -1,0 +1,239 @@
+//! Values as people write them: durations, sizes, addresses and prefixes. Each error is a sentence for the user.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::SpoolReserve;
+
+/// `250ms`, `1s`, `1h30m`, `72h`, `30d`, and `0`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || {
+        format!("{text:?} is no duration: write numbers with ms, s, m, h or d, as in 1h30m, or 0")
+    };
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut millis: u64 = 0;
+    while !rest.is_empty() {
+        let (number, after) = split_at_first(rest, |c| !c.is_ascii_digit());
+        let (unit, after) = split_at_first(after, |c| c.is_ascii_digit());
+        let scale = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(wrong()),
+        };
+        let part = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(scale));
+        millis = part
+            .and_then(|part| part.checked_add(millis))
+            .ok_or_else(wrong)?;
+        rest = after;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Duration::from_millis(millis))
+}
+
+/// Bytes: `65536`, `16 MiB`, `10GiB`, `1 GB`.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("{text:?} is no size: write bytes, or a number with KiB, MiB, GiB or TiB");
+    let (number, unit) = split_at_first(text, |c| !c.is_ascii_digit());
+    let scale: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(scale))
+        .ok_or_else(wrong)
+}
+
+/// `5%` of the disk, or a size.
+pub fn spool_reserve(text: &str) -> Result<SpoolReserve, String> {
+    match text.strip_suffix('%') {
+        None => size(text).map(SpoolReserve::Bytes),
+        Some(number) => number
+            .trim_end()
+            .parse()
+            .ok()
+            .filter(|percent| *percent <= 100)
+            .map(SpoolReserve::Percent)
+            .ok_or_else(|| format!("{text:?} is no share: write 0% to 100%, or a size")),
+    }
+}
+
+/// A whole number from 1 on.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("{text:?} is no number from 1 on"))
+}
+
+/// `true` or `false`.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
+/// An address of this machine alone: as long as the API has no token, nobody else may reach it.
+pub fn loopback_host(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    let host: IpAddr = text
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .map_err(|_| format!("{text:?} is no IP address: write 127.0.0.1, ::1 or localhost"))?;
+    if host.is_loopback() {
+        Ok(host)
+    } else {
+        Err(format!(
+            "{text} is not loopback and needs `server.apiToken`, which is not supported yet by this version: write 127.0.0.1"
+        ))
+    }
+}
+
+/// `HOST:PORT` on loopback, or none for `none`.
+pub fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let wrong = || format!("{text:?} is no address: write HOST:PORT as in 127.0.0.1:8080, or none");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    Ok(Some(SocketAddr::new(loopback_host(host)?, port)))
+}
+
+/// A watch path's prefix: `A-Z a-z 0-9 . _ -` in segments that are joined by `/`.
+pub fn prefix(text: &str) -> Result<String, String> {
+    let plain = |segment: &str| {
+        !segment.is_empty()
+            && segment != "."
+            && segment != ".."
+            && segment
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    if !text.split('/').all(plain) {
+        return Err(format!(
+            "{text:?} is no prefix: write letters, digits, `.`, `_` and `-`, joined by `/`"
+        ));
+    }
+    match text.split('/').next() {
+        Some(first @ ("databases" | "registry")) => Err(format!(
+            "a prefix may not begin with {first:?}: the store keeps its own objects there"
+        )),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn split_at_first(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(end).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [
+            ("0", 0),
+            ("10ms", 10),
+            ("1s", 1_000),
+            ("1h30m", 5_400_000),
+            ("72h", 259_200_000),
+            ("1m500ms", 60_500),
+            ("30d", 2_592_000_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in [
+            "",
+            "1",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 s",
+            "1y",
+            "99999999999999999999d",
+            "1sx",
+        ] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_shares() {
+        assert_eq!(size("65536"), Ok(65_536));
+        assert_eq!(size("16 MiB"), Ok(16 << 20));
+        assert_eq!(size("10GiB"), Ok(10 << 30));
+        assert_eq!(size("1 GB"), Ok(1_000_000_000));
+        for text in ["", "MiB", "-1", "1.5 GiB", "16 mib", "99999999999 TiB"] {
+            assert!(size(text).is_err(), "{text:?}");
+        }
+        assert_eq!(spool_reserve("5%"), Ok(SpoolReserve::Percent(5)));
+        assert_eq!(spool_reserve("2 GiB"), Ok(SpoolReserve::Bytes(2 << 30)));
+        assert!(spool_reserve("101%").is_err());
+        assert_eq!(SpoolReserve::Percent(5).of_disk(100 << 30), 5 << 30);
+        assert_eq!(SpoolReserve::Percent(5).of_disk(1 << 30), 1 << 30);
+        assert_eq!(SpoolReserve::Bytes(7).of_disk(100 << 30), 7);
+    }
+
+    #[test]
+    fn only_loopback_without_a_token() {
+        assert_eq!(listen("none"), Ok(None));
+        for text in ["127.0.0.1:0", "[::1]:8080", "localhost:80", "127.8.8.8:1"] {
+            assert!(matches!(listen(text), Ok(Some(_))), "{text}");
+        }
+        for text in ["0.0.0.0:80", "[::]:80", "192.168.1.1:80"] {
+            let error = listen(text).expect_err(text);
+            assert!(error.contains("`server.apiToken`"), "{error}");
+        }
+        for text in ["", "8080", "127.0.0.1", "127.0.0.1:x", "example.org:80"] {
+            assert!(listen(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_stay_below_the_store() {
+        for text in ["production", "eu-1/staging", "a.b_c", "my/databases"] {
+            assert_eq!(prefix(text), Ok(text.to_owned()));
+        }
+        for text in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "a b",
+            "ü",
+            "databases",
+            "databases/x",
+            "registry",
+        ] {
+            assert!(prefix(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The configuration as written, in the file or by flags: each value parsed, nothing required yet.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::units;
+use super::{LogFormat, SpoolReserve};
+use crate::store::spec::{S3Options, StoreSpec};
+
+/// What was written; absent means the default. Flags are written over the file by assigning the fields.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    pub store: Option<StoreSpec>,
+    pub s3: S3Options,
+    pub host: Option<IpAddr>,
+    pub port: Option<u16>,
+    /// What the flag says: an address, or `none`. Before `host` and `port`.
+    pub listen: Option<Option<SocketAddr>>,
+    pub watch_path: Option<WatchPathWritten>,
+    /// Empty for the default.
+    pub patterns: Vec<String>,
+    pub guid_pattern: Option<String>,
+    pub sync_interval: Option<Duration>,
+    pub gate_timeout: Option<Duration>,
+    pub max_tenants: Option<usize>,
+    pub max_concurrent_syncs: Option<usize>,
+    pub memory_bytes_per_tenant: Option<u64>,
+    pub spool_bytes: Option<u64>,
+    pub spool_reserve: Option<SpoolReserve>,
+    pub max_lag: Option<Duration>,
+    pub state_dir: Option<PathBuf>,
+    pub log_format: LogFormat,
+    /// Every file is served by the daemon itself.
+    pub no_passthrough: bool,
+}
+
+/// One watch path, from the file or from `-watch-path`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WatchPathWritten {
+    pub path: Option<PathBuf>,
+    pub mountpoint: Option<PathBuf>,
+    pub prefix: String,
+}
+
+impl WatchPathWritten {
+    /// `[PREFIX=]DIR`, as the flag takes it. A directory whose own name has a `=` is written with `./` or `/` before it.
+    pub fn parse_flag(text: &str) -> Result<Self, String> {
+        let (prefix, dir) = match text.split_once('=') {
+            Some((prefix, dir)) if !prefix.starts_with(['.', '/']) => (units::prefix(prefix)?, dir),
+            _ => (String::new(), text),
+        };
+        if dir.is_empty() {
+            return Err("the directory is missing: write [PREFIX=]DIR".to_owned());
+        }
+        Ok(Self {
+            path: Some(dir.into()),
+            mountpoint: None,
+            prefix,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_path_flag_with_and_without_prefix() {
+        let parsed = WatchPathWritten::parse_flag("staging=/data").expect("a prefix");
+        assert_eq!(parsed.prefix, "staging");
+        assert_eq!(parsed.path, Some("/data".into()));
+        let plain = WatchPathWritten::parse_flag("/data/a=b").expect("no prefix");
+        assert_eq!(plain.prefix, "");
+        assert_eq!(plain.path, Some("/data/a=b".into()));
+        assert!(WatchPathWritten::parse_flag("").is_err());
+        assert!(WatchPathWritten::parse_flag("a=").is_err());
+        assert!(WatchPathWritten::parse_flag("databases=/data").is_err());
+    }
+}

@@ -45,7 +45,8 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         match round(&replicator, &db, &client, ticket).await {
             Round::Over => return,
             Round::Done { captured } => {
-                (looks, retries) = fresh();
+                looks.reset();
+                retries.reset();
                 if !captured && !db.is_dirty() {
                     return;
                 }
@@ -63,13 +64,6 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
             }
         }
     }
-}
-
-fn fresh() -> (Backoff, Backoff) {
-    (
-        Backoff::new(FIRST_LOOK, LAST_LOOK),
-        Backoff::new(FIRST_RETRY, LAST_RETRY),
-    )
 }
 
 /// Until `deadline`, or until somebody asks for a look now.

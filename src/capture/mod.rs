@@ -13,6 +13,7 @@ mod page_sums;
 mod segment;
 pub mod spool;
 mod state;
+mod state_vfs;
 mod wal_reader;
 mod workers;
 

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::backing::Stamp;
 use super::mark::{Mark, PageSum, WalMark};
@@ -77,7 +77,10 @@ pub struct StateDb {
 impl StateDb {
     /// Opens or makes the database at `path`. `random` becomes the instance's id where it has none yet.
     pub fn open(path: &Path, random: u64) -> Result<Self, StateError> {
-        let connection = Connection::open(path)?;
+        let vfs = super::state_vfs::register().map_err(|code| {
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
+        })?;
+        let connection = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?;
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;",
         )?;

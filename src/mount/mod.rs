@@ -1,5 +1,25 @@
 //! The file system over a watch path.
 
+mod attributes;
+mod credentials;
+mod directories;
+mod error;
+mod files;
+mod fuse;
+mod handles;
+mod holders;
+mod inodes;
+mod mountinfo;
+mod names;
+mod passthrough;
+mod preconditions;
+mod session;
+
+pub use holders::{Holder, HolderKind, holders};
+pub use passthrough::STATE_DIRECTORY;
+pub use preconditions::{MountError, open_backing_directory};
+pub use session::{MountOptions, Mounted, UnmountError};
+
 /// One mount as health shows it.
 #[derive(Clone, Debug)]
 pub struct MountStatus {

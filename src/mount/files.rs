@@ -1,0 +1,470 @@
+//! Open files of the mount: how each kind is served, and every operation that changes a file's bytes.
+//!
+//! What may destroy committed frames passes a gate first, and is then carried out and answered by a capture worker:
+//! such operations take their answer as a function, and return at once.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::attributes::{self, AttributeChange, Attributes};
+use super::credentials::{Caller, without_set_id};
+use super::error::{OperationError, OperationResult};
+use super::handles::{Handle, Service};
+use super::inodes::NodeId;
+use super::passthrough::{FileSystem, LookedUp, refuse_hidden};
+use crate::capture::{Database, FileKind, Gate};
+
+/// The most that one COPY_FILE_RANGE copies: it runs on a thread that other requests need.
+const COPY_AT_ONCE: usize = 16 << 20;
+
+/// The database that a file belongs to, and as what.
+type Tracked = Option<(Arc<Database>, FileKind)>;
+
+/// A file that was opened: its handle, and how the kernel is to serve it.
+#[derive(Debug)]
+pub struct Opened<B> {
+    pub handle: u64,
+    pub service: Service<B>,
+    /// Whether pages that the kernel has cached of it are still good.
+    pub keeps_page_cache: bool,
+}
+
+/// What a new file is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Creation {
+    pub caller: Caller,
+    pub umask: u32,
+    /// File type and permission bits.
+    pub mode: u32,
+}
+
+impl<B: Send + Sync + 'static> FileSystem<B> {
+    /// Opens a regular file. `register` makes the file known to the kernel as a backing file.
+    pub fn open(
+        &self,
+        node: NodeId,
+        flags: i32,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
+    ) -> OperationResult<Opened<B>> {
+        let located = self.locate(node)?;
+        let file = attributes::reopen(located, backing_flags(flags))?;
+        let tracked = self.classify_node(node);
+        Ok(self.add_handle(node, file, flags, tracked, register))
+    }
+
+    /// Creates a regular file and opens it.
+    pub fn create(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        creation: Creation,
+        flags: i32,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
+    ) -> OperationResult<(LookedUp, Opened<B>)> {
+        refuse_hidden(parent, name)?;
+        let path = self
+            .inodes
+            .child_path(parent, name)
+            .ok_or(OperationError::Stale)?;
+        let directory = self.locate(parent)?;
+        let file = around_journal(&self.capture.classify(&path), || {
+            let file = create_file(&directory, name, creation, flags)?;
+            self.capture.appeared(&path, false);
+            Ok::<_, OperationError>(file)
+        })?;
+        let entry = self.count_lookup(parent, name, &directory, rustix::fs::fstat(&file)?)?;
+        let tracked = self.capture.classify(&path);
+        let opened = self.add_handle(entry.node, file, flags, tracked, register);
+        Ok((entry, opened))
+    }
+
+    fn add_handle(
+        &self,
+        node: NodeId,
+        file: OwnedFd,
+        flags: i32,
+        tracked: Tracked,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
+    ) -> Opened<B> {
+        if let Some((database, kind)) = &tracked {
+            database.opened(*kind);
+        }
+        let handle = Handle {
+            file,
+            node,
+            is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            tracked,
+        };
+        let (handle, service) = self
+            .handles
+            .add(handle, |first| self.choose_service(first, register));
+        let is_page_cached = matches!(service, Service::PageCache);
+        Opened {
+            handle,
+            service,
+            keeps_page_cache: self.inodes.keeps_page_cache(node, is_page_cached),
+        }
+    }
+
+    fn choose_service(
+        &self,
+        handle: &Handle,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
+    ) -> Service<B> {
+        match handle.tracked.as_ref().map(|(_, kind)| *kind) {
+            Some(FileKind::Wal) => return Service::Direct,
+            Some(FileKind::Journal) => return Service::PageCache,
+            Some(FileKind::Database | FileKind::Shm) | None => {}
+        }
+        // A passed-through write takes set-id bits away whoever writes; through us it is the writer's rights that count.
+        if !self.is_passthrough() || has_set_id_bits(&handle.file) {
+            return Service::PageCache;
+        }
+        // The kernel writes to the backing file with the rights that this thread has now.
+        let registered = without_set_id(|| {
+            register(handle.file.as_fd())
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        });
+        match registered {
+            Ok(backing) => Service::KernelPassthrough(Arc::new(backing)),
+            Err(error) => {
+                self.passthrough_refused(error);
+                Service::PageCache
+            }
+        }
+    }
+
+    /// Stops asking for passthrough where the refusal concerns every file, and says so once.
+    fn passthrough_refused(&self, error: Errno) {
+        let is_lasting = matches!(
+            error,
+            Errno::PERM | Errno::LOOP | Errno::INVAL | Errno::NOTTY | Errno::NOSYS
+        );
+        if is_lasting && self.is_passthrough() {
+            self.set_passthrough(false);
+            tracing::warn!(%error, "The kernel refuses to pass files through: reads and writes go through the daemon");
+        }
+    }
+
+    /// Hands the bytes at `offset` to `answer`: fewer than `size` only at the end of the file.
+    pub fn read(
+        &self,
+        handle: u64,
+        offset: u64,
+        size: usize,
+        answer: impl FnOnce(OperationResult<&[u8]>),
+    ) {
+        thread_local! {
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        let Some(handle) = self.handles.get(handle) else {
+            return answer(Err(OperationError::UnknownHandle));
+        };
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let read = read_at(&handle.file, &mut buffer[..size], offset);
+            answer(read.map(|length| &buffer[..length]).map_err(Into::into));
+        });
+    }
+
+    /// Writes `data` at `offset`; answers how much was written.
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        keeps_set_id: bool,
+        answer: impl FnOnce(OperationResult<usize>) + Send + 'static,
+    ) {
+        let Some(handle) = self.handles.get(handle) else {
+            return answer(Err(OperationError::UnknownHandle));
+        };
+        let gates = wal_write_gates(&handle.tracked, offset);
+        if gates.is_empty() {
+            return answer(write_at(&handle, data, offset, keeps_set_id));
+        }
+        let data = data.to_vec();
+        self.pass_gates(gates, move || {
+            answer(write_at(&handle, &data, offset, keeps_set_id));
+        });
+    }
+
+    /// Copies between two open files; answers how much was copied, which may be less than `length`.
+    pub fn copy_range(
+        &self,
+        from: (u64, u64),
+        to: (u64, u64),
+        length: u64,
+        caller: Caller,
+        answer: impl FnOnce(OperationResult<usize>) + Send + 'static,
+    ) {
+        let (Some(source), Some(target)) = (self.handles.get(from.0), self.handles.get(to.0))
+        else {
+            return answer(Err(OperationError::UnknownHandle));
+        };
+        let length =
+            usize::try_from(length).map_or(COPY_AT_ONCE, |length| length.min(COPY_AT_ONCE));
+        let gates = wal_write_gates(&target.tracked, to.1);
+        self.pass_gates(gates, move || {
+            let copied = change_bytes(&target.tracked, caller.keeps_set_id(), || {
+                let (mut read_at, mut write_at) = (from.1, to.1);
+                rustix::fs::copy_file_range(
+                    &source.file,
+                    Some(&mut read_at),
+                    &target.file,
+                    Some(&mut write_at),
+                    length,
+                )
+            });
+            answer(copied);
+        });
+    }
+
+    /// Allocates, punches, zeroes, collapses or inserts, as `mode` says.
+    pub fn allocate(
+        &self,
+        handle: u64,
+        mode: i32,
+        offset: u64,
+        length: u64,
+        caller: Caller,
+        answer: impl FnOnce(OperationResult<()>) + Send + 'static,
+    ) {
+        let Some(handle) = self.handles.get(handle) else {
+            return answer(Err(OperationError::UnknownHandle));
+        };
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        let destroys = FallocateFlags::PUNCH_HOLE
+            | FallocateFlags::ZERO_RANGE
+            | FallocateFlags::COLLAPSE_RANGE
+            | FallocateFlags::INSERT_RANGE;
+        let gates = match &handle.tracked {
+            Some((database, FileKind::Wal)) if mode.intersects(destroys) => {
+                vec![(database.clone(), Gate::WalTruncate)]
+            }
+            _ => Vec::new(),
+        };
+        self.pass_gates(gates, move || {
+            answer(change_bytes(&handle.tracked, caller.keeps_set_id(), || {
+                rustix::fs::fallocate(&handle.file, mode, offset, length)
+            }));
+        });
+    }
+
+    /// Changes attributes, the size among them; answers how they are afterwards.
+    pub fn change_attributes(
+        self: &Arc<Self>,
+        node: NodeId,
+        handle: Option<u64>,
+        change: AttributeChange,
+        answer: impl FnOnce(OperationResult<Attributes>) + Send + 'static,
+    ) {
+        let handle = handle.and_then(|number| self.handles.get(number));
+        let tracked = match (&handle, change.size) {
+            (_, None) => None,
+            (Some(handle), _) => handle.tracked.clone(),
+            (None, Some(_)) => self.classify_node(node),
+        };
+        let gates = match &tracked {
+            Some((database, FileKind::Wal)) => vec![(database.clone(), Gate::WalTruncate)],
+            Some((database, FileKind::Database)) => {
+                vec![(database.clone(), Gate::DatabaseTruncate)]
+            }
+            Some((_, FileKind::Shm | FileKind::Journal)) | None => Vec::new(),
+        };
+        let files = self.clone();
+        self.pass_gates(gates, move || {
+            answer(around_journal(&tracked, || {
+                files.change_now(node, handle.as_deref(), &change)
+            }));
+        });
+    }
+
+    fn change_now(
+        &self,
+        node: NodeId,
+        handle: Option<&Handle>,
+        change: &AttributeChange,
+    ) -> OperationResult<Attributes> {
+        let stat = match handle {
+            Some(handle) => change_file(&handle.file, handle.is_writable, change)?,
+            None => change_file(self.locate(node)?, false, change)?,
+        };
+        Ok(self.shown(node, stat))
+    }
+
+    pub fn synchronize(&self, handle: u64, data_only: bool) -> OperationResult<()> {
+        let handle = self
+            .handles
+            .get(handle)
+            .ok_or(OperationError::UnknownHandle)?;
+        match data_only {
+            true => rustix::fs::fdatasync(&handle.file)?,
+            false => rustix::fs::fsync(&handle.file)?,
+        }
+        Ok(())
+    }
+
+    /// Finds the next data or the next hole from `offset` on. The descriptor's own offset has no other use.
+    pub fn seek(&self, handle: u64, offset: i64, whence: i32) -> OperationResult<u64> {
+        let handle = self
+            .handles
+            .get(handle)
+            .ok_or(OperationError::UnknownHandle)?;
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let position = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(OperationError::UnsupportedFlag),
+        };
+        Ok(rustix::fs::seek(&handle.file, position)?)
+    }
+
+    pub fn release(&self, handle: u64) {
+        if let Some(handle) = self.handles.remove(handle) {
+            tell_released(&handle);
+        }
+    }
+
+    /// Closes what is still open when the mount has ended.
+    pub fn release_all(&self) {
+        for handle in self.handles.drain() {
+            tell_released(&handle);
+        }
+    }
+}
+
+fn tell_released(handle: &Handle) {
+    if let Some((database, kind)) = &handle.tracked {
+        database.released(*kind, handle.is_writable);
+    }
+}
+
+/// Of an application's open flags those that matter to the backing file: positions and the page cache are the kernel's
+/// affair, and truncation comes as a request of its own.
+fn backing_flags(flags: i32) -> OFlags {
+    OFlags::from_bits_retain(flags as u32)
+        & (OFlags::ACCMODE | OFlags::SYNC | OFlags::DSYNC | OFlags::NOATIME)
+}
+
+fn create_file(
+    directory: impl AsFd,
+    name: &OsStr,
+    creation: Creation,
+    flags: i32,
+) -> OperationResult<OwnedFd> {
+    let open = backing_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(creation.mode & 0o7777);
+    let created = creation.caller.create(creation.umask, || {
+        rustix::fs::openat(directory, name, open, mode)
+    });
+    match created {
+        // Made past the mount. The kernel looks the name up again, and checks the caller's rights to the file.
+        Err(Errno::EXIST) if flags & libc::O_EXCL == 0 => Err(OperationError::Stale),
+        created => Ok(created?),
+    }
+}
+
+fn change_file(
+    file: impl AsFd,
+    is_writable: bool,
+    change: &AttributeChange,
+) -> Result<rustix::fs::Stat, Errno> {
+    if let Some(size) = change.size {
+        attributes::truncate(&file, is_writable, size, change.caller)?;
+    }
+    attributes::change_attributes(&file, change)?;
+    rustix::fs::fstat(&file)
+}
+
+fn has_set_id_bits(file: impl AsFd) -> bool {
+    // What can't be asked is served in the way that is always right.
+    rustix::fs::fstat(file).map_or(true, |stat| {
+        stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0
+    })
+}
+
+fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)> {
+    match tracked {
+        Some((database, FileKind::Wal)) if database.wal_write_needs_gate(offset) => {
+            vec![(database.clone(), Gate::WalOverwrite)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn write_at(
+    handle: &Handle,
+    data: &[u8],
+    offset: u64,
+    keeps_set_id: bool,
+) -> OperationResult<usize> {
+    change_bytes(&handle.tracked, keeps_set_id, || {
+        let mut written = 0;
+        while written < data.len() {
+            match rustix::io::pwrite(&handle.file, &data[written..], offset + written as u64) {
+                Ok(0) => break,
+                Ok(length) => written += length,
+                Err(Errno::INTR) => {}
+                // What stands already is told; the next write meets the error again.
+                Err(error) if written == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(written)
+    })
+}
+
+fn read_at(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match rustix::io::pread(&file, &mut buffer[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(length) => read += length,
+            Err(Errno::INTR) => {}
+            Err(error) if read == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(read)
+}
+
+/// Changes a file's bytes, and tells its database.
+fn change_bytes<T>(
+    tracked: &Tracked,
+    keeps_set_id: bool,
+    change: impl FnOnce() -> Result<T, Errno>,
+) -> OperationResult<T> {
+    let changed = around_journal(tracked, || match keeps_set_id {
+        true => change(),
+        false => without_set_id(change),
+    })?;
+    match tracked {
+        Some((database, kind @ (FileKind::Wal | FileKind::Database | FileKind::Shm))) => {
+            database.written(*kind);
+        }
+        Some((_, FileKind::Journal)) | None => {}
+    }
+    Ok(changed)
+}
+
+/// Runs `change`; where it is a journal that changes, its database is told before and after.
+pub(super) fn around_journal<T>(tracked: &Tracked, change: impl FnOnce() -> T) -> T {
+    let journal_changed = || {
+        if let Some((database, FileKind::Journal)) = tracked {
+            database.journal_changed();
+        }
+    };
+    journal_changed();
+    let changed = change();
+    journal_changed();
+    changed
+}

@@ -1,0 +1,770 @@
+//! The FUSE protocol's side of the mount: each request calls one method of the file system and sends its answer.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BackingId, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::attributes::{AttributeChange, Attributes, Extended, NewTime, file_type};
+use super::credentials::Caller;
+use super::directories::Room;
+use super::error::{OperationError, OperationResult};
+use super::files::{Creation, Opened};
+use super::handles::Service;
+use super::names::EntryName;
+use super::passthrough::{FileSystem, LookedUp};
+
+/// How long the kernel may take a name, or its absence, as it was told: nobody else changes the backing directory.
+const ENTRY_TTL: Duration = Duration::from_secs(3600);
+
+/// How long it may take attributes as told. The kernel knows of every change but of modification times of files that
+/// are mapped and passed through.
+const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
+
+/// The largest request for bytes; the kernel's own limit is 256 pages where it was not raised.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// What INIT is asked for, each where the kernel has it.
+const CAPABILITIES: [InitFlags; 9] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    // The caller's umask is applied where a directory's default ACL does not replace it.
+    InitFlags::FUSE_DONT_MASK,
+    // Or every write asks for security.capability first.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_MAX_PAGES,
+];
+
+/// How this mount is negotiated.
+#[derive(Clone, Copy, Debug)]
+pub struct Negotiation {
+    /// Whether to pass reads and writes through where the kernel can.
+    pub passthrough: bool,
+    /// How many file systems may lie upon one another, this one's backing directory included.
+    pub stack_depth: u32,
+    /// Whether the backing file system has access control lists, which the kernel is then to apply.
+    pub access_lists: bool,
+}
+
+/// The file system as the kernel speaks to it.
+pub struct FuseAdapter {
+    files: Arc<FileSystem<BackingId>>,
+    negotiation: Negotiation,
+}
+
+impl FuseAdapter {
+    pub fn new(files: Arc<FileSystem<BackingId>>, negotiation: Negotiation) -> Self {
+        Self { files, negotiation }
+    }
+}
+
+impl Filesystem for FuseAdapter {
+    /// Not asked for: POSIX_LOCKS and FLOCK_LOCKS (locks stay in the kernel), WRITEBACK_CACHE (a write to `-wal` must
+    /// arrive at once and in order), ATOMIC_O_TRUNC (a truncation must come as SETATTR).
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let offered = config.capabilities();
+        let mut wanted = CAPABILITIES
+            .into_iter()
+            .fold(InitFlags::empty(), |all, one| all | one);
+        if self.negotiation.access_lists {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        let passthrough =
+            self.negotiation.passthrough && offered.contains(InitFlags::FUSE_PASSTHROUGH);
+        if passthrough {
+            wanted |= InitFlags::FUSE_PASSTHROUGH;
+        }
+        let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
+        config
+            .add_capabilities(wanted & offered)
+            .map_err(|_| refused("its own capabilities"))?;
+        config
+            .set_max_write(MAX_WRITE)
+            .map_err(|_| refused("the size of a write"))?;
+        config
+            .set_max_stack_depth(self.negotiation.stack_depth)
+            .map_err(|_| refused("the stack depth"))?;
+        self.files.set_passthrough(passthrough);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.files.release_all();
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.files.look_up(parent.0, name) {
+            Ok(Some(entry)) => send_entry(reply, &entry),
+            Ok(None) => send_absent(reply),
+            Err(error) => reply.error(errno("lookup", error)),
+        }
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
+        self.files.forget(node.0, lookups);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let attributes = self.files.attributes(node.0, handle.map(|handle| handle.0));
+        send_attributes("getattr", reply, attributes);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = AttributeChange {
+            caller: caller(request),
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(new_time),
+            mtime: mtime.map(new_time),
+        };
+        let handle = handle.map(|handle| handle.0);
+        self.files
+            .change_attributes(node.0, handle, change, move |changed| {
+                send_attributes("setattr", reply, changed);
+            });
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.files.read_link(node.0) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno("readlink", error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.files.make_node(
+            entry_name(parent, name),
+            creation(request, mode, umask),
+            rdev,
+        );
+        send_made("mknod", reply, made);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self
+            .files
+            .make_directory(entry_name(parent, name), creation(request, mode, umask));
+        send_made("mkdir", reply, made);
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let creation = creation(request, 0o777, 0);
+        let made = self
+            .files
+            .make_symbolic_link(entry_name(parent, name), target, creation);
+        send_made("symlink", reply, made);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let made = self.files.link(node.0, entry_name(parent, name));
+        send_made("link", reply, made);
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.files.unlink(entry_name(parent, name), move |removed| {
+            send_done("unlink", reply, removed);
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removed = self.files.remove_directory(entry_name(parent, name));
+        send_done("rmdir", reply, removed);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = entry_name(parent, name);
+        let to = entry_name(new_parent, new_name);
+        self.files.rename(from, to, flags.bits(), move |renamed| {
+            send_done("rename", reply, renamed);
+        });
+    }
+
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let opened = self
+            .files
+            .open(node.0, flags.0, |file| reply.open_backing(file));
+        match opened {
+            Err(error) => reply.error(errno("open", error)),
+            Ok(opened) => match &opened.service {
+                Service::KernelPassthrough(backing) => {
+                    reply.opened_passthrough(
+                        FileHandle(opened.handle),
+                        FopenFlags::empty(),
+                        backing,
+                    );
+                }
+                Service::PageCache | Service::Direct => {
+                    reply.opened(FileHandle(opened.handle), open_flags(&opened));
+                }
+            },
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = self.files.create(
+            parent.0,
+            name,
+            creation(request, mode, umask),
+            flags,
+            |file| reply.open_backing(file),
+        );
+        let (entry, opened) = match created {
+            Err(error) => return reply.error(errno("create", error)),
+            Ok(created) => created,
+        };
+        let attributes = file_attributes(entry.node, &entry.attributes);
+        let generation = Generation(entry.generation.into());
+        let handle = FileHandle(opened.handle);
+        match &opened.service {
+            Service::KernelPassthrough(backing) => reply.created_passthrough(
+                &ATTRIBUTE_TTL,
+                &attributes,
+                generation,
+                handle,
+                FopenFlags::empty(),
+                backing,
+            ),
+            Service::PageCache | Service::Direct => reply.created(
+                &ATTRIBUTE_TTL,
+                &attributes,
+                generation,
+                handle,
+                open_flags(&opened),
+            ),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.files
+            .read(handle.0, offset, size as usize, |read| match read {
+                Ok(bytes) => reply.data(bytes),
+                Err(error) => reply.error(errno("read", error)),
+            });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let keeps_set_id = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.files
+            .write(handle.0, offset, data, keeps_set_id, move |written| {
+                send_written("write", reply, written);
+            });
+    }
+
+    /// There is nothing to do at a close; after this answer the kernel does not ask again.
+    fn flush(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        send_done("fsync", reply, self.files.synchronize(handle.0, data_only));
+    }
+
+    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.files.open_directory(node.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno("opendir", error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.files.read_directory(handle.0, offset, |entry| {
+            let kind = fuse_type(entry.kind);
+            let number = INodeNo(entry.number);
+            match reply.add(number, entry.next_offset, kind, entry.name()) {
+                true => Room::Full,
+                false => Room::Left,
+            }
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno("readdir", error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listed = self
+            .files
+            .read_directory_plus(handle.0, offset, |entry, looked_up| {
+                let is_full = reply.add(
+                    INodeNo(looked_up.node),
+                    entry.next_offset,
+                    entry.name(),
+                    &ATTRIBUTE_TTL,
+                    &file_attributes(looked_up.node, &looked_up.attributes),
+                    Generation(looked_up.generation.into()),
+                );
+                if is_full { Room::Full } else { Room::Left }
+            });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno("readdirplus", error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.files.release_directory(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let synchronized = self.files.synchronize_directory(handle.0, data_only);
+        send_done("fsyncdir", reply, synchronized);
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        match self.files.statistics() {
+            Ok(all) => reply.statfs(
+                all.f_blocks,
+                all.f_bfree,
+                all.f_bavail,
+                all.f_files,
+                all.f_ffree,
+                all.f_bsize as u32,
+                all.f_namemax as u32,
+                all.f_frsize as u32,
+            ),
+            Err(error) => reply.error(errno("statfs", error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = self
+            .files
+            .set_extended_attribute(node.0, name, value, flags);
+        send_done("setxattr", reply, set);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let value = self.files.extended_attribute(node.0, name, size as usize);
+        send_extended("getxattr", reply, value);
+    }
+
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self
+            .files
+            .extended_attribute_names(node.0, size as usize, caller(request));
+        send_extended("listxattr", reply, names);
+    }
+
+    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removed = self.files.remove_extended_attribute(node.0, name);
+        send_done("removexattr", reply, removed);
+    }
+
+    /// None is supported; after this answer the kernel does not ask again, and applications get ENOTTY.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        self.files
+            .allocate(handle.0, mode, offset, length, caller, move |allocated| {
+                send_done("fallocate", reply, allocated);
+            });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self.files.seek(handle.0, offset, whence) {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(error) => reply.error(errno("lseek", error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _node_in: INodeNo,
+        handle_in: FileHandle,
+        offset_in: u64,
+        _node_out: INodeNo,
+        handle_out: FileHandle,
+        offset_out: u64,
+        length: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.files.copy_range(
+            (handle_in.0, offset_in),
+            (handle_out.0, offset_out),
+            length,
+            caller(request),
+            move |copied| send_written("copy_file_range", reply, copied),
+        );
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+fn creation(request: &Request, mode: u32, umask: u32) -> Creation {
+    Creation {
+        caller: caller(request),
+        umask,
+        mode,
+    }
+}
+
+fn entry_name(parent: INodeNo, name: &OsStr) -> EntryName<'_> {
+    EntryName {
+        parent: parent.0,
+        name,
+    }
+}
+
+fn new_time(time: TimeOrNow) -> NewTime {
+    let time = match time {
+        TimeOrNow::Now => return NewTime::Now,
+        TimeOrNow::SpecificTime(time) => time,
+    };
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => NewTime::At {
+            seconds: after.as_secs() as i64,
+            nanoseconds: after.subsec_nanos(),
+        },
+        // The decoder took the nanoseconds off as well, instead of adding them.
+        Err(before) => NewTime::At {
+            seconds: -(before.duration().as_secs() as i64),
+            nanoseconds: before.duration().subsec_nanos(),
+        },
+    }
+}
+
+fn system_time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let second = match seconds >= 0 {
+        true => UNIX_EPOCH.checked_add(whole),
+        false => UNIX_EPOCH.checked_sub(whole),
+    };
+    second.unwrap_or(UNIX_EPOCH) + Duration::from_nanos(nanoseconds)
+}
+
+fn fuse_type(kind: rustix::fs::FileType) -> FileType {
+    use rustix::fs::FileType as Backing;
+    match kind {
+        Backing::Directory => FileType::Directory,
+        Backing::Symlink => FileType::Symlink,
+        Backing::Fifo => FileType::NamedPipe,
+        Backing::Socket => FileType::Socket,
+        Backing::CharacterDevice => FileType::CharDevice,
+        Backing::BlockDevice => FileType::BlockDevice,
+        Backing::RegularFile | Backing::Unknown => FileType::RegularFile,
+    }
+}
+
+fn file_attributes(number: u64, attributes: &Attributes) -> FileAttr {
+    let stat = &attributes.stat;
+    FileAttr {
+        ino: INodeNo(number),
+        size: stat.st_size as u64,
+        blocks: stat.st_blocks as u64,
+        atime: system_time(stat.st_atime, stat.st_atime_nsec),
+        mtime: system_time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: system_time(stat.st_ctime, stat.st_ctime_nsec),
+        crtime: UNIX_EPOCH,
+        kind: fuse_type(file_type(stat)),
+        perm: (stat.st_mode & 0o7777) as u16,
+        nlink: stat.st_nlink as u32,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: stat.st_rdev as u32,
+        blksize: stat.st_blksize as u32,
+        flags: 0,
+    }
+}
+
+fn open_flags<B>(opened: &Opened<B>) -> FopenFlags {
+    match opened.service {
+        Service::Direct => FopenFlags::FOPEN_DIRECT_IO,
+        Service::PageCache if opened.keeps_page_cache => FopenFlags::FOPEN_KEEP_CACHE,
+        Service::PageCache | Service::KernelPassthrough(_) => FopenFlags::empty(),
+    }
+}
+
+fn send_entry(reply: ReplyEntry, entry: &LookedUp) {
+    let attributes = file_attributes(entry.node, &entry.attributes);
+    let generation = Generation(entry.generation.into());
+    reply.entry_with_ttls(&ATTRIBUTE_TTL, &ENTRY_TTL, &attributes, generation);
+}
+
+/// An entry without an inode: the kernel remembers that the name is absent. SQLite asks for `-journal` and `-wal`
+/// again and again.
+fn send_absent(reply: ReplyEntry) {
+    let nothing = FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    };
+    reply.entry_with_ttls(&Duration::ZERO, &ENTRY_TTL, &nothing, Generation(0));
+}
+
+fn send_made(operation: &'static str, reply: ReplyEntry, made: OperationResult<LookedUp>) {
+    match made {
+        Ok(entry) => send_entry(reply, &entry),
+        Err(error) => reply.error(errno(operation, error)),
+    }
+}
+
+fn send_attributes(
+    operation: &'static str,
+    reply: ReplyAttr,
+    attributes: OperationResult<Attributes>,
+) {
+    match attributes {
+        Ok(shown) => reply.attr(&ATTRIBUTE_TTL, &file_attributes(shown.number, &shown)),
+        Err(error) => reply.error(errno(operation, error)),
+    }
+}
+
+fn send_done(operation: &'static str, reply: ReplyEmpty, done: OperationResult<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(operation, error)),
+    }
+}
+
+fn send_written(operation: &'static str, reply: ReplyWrite, written: OperationResult<usize>) {
+    match written {
+        Ok(length) => reply.written(length as u32),
+        Err(error) => reply.error(errno(operation, error)),
+    }
+}
+
+fn send_extended(operation: &'static str, reply: ReplyXattr, value: OperationResult<Extended>) {
+    match value {
+        Ok(Extended::Length(length)) => reply.size(length as u32),
+        Ok(Extended::Bytes(bytes)) => reply.data(&bytes),
+        Err(error) => reply.error(errno(operation, error)),
+    }
+}
+
+/// What the application gets for an error. Here is where faults of disk or mount are logged.
+fn errno(operation: &'static str, error: OperationError) -> Errno {
+    if error.is_fault() {
+        tracing::warn!(fuse_operation = operation, %error, "A file operation failed");
+    }
+    Errno::from_i32(error.errno().raw_os_error())
+}

@@ -1,0 +1,158 @@
+//! Open files: a descriptor for each, and one way of serving per inode for as long as any of its handles is open.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::inodes::NodeId;
+use crate::capture::{Database, FileKind};
+
+/// How reads and writes of an inode reach the backing file. The kernel refuses to mix them on one inode.
+#[derive(Debug)]
+pub enum Service<B> {
+    /// The kernel passes them to the backing file that was registered with it. There is one registration per inode:
+    /// a second one is refused while the inode is open.
+    KernelPassthrough(Arc<B>),
+    /// They come to us through the page cache; writes at once.
+    PageCache,
+    /// They come to us as the application makes them.
+    Direct,
+}
+
+impl<B> Clone for Service<B> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::KernelPassthrough(backing) => Self::KernelPassthrough(backing.clone()),
+            Self::PageCache => Self::PageCache,
+            Self::Direct => Self::Direct,
+        }
+    }
+}
+
+/// One open file of an application.
+pub struct Handle {
+    pub file: OwnedFd,
+    pub node: NodeId,
+    pub is_writable: bool,
+    /// The database that the file belongs to, by the name that it had when it was opened.
+    pub tracked: Option<(Arc<Database>, FileKind)>,
+}
+
+/// The open files of a mount. `B` is the kernel's registration of a backing file.
+pub struct Handles<B> {
+    next: AtomicU64,
+    open: DashMap<u64, Arc<Handle>>,
+    services: DashMap<NodeId, OpenInode<B>>,
+}
+
+struct OpenInode<B> {
+    handles: usize,
+    service: Service<B>,
+}
+
+impl<B> Handles<B> {
+    pub fn new() -> Self {
+        Self {
+            next: AtomicU64::new(1),
+            open: DashMap::new(),
+            services: DashMap::new(),
+        }
+    }
+
+    /// Adds a handle. The way of serving is the one that the inode's other handles have; `choose` decides for the first.
+    pub fn add(
+        &self,
+        handle: Handle,
+        choose: impl FnOnce(&Handle) -> Service<B>,
+    ) -> (u64, Service<B>) {
+        let service = match self.services.entry(handle.node) {
+            Entry::Occupied(mut open) => {
+                open.get_mut().handles += 1;
+                open.get().service.clone()
+            }
+            Entry::Vacant(first) => {
+                let service = choose(&handle);
+                first.insert(OpenInode {
+                    handles: 1,
+                    service: service.clone(),
+                });
+                service
+            }
+        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.insert(number, Arc::new(handle));
+        (number, service)
+    }
+
+    pub fn get(&self, number: u64) -> Option<Arc<Handle>> {
+        self.open.get(&number).map(|handle| handle.clone())
+    }
+
+    /// Takes a handle out. With the last one of its inode, the inode's way of serving is open to choice again.
+    pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+        let (_, handle) = self.open.remove(&number)?;
+        if let Entry::Occupied(mut open) = self.services.entry(handle.node) {
+            open.get_mut().handles -= 1;
+            if open.get().handles == 0 {
+                open.remove();
+            }
+        }
+        Some(handle)
+    }
+
+    /// Takes all handles out, at the end of a mount.
+    pub fn drain(&self) -> Vec<Arc<Handle>> {
+        let numbers: Vec<u64> = self.open.iter().map(|entry| *entry.key()).collect();
+        numbers
+            .into_iter()
+            .filter_map(|number| self.remove(number))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle(node: NodeId) -> Handle {
+        Handle {
+            file: std::fs::File::open("/dev/null").expect("open").into(),
+            node,
+            is_writable: false,
+            tracked: None,
+        }
+    }
+
+    #[test]
+    fn an_inode_is_served_one_way_until_its_last_handle_is_closed() {
+        let handles = Handles::new();
+        let passthrough = |_: &Handle| Service::KernelPassthrough(Arc::new(7u32));
+        let (first, _) = handles.add(handle(12), passthrough);
+        let (second, service) = handles.add(handle(12), |_| panic!("chosen already"));
+        assert!(matches!(service, Service::KernelPassthrough(id) if *id == 7));
+        handles.remove(first);
+        let (third, service) = handles.add(handle(12), |_| panic!("still open"));
+        assert!(matches!(service, Service::KernelPassthrough(_)));
+        handles.remove(second);
+        handles.remove(third);
+        let (_, service) = handles.add(handle(12), |_| Service::Direct);
+        assert!(matches!(service, Service::Direct));
+        assert_eq!(handles.drain().len(), 1);
+    }
+
+    #[test]
+    fn the_last_release_closes_the_registration() {
+        let registration = Arc::new(());
+        let handles = Handles::new();
+        let (number, _) = handles.add(handle(12), |_| {
+            Service::KernelPassthrough(registration.clone())
+        });
+        assert_eq!(Arc::strong_count(&registration), 2);
+        assert!(handles.remove(number).is_some());
+        assert_eq!(Arc::strong_count(&registration), 1);
+        assert!(handles.remove(number).is_none());
+    }
+}

@@ -1,0 +1,591 @@
+//! The inode table: which backing inode each of the kernel's node ids stands for, and the names that lead to it.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What the kernel calls an inode. The backing inode's own number on the device of the mount's root, so that a
+/// successor of this process finds every inode again.
+pub type NodeId = u64;
+
+/// The node id of the mount's root, by the protocol.
+pub const ROOT: NodeId = 1;
+
+/// Node ids from here on stand for inodes whose number can't be used as it is: those of further devices.
+const FIRST_FOREIGN: NodeId = 1 << 63;
+
+/// Deeper than any path that the kernel resolves; ends the climb where the table was falsified from outside.
+const MAX_DEPTH: usize = 4096;
+
+/// An inode of the backing directory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BackingInode {
+    pub device: u64,
+    pub number: u64,
+}
+
+/// How to reach an inode: `path` from `base`, or from the backing directory where there is no base.
+/// An empty path is the base itself.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub base: Option<Arc<OwnedFd>>,
+    pub path: PathBuf,
+}
+
+impl Route {
+    /// Whether both lead the same way; then a second attempt can't end otherwise.
+    pub fn is_same(&self, other: &Route) -> bool {
+        let same_base = match (&self.base, &other.base) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        same_base && self.path == other.path
+    }
+}
+
+/// The inodes that the kernel knows, as a tree of parent pointers: a directory's rename moves all below it.
+pub struct Inodes {
+    root: BackingInode,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    nodes: HashMap<NodeId, Node>,
+    foreign: HashMap<BackingInode, NodeId>,
+    next_foreign: NodeId,
+}
+
+struct Node {
+    backing: BackingInode,
+    generation: u32,
+    is_directory: bool,
+    /// How often the kernel was told of it and has not forgotten it.
+    lookups: u64,
+    /// Where it stands, as far as the kernel asked; a directory has at most one name.
+    names: Vec<Name>,
+    /// Names of other nodes that have this one as their parent: it stays while there are any.
+    children: u64,
+    /// A descriptor that reaches it whatever becomes of its names. It also keeps the inode's number from being used
+    /// anew while the kernel still knows the old inode by it.
+    pin: Option<Arc<OwnedFd>>,
+    /// Renames in progress; its names and those below it can't be relied on.
+    moves: u32,
+    /// Whether the kernel's page cache may hold this inode's pages.
+    page_cached: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Name {
+    parent: NodeId,
+    name: OsString,
+}
+
+impl Inodes {
+    pub fn new(root: BackingInode) -> Self {
+        let node = Node {
+            backing: root,
+            generation: 0,
+            is_directory: true,
+            lookups: 1,
+            names: Vec::new(),
+            children: 0,
+            pin: None,
+            moves: 0,
+            page_cached: false,
+        };
+        Self {
+            root,
+            table: Mutex::new(Table {
+                nodes: HashMap::from([(ROOT, node)]),
+                foreign: HashMap::new(),
+                next_foreign: FIRST_FOREIGN,
+            }),
+        }
+    }
+
+    /// Counts a lookup of `name` in `parent`, which led to `backing`. `generation` is asked for a new node only: the
+    /// kernel must get the same one for as long as it knows the node. None if `parent` is unknown.
+    pub fn look_up(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        backing: BackingInode,
+        is_directory: bool,
+        generation: impl FnOnce() -> u32,
+    ) -> Option<(NodeId, u32)> {
+        let known = self.lock().node_id(self.root, backing);
+        // Asked without the lock, for it is a system call.
+        let generation = match known.filter(|id| self.lock().nodes.contains_key(id)) {
+            Some(_) => 0,
+            None => generation(),
+        };
+        let mut table = self.lock();
+        if !table.nodes.contains_key(&parent) {
+            return None;
+        }
+        let id = table.assign_node_id(self.root, backing);
+        let node = table.nodes.entry(id).or_insert_with(|| Node {
+            backing,
+            generation,
+            is_directory,
+            lookups: 0,
+            names: Vec::new(),
+            children: 0,
+            pin: None,
+            moves: 0,
+            page_cached: false,
+        });
+        node.lookups += 1;
+        let generation = node.generation;
+        table.add_name(id, parent, name);
+        Some((id, generation))
+    }
+
+    /// The kernel has forgotten `lookups` of its lookups.
+    pub fn forget(&self, id: NodeId, lookups: u64) {
+        let mut table = self.lock();
+        if let Some(node) = table.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+        }
+        let gone = table.drop_unused(id);
+        drop(table);
+        // Closing what was pinned can free an unlinked file, which takes time.
+        drop(gone);
+    }
+
+    /// The ways to reach a node, with the inode that must be found there. None for a node that the kernel can't know.
+    pub fn routes(&self, id: NodeId) -> Option<(BackingInode, Vec<Route>)> {
+        let table = self.lock();
+        let node = table.nodes.get(&id)?;
+        Some((node.backing, table.routes(id)))
+    }
+
+    /// The paths of a node below the mount's root, one for each of its known names.
+    pub fn paths(&self, id: NodeId) -> Vec<PathBuf> {
+        let table = self.lock();
+        let Some(node) = table.nodes.get(&id) else {
+            return Vec::new();
+        };
+        node.names
+            .iter()
+            .filter_map(|name| table.path_of(name))
+            .collect()
+    }
+
+    /// The path of an entry below the mount's root; none where the directory itself is gone.
+    pub fn child_path(&self, parent: NodeId, name: &OsStr) -> Option<PathBuf> {
+        self.lock().path_of(&Name {
+            parent,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Takes a name away, before it is removed. The node, if it has no other name, is reached by `pin` from now on.
+    pub fn detach(&self, parent: NodeId, name: &OsStr, backing: BackingInode, pin: &Arc<OwnedFd>) {
+        let mut table = self.lock();
+        let Some(id) = table.node_id(self.root, backing) else {
+            return;
+        };
+        table.remove_name(id, parent, name);
+        if let Some(node) = table.nodes.get_mut(&id).filter(|n| n.names.is_empty()) {
+            node.pin.get_or_insert_with(|| pin.clone());
+        }
+    }
+
+    /// Undoes `detach`, for a removal that failed.
+    pub fn reattach(&self, parent: NodeId, name: &OsStr, backing: BackingInode) {
+        let mut table = self.lock();
+        if let Some(id) = table.node_id(self.root, backing) {
+            table.add_name(id, parent, name);
+        }
+    }
+
+    /// A rename begins: until its end the node, and what lies below it, are reached by `pin`.
+    pub fn begin_move(&self, backing: BackingInode, pin: &Arc<OwnedFd>) {
+        let mut table = self.lock();
+        if let Some(id) = table.node_id(self.root, backing)
+            && let Some(node) = table.nodes.get_mut(&id)
+        {
+            node.moves += 1;
+            node.pin.get_or_insert_with(|| pin.clone());
+        }
+    }
+
+    /// The rename has ended. `from` and `to` are names in their directories; `moved` is whether it succeeded.
+    pub fn end_move(
+        &self,
+        backing: BackingInode,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        moved: bool,
+    ) {
+        let mut table = self.lock();
+        let Some(id) = table.node_id(self.root, backing) else {
+            return;
+        };
+        let Some(node) = table.nodes.get_mut(&id) else {
+            return;
+        };
+        node.moves = node.moves.saturating_sub(1);
+        if moved {
+            table.add_name(id, to.0, to.1);
+            table.remove_name(id, from.0, from.1);
+        }
+        table.unpin(id);
+    }
+
+    /// Notes how an inode is opened, and tells whether the pages that the kernel has cached of it are still good.
+    pub fn keeps_page_cache(&self, id: NodeId, page_cached: bool) -> bool {
+        let mut table = self.lock();
+        table.nodes.get_mut(&id).is_some_and(|node| {
+            std::mem::replace(&mut node.page_cached, page_cached) && page_cached
+        })
+    }
+
+    /// The number that `stat` shows: the backing inode's, or the node id where that could be mistaken.
+    pub fn shown_number(&self, id: NodeId, backing: BackingInode) -> u64 {
+        if id == ROOT { backing.number } else { id }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Table {
+    fn node_id(&self, root: BackingInode, backing: BackingInode) -> Option<NodeId> {
+        if backing == root {
+            Some(ROOT)
+        } else if backing.device == root.device
+            && backing.number > ROOT
+            && backing.number < FIRST_FOREIGN
+        {
+            Some(backing.number)
+        } else {
+            self.foreign.get(&backing).copied()
+        }
+    }
+
+    fn assign_node_id(&mut self, root: BackingInode, backing: BackingInode) -> NodeId {
+        if let Some(id) = self.node_id(root, backing) {
+            return id;
+        }
+        let id = self.next_foreign;
+        self.next_foreign += 1;
+        self.foreign.insert(backing, id);
+        id
+    }
+
+    fn add_name(&mut self, id: NodeId, parent: NodeId, name: &OsStr) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        let is_known = |n: &Name| n.parent == parent && n.name == name;
+        if node.names.iter().any(is_known) {
+            return;
+        }
+        let replaced = match node.is_directory {
+            true => std::mem::take(&mut node.names),
+            false => Vec::new(),
+        };
+        node.names.push(Name {
+            parent,
+            name: name.to_owned(),
+        });
+        if let Some(directory) = self.nodes.get_mut(&parent) {
+            directory.children += 1;
+        }
+        for old in replaced {
+            self.release_parent(old.parent);
+        }
+        self.unpin(id);
+    }
+
+    fn remove_name(&mut self, id: NodeId, parent: NodeId, name: &OsStr) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        let before = node.names.len();
+        node.names.retain(|n| n.parent != parent || n.name != name);
+        if node.names.len() < before {
+            self.release_parent(parent);
+        }
+    }
+
+    fn unpin(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.moves == 0
+            && !node.names.is_empty()
+        {
+            node.pin = None;
+        }
+    }
+
+    fn release_parent(&mut self, parent: NodeId) {
+        if let Some(directory) = self.nodes.get_mut(&parent) {
+            directory.children -= 1;
+        }
+        // What this drops are directories with nothing in them.
+        self.drop_unused(parent);
+    }
+
+    /// Removes a node that nobody refers to, and then its parents likewise; the caller closes what they had pinned.
+    fn drop_unused(&mut self, id: NodeId) -> Vec<Arc<OwnedFd>> {
+        let mut closed = Vec::new();
+        let mut unused = vec![id];
+        while let Some(id) = unused.pop() {
+            let is_unused = self.nodes.get(&id).is_some_and(|node| {
+                id != ROOT && node.lookups == 0 && node.children == 0 && node.moves == 0
+            });
+            if !is_unused {
+                continue;
+            }
+            let Some(node) = self.nodes.remove(&id) else {
+                continue;
+            };
+            self.foreign.remove(&node.backing);
+            closed.extend(node.pin);
+            for name in node.names {
+                if let Some(directory) = self.nodes.get_mut(&name.parent) {
+                    directory.children -= 1;
+                    unused.push(name.parent);
+                }
+            }
+        }
+        closed
+    }
+
+    fn path_of(&self, name: &Name) -> Option<PathBuf> {
+        let mut parts = vec![name.name.as_os_str()];
+        let mut parent = name.parent;
+        while parent != ROOT {
+            let up = self.nodes.get(&parent)?.names.first()?;
+            parts.push(&up.name);
+            parent = up.parent;
+            if parts.len() > MAX_DEPTH {
+                return None;
+            }
+        }
+        Some(parts.iter().rev().collect())
+    }
+
+    fn routes(&self, id: NodeId) -> Vec<Route> {
+        let Some(node) = self.nodes.get(&id) else {
+            return Vec::new();
+        };
+        if id == ROOT || node.pin.is_some() {
+            return vec![Route {
+                base: node.pin.clone(),
+                path: PathBuf::new(),
+            }];
+        }
+        node.names
+            .iter()
+            .filter_map(|name| self.route_of(name))
+            .collect()
+    }
+
+    /// Climbs from a name to the root, or to the nearest directory above that is pinned.
+    fn route_of(&self, name: &Name) -> Option<Route> {
+        let mut parts = vec![name.name.as_os_str()];
+        let mut parent = name.parent;
+        let base = loop {
+            let directory = self.nodes.get(&parent)?;
+            if parent == ROOT || directory.pin.is_some() {
+                break directory.pin.clone();
+            }
+            let up = directory.names.first()?;
+            parts.push(&up.name);
+            parent = up.parent;
+            if parts.len() > MAX_DEPTH {
+                return None;
+            }
+        };
+        Some(Route {
+            base,
+            path: parts.iter().rev().collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: u64 = 7;
+
+    fn inode(number: u64) -> BackingInode {
+        BackingInode {
+            device: DEVICE,
+            number,
+        }
+    }
+
+    fn table() -> Inodes {
+        Inodes::new(inode(2))
+    }
+
+    fn add(inodes: &Inodes, parent: NodeId, name: &str, number: u64, directory: bool) -> NodeId {
+        inodes
+            .look_up(parent, OsStr::new(name), inode(number), directory, || 5)
+            .expect("the parent is known")
+            .0
+    }
+
+    fn paths(inodes: &Inodes, id: NodeId) -> Vec<String> {
+        let mut paths: Vec<_> = inodes
+            .paths(id)
+            .into_iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    fn descriptor() -> Arc<OwnedFd> {
+        Arc::new(std::fs::File::open("/").expect("the root").into())
+    }
+
+    fn rename(inodes: &Inodes, number: u64, from: (NodeId, &str), to: (NodeId, &str)) {
+        inodes.begin_move(inode(number), &descriptor());
+        inodes.end_move(
+            inode(number),
+            (from.0, OsStr::new(from.1)),
+            (to.0, OsStr::new(to.1)),
+            true,
+        );
+    }
+
+    #[test]
+    fn a_node_id_is_the_backing_inode_number() {
+        let inodes = table();
+        assert_eq!(add(&inodes, ROOT, "a", 12, false), 12);
+        let far = BackingInode {
+            device: 8,
+            number: 12,
+        };
+        let foreign = inodes.look_up(ROOT, OsStr::new("b"), far, false, || 0);
+        let (foreign, _) = foreign.expect("the root is known");
+        assert_ne!(foreign, 12, "same number, other device");
+        let clash = inodes.look_up(ROOT, OsStr::new("c"), inode(ROOT), false, || 0);
+        assert_ne!(clash.expect("the root is known").0, ROOT);
+    }
+
+    #[test]
+    fn a_directory_rename_moves_all_below() {
+        let inodes = table();
+        let a = add(&inodes, ROOT, "a", 10, true);
+        let b = add(&inodes, a, "b", 11, true);
+        let file = add(&inodes, b, "x.db", 12, false);
+        assert_eq!(paths(&inodes, file), ["a/b/x.db"]);
+        rename(&inodes, 10, (ROOT, "a"), (ROOT, "c"));
+        assert_eq!(paths(&inodes, file), ["c/b/x.db"]);
+        rename(&inodes, 11, (a, "b"), (ROOT, "d"));
+        assert_eq!(paths(&inodes, file), ["d/x.db"]);
+    }
+
+    #[test]
+    fn hard_links_are_names_of_one_node() {
+        let inodes = table();
+        let dir = add(&inodes, ROOT, "d", 10, true);
+        let file = add(&inodes, ROOT, "x", 12, false);
+        assert_eq!(add(&inodes, dir, "y", 12, false), file);
+        assert_eq!(paths(&inodes, file), ["d/y", "x"]);
+        inodes.detach(ROOT, OsStr::new("x"), inode(12), &descriptor());
+        assert_eq!(paths(&inodes, file), ["d/y"]);
+        let (_, routes) = inodes.routes(file).expect("known");
+        assert!(routes[0].base.is_none(), "a name is left, so no pin");
+    }
+
+    #[test]
+    fn an_unlinked_node_is_reached_by_its_pin_until_it_is_forgotten() {
+        let inodes = table();
+        let file = add(&inodes, ROOT, "x", 12, false);
+        let pin = descriptor();
+        inodes.detach(ROOT, OsStr::new("x"), inode(12), &pin);
+        let (_, routes) = inodes.routes(file).expect("known");
+        assert!(Arc::ptr_eq(routes[0].base.as_ref().expect("a pin"), &pin));
+        drop(routes);
+        inodes.forget(file, 1);
+        assert!(inodes.routes(file).is_none());
+        assert_eq!(Arc::strong_count(&pin), 1, "closed");
+    }
+
+    #[test]
+    fn a_removal_that_failed_leaves_the_name() {
+        let inodes = table();
+        let file = add(&inodes, ROOT, "x", 12, false);
+        inodes.detach(ROOT, OsStr::new("x"), inode(12), &descriptor());
+        inodes.reattach(ROOT, OsStr::new("x"), inode(12));
+        let (_, routes) = inodes.routes(file).expect("known");
+        assert!(routes[0].base.is_none());
+        assert_eq!(paths(&inodes, file), ["x"]);
+    }
+
+    #[test]
+    fn while_a_directory_moves_what_is_below_is_reached_past_its_names() {
+        let inodes = table();
+        let dir = add(&inodes, ROOT, "a", 10, true);
+        let file = add(&inodes, dir, "x", 12, false);
+        let pin = descriptor();
+        inodes.begin_move(inode(10), &pin);
+        let (_, routes) = inodes.routes(file).expect("known");
+        assert!(Arc::ptr_eq(routes[0].base.as_ref().expect("a pin"), &pin));
+        assert_eq!(routes[0].path, PathBuf::from("x"));
+        let (from, to) = (OsStr::new("a"), OsStr::new("b"));
+        inodes.end_move(inode(10), (ROOT, from), (ROOT, to), false);
+        assert_eq!(paths(&inodes, file), ["a/x"], "it failed");
+        assert_eq!(Arc::strong_count(&pin), 2, "one here, one in the route");
+    }
+
+    #[test]
+    fn a_parent_stays_while_a_name_below_it_is_known() {
+        let inodes = table();
+        let dir = add(&inodes, ROOT, "d", 10, true);
+        let file = add(&inodes, dir, "x", 12, false);
+        inodes.forget(dir, 1);
+        assert_eq!(paths(&inodes, file), ["d/x"]);
+        inodes.forget(file, 1);
+        assert!(inodes.routes(dir).is_none(), "both are gone");
+        assert!(
+            inodes
+                .look_up(dir, OsStr::new("y"), inode(13), false, || 0)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn lookups_and_the_generation_of_a_node() {
+        let inodes = table();
+        add(&inodes, ROOT, "x", 12, false);
+        let again = inodes.look_up(ROOT, OsStr::new("x"), inode(12), false, || 99);
+        assert_eq!(again, Some((12, 5)), "the first answer holds");
+        inodes.forget(12, 1);
+        assert!(inodes.routes(12).is_some());
+        inodes.forget(12, 1);
+        assert!(inodes.routes(12).is_none());
+    }
+
+    #[test]
+    fn names_that_were_falsified_from_outside_end_the_climb() {
+        let inodes = table();
+        let a = add(&inodes, ROOT, "a", 10, true);
+        let b = add(&inodes, a, "b", 11, true);
+        assert_eq!(add(&inodes, b, "a", 10, true), a);
+        assert!(inodes.paths(b).is_empty());
+    }
+
+    #[test]
+    fn cached_pages_are_kept_only_from_one_cached_open_to_the_next() {
+        let inodes = table();
+        let file = add(&inodes, ROOT, "x", 12, false);
+        let opens = [true, true, false, true, true];
+        let kept = opens.map(|cached| inodes.keeps_page_cache(file, cached));
+        assert_eq!(kept, [false, true, false, false, true]);
+    }
+}

@@ -1,0 +1,289 @@
+//! The file system over a backing directory: how inodes are found in it, looked up, and shown. No FUSE types.
+//!
+//! Everything is reached from the directory's descriptor without following a symbolic link, so no path leads outside.
+//! Its other parts: `files` (open files), `names` (what changes names), `directories` (listings).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfs};
+use rustix::io::Errno;
+
+use super::attributes::{self, Attributes, Extended};
+use super::credentials::Caller;
+use super::directories::Directories;
+use super::error::{OperationError, OperationResult};
+use super::handles::Handles;
+use super::inodes::{Inodes, NodeId, ROOT};
+use crate::capture::{Capture, Database, FileKind, Gate};
+
+/// The state directory at the root of the backing directory, which the mount does not show.
+pub const STATE_DIRECTORY: &str = ".litestream-multitenant";
+
+/// How often a path is resolved anew when renames by others overtake it.
+const RESOLVE_ATTEMPTS: usize = 16;
+
+/// The file system over one watch path. `B` is the kernel's registration of a backing file.
+pub struct FileSystem<B> {
+    pub(super) backing: Arc<OwnedFd>,
+    pub(super) inodes: Inodes,
+    pub(super) handles: Handles<B>,
+    pub(super) directories: Directories,
+    pub(super) capture: Arc<Capture>,
+    pub(super) passthrough: AtomicBool,
+}
+
+/// An entry that was looked up: counted in the inode table until the kernel forgets it.
+#[derive(Clone, Copy, Debug)]
+pub struct LookedUp {
+    pub node: NodeId,
+    pub generation: u32,
+    pub attributes: Attributes,
+}
+
+/// A descriptor by which an inode was reached.
+pub(super) enum Located {
+    Shared(Arc<OwnedFd>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for Located {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Shared(descriptor) => descriptor.as_fd(),
+            Self::Opened(descriptor) => descriptor.as_fd(),
+        }
+    }
+}
+
+impl<B> FileSystem<B> {
+    /// A file system over `backing`, the descriptor of a directory.
+    pub fn new(backing: Arc<OwnedFd>, capture: Arc<Capture>) -> OperationResult<Self> {
+        let root = attributes::backing_inode(&rustix::fs::fstat(&backing)?);
+        Ok(Self {
+            backing,
+            inodes: Inodes::new(root),
+            handles: Handles::new(),
+            directories: Directories::new(),
+            capture,
+            passthrough: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the kernel passes reads and writes of plain files through.
+    pub fn is_passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
+    }
+
+    pub fn set_passthrough(&self, is_passthrough: bool) {
+        self.passthrough.store(is_passthrough, Ordering::Relaxed);
+    }
+
+    /// Looks up `name`; none where there is no such entry.
+    pub fn look_up(&self, parent: NodeId, name: &OsStr) -> OperationResult<Option<LookedUp>> {
+        if is_hidden(parent, name) {
+            return Ok(None);
+        }
+        let directory = self.locate(parent)?;
+        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => self.count_lookup(parent, name, &directory, stat).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Enters an entry that was found in `directory` (the node `parent`) into the inode table.
+    pub(super) fn count_lookup(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        directory: impl AsFd,
+        stat: Stat,
+    ) -> OperationResult<LookedUp> {
+        let backing = attributes::backing_inode(&stat);
+        let is_directory = attributes::file_type(&stat).is_dir();
+        let (node, generation) = self
+            .inodes
+            .look_up(parent, name, backing, is_directory, || {
+                attributes::generation(directory, name)
+            })
+            .ok_or(OperationError::Stale)?;
+        Ok(LookedUp {
+            node,
+            generation,
+            attributes: self.shown(node, stat),
+        })
+    }
+
+    pub fn forget(&self, node: NodeId, lookups: u64) {
+        self.inodes.forget(node, lookups);
+    }
+
+    pub fn attributes(&self, node: NodeId, handle: Option<u64>) -> OperationResult<Attributes> {
+        let stat = match handle.and_then(|number| self.handles.get(number)) {
+            Some(handle) => rustix::fs::fstat(&handle.file)?,
+            None => rustix::fs::fstat(self.locate(node)?)?,
+        };
+        Ok(self.shown(node, stat))
+    }
+
+    pub(super) fn shown(&self, node: NodeId, stat: Stat) -> Attributes {
+        Attributes {
+            number: self
+                .inodes
+                .shown_number(node, attributes::backing_inode(&stat)),
+            stat,
+        }
+    }
+
+    pub fn read_link(&self, node: NodeId) -> OperationResult<Vec<u8>> {
+        let target = rustix::fs::readlinkat(self.locate(node)?, "", Vec::new())?;
+        Ok(target.into_bytes())
+    }
+
+    pub fn statistics(&self) -> OperationResult<StatVfs> {
+        Ok(rustix::fs::fstatvfs(&self.backing)?)
+    }
+
+    pub fn extended_attribute(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        size: usize,
+    ) -> OperationResult<Extended> {
+        let located = self.locate(node)?;
+        Ok(attributes::extended_attribute(located, name, size)?)
+    }
+
+    pub fn extended_attribute_names(
+        &self,
+        node: NodeId,
+        size: usize,
+        caller: Caller,
+    ) -> OperationResult<Extended> {
+        let located = self.locate(node)?;
+        Ok(attributes::extended_attribute_names(located, size, caller)?)
+    }
+
+    pub fn set_extended_attribute(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> OperationResult<()> {
+        let located = self.locate(node)?;
+        Ok(attributes::set_extended_attribute(
+            located, name, value, flags,
+        )?)
+    }
+
+    pub fn remove_extended_attribute(&self, node: NodeId, name: &OsStr) -> OperationResult<()> {
+        let located = self.locate(node)?;
+        Ok(attributes::remove_extended_attribute(located, name)?)
+    }
+
+    /// A descriptor of the inode (O_PATH unless it is the root's), verified to be the one that the kernel means.
+    pub(super) fn locate(&self, node: NodeId) -> OperationResult<Located> {
+        let mut tried: Vec<super::inodes::Route> = Vec::new();
+        for _ in 0..RESOLVE_ATTEMPTS {
+            let (expected, routes) = self.inodes.routes(node).ok_or(OperationError::Stale)?;
+            if node == ROOT {
+                return Ok(Located::Shared(self.backing.clone()));
+            }
+            let unchanged = routes.len() == tried.len()
+                && routes
+                    .iter()
+                    .zip(&tried)
+                    .all(|(now, then)| now.is_same(then));
+            if unchanged {
+                return Err(OperationError::Stale);
+            }
+            for route in &routes {
+                let base = route.base.as_ref().unwrap_or(&self.backing);
+                if route.path.as_os_str().is_empty() {
+                    return Ok(Located::Shared(base.clone()));
+                }
+                let Some(found) = open_beneath(base, &route.path)? else {
+                    continue;
+                };
+                if attributes::backing_inode(&rustix::fs::fstat(&found)?) == expected {
+                    return Ok(Located::Opened(found));
+                }
+            }
+            tried = routes;
+        }
+        Err(OperationError::Stale)
+    }
+
+    /// The database that an inode belongs to by any of its names, and as what.
+    pub(super) fn classify_node(&self, node: NodeId) -> Option<(Arc<Database>, FileKind)> {
+        self.inodes
+            .paths(node)
+            .iter()
+            .find_map(|path| self.capture.classify(path))
+    }
+
+    /// Passes all `gates`, one after the other, and then runs `proceed`: at once where there are none, else on a
+    /// capture worker. Returns at once.
+    pub(super) fn pass_gates(
+        &self,
+        gates: Vec<(Arc<Database>, Gate)>,
+        proceed: impl FnOnce() + Send + 'static,
+    ) where
+        B: Send + Sync + 'static,
+    {
+        pass_gates(self.capture.clone(), gates, Box::new(proceed));
+    }
+}
+
+fn pass_gates(
+    capture: Arc<Capture>,
+    mut gates: Vec<(Arc<Database>, Gate)>,
+    proceed: Box<dyn FnOnce() + Send>,
+) {
+    match gates.pop() {
+        None => proceed(),
+        Some((database, gate)) => {
+            let next = capture.clone();
+            capture.gate(
+                &database,
+                gate,
+                Box::new(move || pass_gates(next, gates, proceed)),
+            );
+        }
+    }
+}
+
+/// Whether an entry is the state directory.
+pub(super) fn is_hidden(parent: NodeId, name: &OsStr) -> bool {
+    parent == ROOT && name == STATE_DIRECTORY
+}
+
+/// Refuses to give an entry the name of the state directory.
+pub(super) fn refuse_hidden(parent: NodeId, name: &OsStr) -> OperationResult<()> {
+    match is_hidden(parent, name) {
+        true => Err(OperationError::ReservedName),
+        false => Ok(()),
+    }
+}
+
+/// Opens what stands at `path` below `base`, without leaving it; none where nothing does.
+fn open_beneath(base: impl AsFd, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    let opened = rustix::fs::openat2(
+        base,
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    );
+    match opened {
+        Ok(found) => Ok(Some(found)),
+        // Not there, or something else stands at a place on the way: another name, or another attempt, may lead there.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,245 @@
+//! What has to hold before a directory is mounted over: it is there, no living mount of ours covers it, and no process
+//! reaches its files past the mount.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::process::{PidfdFlags, Signal};
+
+use super::holders::{Holder, daemon_of, holders, holders_of_device};
+use super::mountinfo::{MountPoint, mounts_of, topmost};
+
+/// The file system type under which our mounts stand in the table of mounts.
+pub const FILE_SYSTEM_TYPE: &str = "fuse.litestream-multitenant";
+
+/// How long a mount that is already there has for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a directory can't be mounted over.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("{}: no such directory: create it, or correct the watch path", path.display())]
+    Missing { path: PathBuf },
+    #[error("{}: not a directory: give the directory that holds the databases", path.display())]
+    NotADirectory { path: PathBuf },
+    #[error(
+        "/dev/fuse is missing: load the kernel module with `modprobe fuse`, or give the container `--device /dev/fuse`"
+    )]
+    NoFuseDevice,
+    #[error(
+        "{}: no rights to mount ({source}): run as root, or with CAP_SYS_ADMIN", path.display()
+    )]
+    NoRights { path: PathBuf, source: Errno },
+    #[error(
+        "{}: mounted already by a running instance{}: stop it first", path.display(), pid_text(*pid)
+    )]
+    AlreadyMounted { path: PathBuf, pid: Option<u32> },
+    #[error(
+        "{}: mounted already by an instance that does not answer{}: end it, and `umount` the directory",
+        path.display(), pid_text(*pid)
+    )]
+    NotAnswering { path: PathBuf, pid: Option<u32> },
+    #[error(
+        "{}: the mount of an earlier run is still in use: {}: end what uses it, and start again",
+        path.display(), list(holders)
+    )]
+    DeadMountInUse { path: PathBuf, holders: Vec<Holder> },
+    #[error(
+        "{}: files are open past the mount: {}: end what uses them, and start again",
+        path.display(), list(holders)
+    )]
+    HeldOpen { path: PathBuf, holders: Vec<Holder> },
+    #[error("{}: could not {action}: {source}", path.display())]
+    Failed {
+        path: PathBuf,
+        action: &'static str,
+        source: io::Error,
+    },
+}
+
+impl MountError {
+    /// Whether the command line is at fault (exit code 2), and not the machine.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::NotADirectory { .. })
+    }
+
+    /// Wraps what the system said while `action` was tried.
+    pub(super) fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Failed {
+            path: path.to_owned(),
+            action,
+            source,
+        }
+    }
+}
+
+fn pid_text(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// The first few holders, so that it stays one line.
+pub(super) fn list(holders: &[Holder]) -> String {
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> = holders.iter().take(SHOWN).map(Holder::to_string).collect();
+    if holders.len() > SHOWN {
+        names.push(format!("and {} more", holders.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+/// Opens the directory that is to be mounted over, underneath any mount: the descriptor that the mount works through.
+/// A dead mount that an earlier run left over it is cleared first, if nothing holds files of it.
+pub fn open_backing_directory(watch_path: &Path) -> Result<Arc<OwnedFd>, MountError> {
+    // Without a slash at its end: that would make the resolution ask the mount itself, which may hang.
+    let plain: PathBuf = watch_path.components().collect();
+    let path = std::fs::canonicalize(&plain).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MountError::Missing {
+            path: plain.clone(),
+        },
+        io::ErrorKind::NotADirectory => MountError::NotADirectory {
+            path: plain.clone(),
+        },
+        _ => MountError::failed(&plain, "resolve the path")(source),
+    })?;
+    while let Some(mount) = own_mount_at(&path)? {
+        clear_dead_mount(&path, &mount)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(directory) => Ok(Arc::new(directory)),
+        Err(Errno::NOTDIR) => Err(MountError::NotADirectory { path }),
+        Err(error) => Err(MountError::failed(&path, "open the directory")(
+            error.into(),
+        )),
+    }
+}
+
+/// Refuses a directory of which another process holds a file open: what it writes would go past the mount.
+pub(super) fn refuse_held_files(path: &Path, directory: &OwnedFd) -> Result<(), MountError> {
+    let mut held = holders(directory).map_err(MountError::failed(path, "look for open files"))?;
+    held.retain(Holder::holds_file);
+    match held.is_empty() {
+        true => Ok(()),
+        false => Err(MountError::HeldOpen {
+            path: path.to_owned(),
+            holders: held,
+        }),
+    }
+}
+
+fn own_mount_at(path: &Path) -> Result<Option<MountPoint>, MountError> {
+    let mounts = mounts_of("self").map_err(MountError::failed(path, "read the table of mounts"))?;
+    Ok(topmost(&mounts, path)
+        .filter(|mount| mount.kind == FILE_SYSTEM_TYPE)
+        .cloned())
+}
+
+fn clear_dead_mount(path: &Path, mount: &MountPoint) -> Result<(), MountError> {
+    let path = path.to_owned();
+    match ask(&path).map_err(MountError::failed(&path, "ask the mount there"))? {
+        Answer::Living => Err(MountError::AlreadyMounted {
+            path,
+            pid: daemon_of(mount.device),
+        }),
+        Answer::Silent => Err(MountError::NotAnswering {
+            path,
+            pid: daemon_of(mount.device),
+        }),
+        Answer::Dead => {
+            // Their descriptors still reach the backing files, with locks that a new mount would not see.
+            let holders = holders_of_device(mount.device);
+            if !holders.is_empty() {
+                return Err(MountError::DeadMountInUse { path, holders });
+            }
+            rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW).map_err(|error| {
+                MountError::failed(&path, "clear the mount of an earlier run")(error.into())
+            })?;
+            tracing::info!(path = %path.display(), "Cleared the mount that an earlier run left");
+            Ok(())
+        }
+    }
+}
+
+/// What a FUSE mount does with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Living,
+    /// Nobody serves it any more.
+    Dead,
+    Silent,
+}
+
+/// Asks the mount at `path`, in a child process: where the daemon hangs, whoever asks hangs with it.
+fn ask(path: &Path) -> io::Result<Answer> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the child calls nothing but statfs and _exit, both async-signal-safe; `path` was allocated before.
+    let child = unsafe {
+        match libc::fork() {
+            0 => {
+                let mut answer = std::mem::zeroed();
+                let result = libc::statfs(path.as_ptr(), &raw mut answer);
+                let is_dead = result != 0 && *libc::__errno_location() == libc::ENOTCONN;
+                libc::_exit(if is_dead { 1 } else { 0 });
+            }
+            child => child,
+        }
+    };
+    let Some(child) = rustix::process::Pid::from_raw(child).filter(|_| child > 0) else {
+        return Err(io::Error::last_os_error());
+    };
+    let ended = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
+    let mut poll = libc::pollfd {
+        fd: ended.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one valid `pollfd`.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, ANSWER_LIMIT.as_millis() as i32) };
+    if ready <= 0 {
+        // It dies as soon as the request is answered or aborted; until then it must not be waited for.
+        rustix::process::kill_process(child, Signal::KILL)?;
+        return Ok(Answer::Silent);
+    }
+    let status = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
+    match status.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(Answer::Living),
+        Some(_) => Ok(Answer::Dead),
+        None => Ok(Answer::Silent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_missing_or_none_is_wrong_usage() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let missing = open_backing_directory(&dir.path().join("none")).expect_err("missing");
+        assert!(missing.is_usage());
+        assert!(
+            missing.to_string().contains("no such directory"),
+            "{missing}"
+        );
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let error = open_backing_directory(&file).expect_err("a file");
+        assert!(matches!(error, MountError::NotADirectory { .. }));
+        assert!(error.is_usage());
+        open_backing_directory(dir.path()).expect("a directory");
+    }
+
+    #[test]
+    fn what_is_no_fuse_mount_answers() {
+        let answer = ask(Path::new("/")).expect("asked");
+        assert_eq!(answer, Answer::Living);
+    }
+}

@@ -1,0 +1,338 @@
+//! A mount's life: made over the watch path, served by its threads, and unmounted when nobody uses it any more.
+
+use std::future::Future;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fuser::{BackingId, Config, Session, SessionACL};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::watch;
+
+use super::MountStatus;
+use super::fuse::{FuseAdapter, Negotiation};
+use super::holders::{Holder, holders_of_device};
+use super::mountinfo::{mounts_of, topmost};
+use super::passthrough::FileSystem;
+use super::preconditions::{FILE_SYSTEM_TYPE, MountError, list, refuse_held_files};
+use crate::capture::Capture;
+
+/// What the mount table shows as the mounted device.
+const SOURCE: &str = "litestream-multitenant";
+
+/// Where FUSE connections can be aborted from outside.
+const FUSE_CONTROL: &str = "/sys/fs/fuse/connections";
+
+/// How long an unmount waits for processes that are just ending to let go of their files.
+const BUSY_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long the session's threads have to end once the mount is gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a watch path is mounted.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    pub watch_path: PathBuf,
+    /// Normally the watch path itself.
+    pub mountpoint: PathBuf,
+    /// The watch path's prefix in the store; empty where it has none.
+    pub prefix: String,
+    /// Whether the kernel may pass reads and writes of `.db`, `-shm` and plain files through.
+    pub passthrough: bool,
+    /// Threads that serve requests.
+    pub threads: usize,
+}
+
+/// Why a mount could not be taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum UnmountError {
+    #[error("{}: still in use: {}", path.display(), list(holders))]
+    Busy { path: PathBuf, holders: Vec<Holder> },
+    #[error("{}: could not unmount: {source}", path.display())]
+    Failed { path: PathBuf, source: Errno },
+}
+
+/// A mount that is being served.
+pub struct Mounted {
+    options: MountOptions,
+    device: (u32, u32),
+    files: Arc<FileSystem<BackingId>>,
+    session: Option<JoinHandle<()>>,
+    /// Disconnected when the session's threads have ended.
+    end: mpsc::Receiver<()>,
+    state: watch::Receiver<SessionState>,
+}
+
+/// What became of the session.
+#[derive(Clone, Debug)]
+enum SessionState {
+    Serving,
+    Ended { error: Option<String> },
+}
+
+impl Mounted {
+    /// Mounts over the mount point and serves it, `backing` being the directory underneath. Returns once the kernel has
+    /// been answered, so that applications can use the mount.
+    pub fn start(
+        options: MountOptions,
+        backing: Arc<OwnedFd>,
+        capture: Arc<Capture>,
+    ) -> Result<Self, MountError> {
+        let path = options.mountpoint.clone();
+        refuse_held_files(&options.watch_path, &backing)?;
+        raise_descriptor_limit();
+        mount_fuse_control();
+        let negotiation = negotiation(&backing, options.passthrough)
+            .map_err(|error| MountError::failed(&path, "look at the directory")(error.into()))?;
+        let flags = mount_flags(&backing)
+            .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?;
+        let files = FileSystem::new(backing, capture).map_err(|error| {
+            MountError::failed(&path, "look at the directory")(error.errno().into())
+        })?;
+        let files = Arc::new(files);
+
+        let device = open_fuse_device(&options)?;
+        mount(&options, &device, flags)?;
+        let serve = || {
+            let adapter = FuseAdapter::new(files.clone(), negotiation);
+            Session::from_fd(adapter, device, SessionACL::All, config(options.threads))
+        };
+        let started = serve()
+            .map_err(MountError::failed(&path, "agree with the kernel"))
+            .and_then(|session| Self::serve(options, files.clone(), session));
+        if started.is_err()
+            && let Err(error) = rustix::mount::unmount(&path, UnmountFlags::DETACH)
+        {
+            tracing::warn!(path = %path.display(), %error, "Could not take back a mount that failed");
+        }
+        started
+    }
+
+    fn serve(
+        options: MountOptions,
+        files: Arc<FileSystem<BackingId>>,
+        session: Session<FuseAdapter>,
+    ) -> Result<Self, MountError> {
+        let path = &options.mountpoint;
+        let mounts =
+            mounts_of("self").map_err(MountError::failed(path, "read the table of mounts"))?;
+        let canonical =
+            std::fs::canonicalize(path).map_err(MountError::failed(path, "resolve the path"))?;
+        let device = topmost(&mounts, &canonical)
+            .filter(|mount| mount.kind == FILE_SYSTEM_TYPE)
+            .map(|mount| mount.device)
+            .ok_or_else(|| {
+                let source = std::io::Error::other("it does not stand in the table of mounts");
+                MountError::failed(path, "find the mount")(source)
+            })?;
+        let (alive, end) = mpsc::channel();
+        let (state, watched) = watch::channel(SessionState::Serving);
+        let session = std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || {
+                let error = session.run().err().map(|error| error.to_string());
+                if let Some(error) = &error {
+                    tracing::error!(%error, "The mount's session ended with an error");
+                }
+                state.send_replace(SessionState::Ended { error });
+                drop(alive);
+            })
+            .map_err(MountError::failed(path, "start its threads"))?;
+        Ok(Self {
+            options,
+            device,
+            files,
+            session: Some(session),
+            end,
+            state: watched,
+        })
+    }
+
+    pub fn status(&self) -> MountStatus {
+        let (state, error) = match &*self.state.borrow() {
+            SessionState::Serving => ("mounted", None),
+            SessionState::Ended { error } => ("unmounted", error.clone()),
+        };
+        MountStatus {
+            watch_path: self.options.watch_path.clone(),
+            mountpoint: self.options.mountpoint.clone(),
+            prefix: self.options.prefix.clone(),
+            capture: "intercept",
+            file_passthrough: self.files.is_passthrough(),
+            state,
+            error,
+        }
+    }
+
+    /// Resolves when the mount has gone, whoever unmounted it.
+    pub fn unmounted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut state = self.state.clone();
+        async move {
+            // The sender goes only after it has said so: an error means the same.
+            let _ = state
+                .wait_for(|state| matches!(state, SessionState::Ended { .. }))
+                .await;
+        }
+    }
+
+    /// Unmounts, and waits for the threads. A mount in use stays as it is, and can be unmounted later.
+    pub fn unmount(&mut self) -> Result<(), UnmountError> {
+        let path = &self.options.mountpoint;
+        let deadline = Instant::now() + BUSY_LIMIT;
+        loop {
+            if matches!(*self.state.borrow(), SessionState::Ended { .. }) {
+                break;
+            }
+            match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
+                Ok(()) => break,
+                Err(Errno::BUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(Errno::BUSY) => {
+                    return Err(UnmountError::Busy {
+                        path: path.clone(),
+                        holders: holders_of_device(self.device),
+                    });
+                }
+                // Somebody else unmounted it in between.
+                Err(Errno::INVAL) => break,
+                Err(source) => {
+                    return Err(UnmountError::Failed {
+                        path: path.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+        self.wait_for_end();
+        Ok(())
+    }
+
+    fn wait_for_end(&mut self) {
+        let path = self.options.mountpoint.display();
+        match self.end.recv_timeout(END_LIMIT) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                tracing::warn!(%path, "Unmounted, but another mount namespace still uses the mount");
+            }
+            Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+                if self
+                    .session
+                    .take()
+                    .is_some_and(|session| session.join().is_err())
+                {
+                    tracing::error!(%path, "The mount's session panicked");
+                }
+            }
+        }
+    }
+}
+
+/// Two threads by default; each has a descriptor of its own, so that they do not wait for one another's requests.
+fn config(threads: usize) -> Config {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(threads.max(1));
+    config.clone_fd = true;
+    config
+}
+
+fn open_fuse_device(options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let path = &options.mountpoint;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, "/dev/fuse", flags, Mode::empty()) {
+        Ok(device) => Ok(device),
+        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => Err(MountError::NoFuseDevice),
+        Err(source @ (Errno::PERM | Errno::ACCESS)) => Err(MountError::NoRights {
+            path: path.clone(),
+            source,
+        }),
+        Err(error) => Err(MountError::failed(path, "open /dev/fuse")(error.into())),
+    }
+}
+
+fn mount(options: &MountOptions, device: &OwnedFd, flags: MountFlags) -> Result<(), MountError> {
+    let path = &options.mountpoint;
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},allow_other,default_permissions",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    let data = std::ffi::CString::new(data).expect("BUG: numbers have no NUL");
+    match rustix::mount::mount(SOURCE, path, FILE_SYSTEM_TYPE, flags, Some(data.as_c_str())) {
+        Ok(()) => Ok(()),
+        Err(source @ (Errno::PERM | Errno::ACCESS)) => Err(MountError::NoRights {
+            path: path.clone(),
+            source,
+        }),
+        Err(Errno::NODEV) => Err(MountError::NoFuseDevice),
+        Err(Errno::NOENT) => Err(MountError::Missing { path: path.clone() }),
+        Err(Errno::NOTDIR) => Err(MountError::NotADirectory { path: path.clone() }),
+        Err(error) => Err(MountError::failed(path, "mount over it")(error.into())),
+    }
+}
+
+/// The restrictions of the backing mount, which hold for ours as well.
+fn mount_flags(backing: &OwnedFd) -> Result<MountFlags, Errno> {
+    let of_backing = rustix::fs::fstatvfs(backing)?.f_flag;
+    let same = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+    ];
+    Ok(same
+        .into_iter()
+        .filter(|(backing, _)| of_backing.contains(*backing))
+        .fold(MountFlags::empty(), |flags, (_, own)| flags | own))
+}
+
+fn negotiation(backing: &OwnedFd, passthrough: bool) -> Result<Negotiation, Errno> {
+    // File systems that lie on others themselves. Where it is not needed, the lower depth leaves room for an overlay
+    // on top of the mount.
+    const STACKED: [i64; 3] = [
+        libc::OVERLAYFS_SUPER_MAGIC,
+        libc::ECRYPTFS_SUPER_MAGIC,
+        libc::FUSE_SUPER_MAGIC,
+    ];
+    let is_stacked = STACKED.contains(&rustix::fs::fstatfs(backing)?.f_type);
+    let list = rustix::fs::fgetxattr(backing, "system.posix_acl_access", &mut [0u8; 0][..]);
+    Ok(Negotiation {
+        passthrough,
+        stack_depth: if is_stacked { 2 } else { 1 },
+        access_lists: matches!(list, Ok(_) | Err(Errno::NODATA)),
+    })
+}
+
+/// Every open file of an application takes a descriptor here.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "Could not raise the limit of open files");
+    }
+}
+
+/// Without it a mount that hangs could not be aborted; a machine that forbids it is served all the same.
+fn mount_fuse_control() {
+    let has_control = |mounts: Vec<super::mountinfo::MountPoint>| {
+        topmost(&mounts, FUSE_CONTROL.as_ref()).is_some()
+    };
+    if mounts_of("self").is_ok_and(has_control) {
+        return;
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    if let Err(error) = rustix::mount::mount("fusectl", FUSE_CONTROL, "fusectl", flags, None) {
+        tracing::debug!(%error, "Could not mount fusectl");
+    }
+}

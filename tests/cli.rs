@@ -198,7 +198,7 @@ fn a_configuration_error_names_file_line_and_key() {
             "mean the same",
         ),
         ("bucket: ${LSMT_NOT_SET}\n", ":1:9: ", "LSMT_NOT_SET"),
-        ("bucket: [some-name\n", ":2:1: ", "config.yml"),
+        ("bucket: [some-name\n", ":1:9: ", "one value"),
     ] {
         scratch.config(text);
         let error = scratch.fails(2, &["-config", "@/config.yml"]);

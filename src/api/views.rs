@@ -183,7 +183,7 @@ fn filled(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::keys::GenerationId;
+    use crate::format::keys::GenerationId;
     use crate::tenant::ids::ClientId;
     use serde_json::json;
 

@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{Failure, one_line};
 use crate::config::{self, LogFormat, WatchPathWritten, Written, keys, units};
+use crate::format::keys::GenerationId;
 use crate::store::ObjectStore;
 use crate::store::spec::{S3Options, StoreSpec};
 
@@ -151,7 +152,7 @@ pub(super) struct RestoreArgs {
     pub txid: Option<u64>,
     /// Of this generation [default: the newest that has it]
     #[arg(long, value_name = "G", value_parser = parse_generation)]
-    pub generation: Option<crate::store::keys::GenerationId>,
+    pub generation: Option<GenerationId>,
     /// Replace FILE, unless it is open anywhere
     #[arg(long)]
     pub force: bool,
@@ -171,7 +172,7 @@ fn parse_time(text: &str) -> Result<i64, String> {
     })
 }
 
-fn parse_generation(text: &str) -> Result<crate::store::keys::GenerationId, String> {
+fn parse_generation(text: &str) -> Result<GenerationId, String> {
     text.parse().map_err(|()| {
         "no generation: write its 16 hex digits as `list CLIENT` shows them".to_owned()
     })

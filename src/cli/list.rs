@@ -10,7 +10,7 @@ use crate::restore::{ListedClient, ListedGeneration, list_clients, list_moments}
 pub(super) async fn run(args: ListArgs) -> Result<(), Failure> {
     let store = args.store.open().await?;
     let Some(text) = args.client else {
-        let clients = list_clients(&*store).await?;
+        let clients = list_clients(&store).await?;
         return if args.json {
             print_json(&ClientsJson::new(&clients))
         } else {
@@ -18,7 +18,7 @@ pub(super) async fn run(args: ListArgs) -> Result<(), Failure> {
         };
     };
     let client = client::resolve(&*store, &text).await?;
-    let generations = list_moments(&*store, &client.replica_prefix()).await?;
+    let generations = list_moments(&store, &client.replica_prefix()).await?;
     if args.json {
         print_json(&GenerationsJson::new(&generations))
     } else {
@@ -127,8 +127,8 @@ fn generations_table(generations: &[ListedGeneration]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::keys::GenerationId;
     use crate::restore::Moment;
-    use crate::store::keys::GenerationId;
 
     #[test]
     fn clients_as_json_and_as_a_table() {

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use super::args::{RestoreArgs, not_yet};
 use super::{Failure, client, print};
 use crate::clock::rfc3339;
-use crate::restore::{At, Restored, Target, plan_restore, restore_to_file};
+use crate::restore::{At, Progress, Restored, Target, plan_restore, restore_to_file};
 
 pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
     if args.all.is_some() {
@@ -30,22 +30,13 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
         },
     };
     if args.dry_run {
-        let plan = plan_restore(&*store, &prefix, &target).await?;
+        let plan = plan_restore(&store, &prefix, &target).await?;
         return print(&format!("{}\n", plan.to_string().trim_end()));
     }
     let output = args.output.expect("BUG: clap requires -o");
     let shown = ProgressLine::new();
-    let restored = restore_to_file(
-        &*store,
-        &prefix,
-        &target,
-        &output,
-        args.force,
-        &|done, all| {
-            shown.update(done, all);
-        },
-    )
-    .await;
+    let progress = |progress| shown.update(progress);
+    let restored = restore_to_file(&store, &prefix, &target, &output, args.force, &progress).await;
     shown.clear();
     print(&summary(
         &client.to_string(),
@@ -80,10 +71,17 @@ impl ProgressLine {
         }
     }
 
-    fn update(&self, done: u64, all: u64) {
+    fn update(&self, progress: Progress) {
         if self.terminal {
-            let percent = done.saturating_mul(100).checked_div(all).unwrap_or(100);
-            self.write(&format!("\r{percent:3} % of {all} bytes"));
+            let Progress {
+                objects_done,
+                objects,
+                bytes_done,
+                bytes,
+            } = progress;
+            self.write(&format!(
+                "\r{objects_done} of {objects} objects, {bytes_done} of {bytes} bytes\x1b[K"
+            ));
         }
     }
 

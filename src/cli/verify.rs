@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use super::{Failure, client, one_line, print, print_json};
-use crate::restore::{RestoreError, Verified, list_clients, verify_replica};
+use crate::restore::{Integrity, RestoreError, Verified, list_clients, verify_replica};
 
 pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
     let store = args.store.open().await?;
@@ -14,7 +14,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
         replicas.push((text.clone(), id.replica_prefix()));
     }
     if args.clients.is_empty() {
-        for listed in list_clients(&*store).await? {
+        for listed in list_clients(&store).await? {
             let client = match listed.prefix.as_str() {
                 "" => listed.client,
                 prefix => format!("{prefix}/{}", listed.client),
@@ -26,7 +26,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::Other(format!("make a scratch directory: {error}")))?;
     let mut results = Vec::new();
     for (client, prefix) in replicas {
-        let outcome = verify_replica(&*store, &prefix, scratch.path()).await;
+        let outcome = verify_replica(&store, &prefix, scratch.path()).await;
         let result = Verdict::new(client, outcome);
         if !args.json {
             print(&result.line())?;
@@ -51,6 +51,9 @@ struct Verdict {
     client: String,
     generation: Option<String>,
     txid: Option<u64>,
+    /// What SQLite said; only its page checksums speak for a database that SQLite can't read.
+    #[serde(skip)]
+    integrity: Option<Integrity>,
     /// `ok`, `damaged`, or `unknown` where it could not be told.
     result: &'static str,
     error: Option<String>,
@@ -63,6 +66,7 @@ impl Verdict {
                 client,
                 generation: Some(verified.generation.to_string()),
                 txid: Some(verified.txid),
+                integrity: Some(verified.integrity),
                 result: "ok",
                 error: None,
             },
@@ -70,6 +74,7 @@ impl Verdict {
                 client,
                 generation: None,
                 txid: None,
+                integrity: None,
                 result: if error.is_damage() {
                     "damaged"
                 } else {
@@ -83,7 +88,11 @@ impl Verdict {
     fn line(&self) -> String {
         let detail = match (&self.generation, self.txid, &self.error) {
             (Some(generation), Some(txid), None) => {
-                format!("transaction {txid} of generation {generation}")
+                let checked = match self.integrity {
+                    Some(Integrity::NotReadable) => ", by checksums alone: SQLite can't read it",
+                    Some(Integrity::Ok) | None => "",
+                };
+                format!("transaction {txid} of generation {generation}{checked}")
             }
             (_, _, error) => error.clone().unwrap_or_default(),
         };
@@ -116,6 +125,7 @@ mod tests {
             client: "abc".to_owned(),
             generation: None,
             txid: None,
+            integrity: None,
             result,
             error: None,
         }

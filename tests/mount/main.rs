@@ -1,0 +1,5 @@
+//! What is shown through a real mount, with the real binary; each capability has its file.
+
+mod straight_path;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,80 @@
+//! Mount, write, sync, restore, compare; and again after a stop and after a kill.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::support::daemon::{Daemon, Options, guid, names};
+use super::support::process::output;
+use super::support::workload::{Workload, acknowledged, assert_has_all};
+use super::support::{mounts, sqlite};
+
+#[test]
+fn what_is_written_is_restored() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    let acks = daemon.path("acks");
+    Workload::start(&database, &acks, "--transactions 200").finish();
+    std::fs::write(daemon.data().join("notes.txt"), "not a database").expect("a plain file");
+
+    daemon.log.wait_from(
+        0,
+        &format!("New client registered: {client}"),
+        Instant::now() + Duration::from_secs(5),
+    );
+    let txid = daemon.sync(&client);
+    let health = daemon.health(&client);
+    assert_eq!(health["replicatedTxid"], txid, "{health}");
+    assert_eq!(health["status"], "active", "{health}");
+    assert!(daemon.metrics().contains(&format!(
+        "litestream_databases_active{{client=\"{client}\"}} 1"
+    )));
+    assert_eq!(daemon.get("/api/databases").1["total"], 1);
+
+    let restored = daemon.restore(&client, &[], "restored.db");
+    assert_has_all(&restored, &acknowledged(&acks));
+    sqlite::assert_same(&database, &restored);
+    daemon.command(&["verify"], |_| {});
+    let listed = daemon.command(&["list", "-json"], |_| {});
+    assert!(listed.contains(&client), "{listed}");
+
+    assert!(daemon.terminate().success());
+    assert_eq!(mounts::connection_at(&daemon.data()), None);
+    sqlite::assert_same(&database, &restored);
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_acknowledged() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(2);
+    let database = daemon.database(&client);
+    let acks = daemon.path("acks");
+    let writer = Workload::start(&database, &acks, "--seconds 60 --synchronous full");
+    writer.wait_for_acks(50);
+    daemon.kill9();
+    writer.kill9();
+    daemon.restart();
+    daemon.wait_health(&client, |health| health["status"] == "active");
+    Workload::start(&database, &acks, "--transactions 20").finish();
+    daemon.sync(&client);
+    let restored = daemon.restore(&client, &[], "restored.db");
+    assert_has_all(&restored, &acknowledged(&acks));
+    sqlite::assert_same(&database, &restored);
+}
+
+#[test]
+fn a_second_daemon_over_the_same_directory_is_refused() {
+    let daemon = Daemon::start(Options::default());
+    let refused = output(&mut daemon.mount_command());
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.starts_with("litestream-multitenant: "), "{text}");
+    let alive = Command::new("test")
+        .arg("-d")
+        .arg(format!("/proc/{}", daemon.pid()))
+        .status()
+        .expect("test is a program");
+    assert!(alive.success(), "the first daemon goes on");
+    assert!(!names(&daemon.data()).contains(&".litestream-multitenant".to_owned()));
+}

@@ -1,0 +1,313 @@
+//! The real daemon over a scratch directory: started, asked, killed, started again, and always cleared away.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::log::Log;
+use super::mounts;
+use super::process::{Watchdog, binary, signal, succeeded, wait_until};
+
+/// How a daemon is started.
+pub struct Options {
+    /// `tenantDefaults.syncInterval`.
+    pub sync_interval: &'static str,
+    /// Where replicas go; the directory `store` of the scratch directory by default.
+    pub store: Option<S3>,
+    /// Further lines of the configuration, at its top level.
+    pub config: String,
+    /// Further flags of `mount`.
+    pub flags: Vec<String>,
+    /// After this the daemon is killed, so that a test that hangs ends.
+    pub time_limit: Duration,
+}
+
+/// A bucket, and the server that has it.
+#[derive(Clone)]
+pub struct S3 {
+    pub endpoint: String,
+    pub bucket: String,
+    pub access_key: String,
+    pub secret_key: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            sync_interval: "50ms",
+            store: None,
+            config: String::new(),
+            flags: Vec::new(),
+            time_limit: Duration::from_secs(120),
+        }
+    }
+}
+
+const START_TIME: Duration = Duration::from_secs(15);
+/// A shutdown may sync for 30 seconds.
+const STOP_TIME: Duration = Duration::from_secs(45);
+
+pub struct Daemon {
+    scratch: Option<TempDir>,
+    options: Options,
+    running: Option<Running>,
+    pub log: Log,
+}
+
+struct Running {
+    // Before the child, so that it ends before the child's id can be reused.
+    watchdog: Watchdog,
+    child: Child,
+    api: SocketAddr,
+}
+
+impl Daemon {
+    /// Starts a daemon over an empty directory, and waits until it is ready.
+    pub fn start(options: Options) -> Self {
+        let mut daemon = Self::prepare(options);
+        daemon.restart();
+        daemon
+    }
+
+    /// The scratch directory and the configuration, without a daemon; `restart` starts one.
+    pub fn prepare(options: Options) -> Self {
+        mounts::require_fuse();
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let daemon = Self {
+            scratch: Some(scratch),
+            options,
+            running: None,
+            log: Log::default(),
+        };
+        fs::create_dir(daemon.data()).expect("the watch path");
+        fs::write(daemon.config(), daemon.configuration()).expect("the configuration");
+        daemon
+    }
+
+    fn configuration(&self) -> String {
+        let store = match &self.options.store {
+            None => format!("bucket: file://{}\n", self.path("store").display()),
+            Some(s3) => format!(
+                "bucket: {}\ns3: {{endpoint: '{}', region: us-east-1, accessKey: '{}', secretKey: '{}'}}\n",
+                s3.bucket, s3.endpoint, s3.access_key, s3.secret_key
+            ),
+        };
+        format!(
+            "{store}server: {{port: 0}}\nautoDiscovery: {{watchPaths: ['{}']}}\ntenantDefaults: {{syncInterval: {}}}\n{}",
+            self.data().display(),
+            self.options.sync_interval,
+            self.options.config,
+        )
+    }
+
+    /// A path in the scratch directory, outside the mount.
+    pub fn path(&self, name: &str) -> PathBuf {
+        let scratch = self.scratch.as_ref().expect("kept until the drop");
+        scratch.path().join(name)
+    }
+
+    /// The watch path, which the mount covers.
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// A client's database, as applications see it.
+    pub fn database(&self, guid: &str) -> PathBuf {
+        self.data().join(format!("{guid}.db"))
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("config.yml")
+    }
+
+    /// Starts it again over the same directories, and waits until it is ready.
+    pub fn restart(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        let mark = self.log.mark();
+        let mut child = self
+            .mount_command()
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        self.log.collect(child.stderr.take().expect("it is piped"));
+        // Kept from now on, so that a failure below does not leave it behind.
+        let running = self.running.insert(Running {
+            watchdog: Watchdog::new(&child, self.options.time_limit),
+            child,
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        });
+        let ready = self
+            .log
+            .wait_from(mark, "Ready", Instant::now() + START_TIME);
+        running.api = ready["listen"]
+            .as_str()
+            .and_then(|listen| listen.parse().ok())
+            .unwrap_or_else(|| panic!("no address in {ready}"));
+    }
+
+    /// `mount` as this daemon is started; for starts that are expected to fail, too.
+    pub fn mount_command(&self) -> Command {
+        let mut command = binary();
+        command
+            .args(["mount", "-config"])
+            .arg(self.config())
+            .args(&self.options.flags);
+        command
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("the daemon runs")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running().child.id()
+    }
+
+    /// Kills it without warning; the mount stays, dead.
+    pub fn kill9(&mut self) {
+        let mut running = self.running.take().expect("the daemon runs");
+        drop(running.watchdog);
+        signal(&running.child, libc::SIGKILL);
+        running.child.wait().expect("a child of ours");
+    }
+
+    /// Asks it to stop, and waits for that.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("the daemon runs");
+        signal(&running.child, libc::SIGTERM);
+        let status = wait_until(&mut running.child, Instant::now() + STOP_TIME);
+        drop(running.watchdog);
+        status.unwrap_or_else(|| {
+            // Nothing else would end it any more; the panic says why.
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+            panic!("it does not stop:\n{}", self.log.text())
+        })
+    }
+
+    /// Waits until all that was committed is in the store; its newest transaction.
+    pub fn sync(&self, guid: &str) -> u64 {
+        let (status, json) = self.post(&format!("/api/databases/{guid}/{guid}/sync?timeout=30s"));
+        assert_eq!(status, 200, "{json}\n{}", self.log.text());
+        json["txid"].as_u64().expect("a number")
+    }
+
+    /// What the API says of one client.
+    pub fn health(&self, guid: &str) -> Value {
+        let (status, json) = self.get(&format!("/api/health/clients/{guid}"));
+        assert_eq!(status, 200, "{json}");
+        json
+    }
+
+    /// Waits until what the API says of one client is as it should be.
+    pub fn wait_health(&self, guid: &str, accepted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (status, json) = self.get(&format!("/api/health/clients/{guid}"));
+            if status == 200 && accepted(&json) {
+                return json;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{status} {json}\n{}",
+                self.log.text()
+            );
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        answer(agent().get(self.url(path)).call())
+    }
+
+    pub fn post(&self, path: &str) -> (u16, Value) {
+        answer(agent().post(self.url(path)).send_empty())
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut answer = agent().get(self.url("/metrics")).call().expect("an answer");
+        answer.body_mut().read_to_string().expect("text")
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.running().api)
+    }
+
+    /// Restores a client with further flags into a new file, and gives its path.
+    pub fn restore(&self, guid: &str, flags: &[&str], name: &str) -> PathBuf {
+        let output = self.path(name);
+        self.command(&["restore", guid, "-o"], |command| {
+            command.arg(&output).args(flags);
+        });
+        output
+    }
+
+    /// Runs a data command with this daemon's configuration; it must succeed.
+    pub fn command(&self, words: &[&str], more: impl FnOnce(&mut Command)) -> String {
+        let mut command = binary();
+        command.args(words);
+        more(&mut command);
+        succeeded(command.arg("-config").arg(self.config()))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            signal(&running.child, libc::SIGTERM);
+            let deadline = Instant::now() + STOP_TIME;
+            let stopped = wait_until(&mut running.child, deadline);
+            drop(running.watchdog);
+            if stopped.is_none() {
+                // What is left of it is cleared below.
+                let _ = running.child.kill();
+                let _ = running.child.wait();
+            }
+        }
+        let data = self.data();
+        mounts::clear(&data);
+        let scratch = self.scratch.take().expect("taken only here");
+        if mounts::connection_at(&data).is_some() {
+            // Removing it would remove the databases through the mount.
+            eprintln!("left behind: {}", scratch.keep().display());
+        }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(40)))
+        .build()
+        .into()
+}
+
+fn answer(outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> (u16, Value) {
+    let mut answer = outcome.expect("the API answers");
+    let text = answer.body_mut().read_to_string().expect("text");
+    let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (answer.status().as_u16(), json)
+}
+
+/// A GUID that ends in `n`.
+pub fn guid(n: u32) -> String {
+    format!("12345678-1234-5678-9abc-{n:012}")
+}
+
+/// What a directory lists, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .expect("a directory")
+        .map(|entry| {
+            let name = entry.expect("an entry").file_name();
+            name.to_string_lossy().into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,78 @@
+//! The daemon's log lines, collected while it runs.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use serde_json::Value;
+
+#[derive(Clone, Default)]
+pub struct Log(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Log {
+    /// Collects lines until the process closes its standard error. The thread ends with the process.
+    pub fn collect(&self, stderr: impl Read + Send + 'static) {
+        self.0.lines.lock().expect("not poisoned").ended = false;
+        let shared = self.0.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                shared.lines.lock().expect("not poisoned").lines.push(line);
+                shared.changed.notify_all();
+            }
+            shared.lines.lock().expect("not poisoned").ended = true;
+            shared.changed.notify_all();
+        });
+    }
+
+    /// How many lines there are; a later `wait_from` begins there.
+    pub fn mark(&self) -> usize {
+        self.0.lines.lock().expect("not poisoned").lines.len()
+    }
+
+    /// Every line as it was written.
+    pub fn text(&self) -> String {
+        self.0.lines.lock().expect("not poisoned").lines.join("\n")
+    }
+
+    /// The first event from line `mark` on whose message begins so.
+    pub fn wait_from(&self, mark: usize, message: &str, deadline: Instant) -> Value {
+        let mut next = mark;
+        let mut guard = self.0.lines.lock().expect("not poisoned");
+        loop {
+            while let Some(line) = guard.lines.get(next) {
+                next += 1;
+                if let Ok(event) = serde_json::from_str::<Value>(line)
+                    && event["message"]
+                        .as_str()
+                        .is_some_and(|text| text.starts_with(message))
+                {
+                    return event;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if guard.ended || left.is_zero() {
+                let text = guard.lines.join("\n");
+                drop(guard);
+                panic!("no event {message:?} in the log:\n{text}");
+            }
+            guard = self
+                .0
+                .changed
+                .wait_timeout(guard, left)
+                .expect("not poisoned")
+                .0;
+        }
+    }
+}

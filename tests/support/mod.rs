@@ -1,0 +1,8 @@
+//! What tests share: the real daemon over a scratch directory, writers in other processes, and what SQLite says.
+
+pub mod daemon;
+pub mod log;
+pub mod mounts;
+pub mod process;
+pub mod sqlite;
+pub mod workload;

@@ -15,12 +15,12 @@ use crate::api::{self, Api, ApiError};
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{self, Capture, Database, STATE_FOLDER, StartError};
 use crate::config::{Config, SpoolReserve};
+use crate::format::keys::RegistryKey;
 use crate::mount::{
     MountError, MountOptions, MountStatus, Mounted, UnmountError, open_backing_directory,
 };
 use crate::replicate::{self, Replicator};
-use crate::format::keys::RegistryKey;
-use crate::store::{Body, ObjectStore, StoreError, probe};
+use crate::store::{Body, ObjectStore, StoreError, probe_conditional_put};
 use crate::tenant::roster::Roster;
 
 /// Threads that serve file operations.
@@ -84,9 +84,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
         passthrough: config.passthrough,
         threads: FUSE_THREADS,
     };
-    let mounted = tokio::task::block_in_place(|| {
-        Mounted::start(options, backing.clone(), capture.clone())
-    })?;
+    let mounted =
+        tokio::task::block_in_place(|| Mounted::start(options, backing.clone(), capture.clone()))?;
     mounts.show(mounted);
     let instance = Instance {
         capture,
@@ -245,7 +244,7 @@ async fn start_api(
 /// Finds out whether the store honours create-only PUTs, as soon as it answers.
 async fn probe_store(store: Arc<dyn ObjectStore>, replicator: Arc<Replicator>) {
     loop {
-        match probe::probe_conditional_put(store.as_ref()).await {
+        match probe_conditional_put(store.as_ref()).await {
             Ok(honoured) => {
                 replicator.note_answer(None);
                 replicator.set_conditional_put(honoured);

@@ -26,7 +26,10 @@ const GUID: &str = "12345678-1234-5678-9abc-123456789012";
 /// How many seeds are tried; `MODEL_ROUNDS` multiplies them for a long run.
 fn rounds(normally: u64) -> u64 {
     let factor = std::env::var("MODEL_ROUNDS").ok();
-    normally * factor.map_or(1, |factor| factor.parse().expect("MODEL_ROUNDS is a number"))
+    normally
+        * factor.map_or(1, |factor| {
+            factor.parse().expect("MODEL_ROUNDS is a number")
+        })
 }
 
 /// A small generator whose seed is printed with every failure.
@@ -91,11 +94,7 @@ impl Bench {
             .get(&ClientId::guid("", GUID))
             .expect("registered at its creation");
         let db = capture.of_client(&client).expect("known");
-        let store: Arc<dyn ObjectStore> = Arc::new(
-            runtime
-                .block_on(DirectoryStore::open(&dir.path().join("store")))
-                .expect("a store"),
-        );
+        let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::new(dir.path().join("store")));
         Self {
             dir,
             runtime,
@@ -108,7 +107,10 @@ impl Bench {
     }
 
     fn path(&self, suffix: &str) -> PathBuf {
-        self.dir.path().join("data").join(format!("{GUID}.db{suffix}"))
+        self.dir
+            .path()
+            .join("data")
+            .join(format!("{GUID}.db{suffix}"))
     }
 
     fn connect(&self) -> Connection {
@@ -123,9 +125,13 @@ impl Bench {
     fn gates(&self) {
         for gate in [Gate::DatabaseTruncate, Gate::WalOverwrite] {
             let (passed, wait) = std::sync::mpsc::channel();
-            self.capture
-                .gate(&self.db, gate, Box::new(move || passed.send(()).expect("waits")));
-            wait.recv_timeout(Duration::from_secs(10)).expect("the gate");
+            self.capture.gate(
+                &self.db,
+                gate,
+                Box::new(move || passed.send(()).expect("waits")),
+            );
+            wait.recv_timeout(Duration::from_secs(10))
+                .expect("the gate");
         }
     }
 
@@ -155,7 +161,11 @@ impl Bench {
     /// The database as SQLite itself shows it: a copy of its files, recovered and checkpointed.
     fn shown(&self) -> Vec<u8> {
         let wal = std::fs::read(self.path("-wal")).unwrap_or_default();
-        recovered(self.dir.path(), &std::fs::read(self.path("")).expect("read"), &wal)
+        recovered(
+            self.dir.path(),
+            &std::fs::read(self.path("")).expect("read"),
+            &wal,
+        )
     }
 
     fn restored(&self, at: At) -> Vec<u8> {
@@ -182,10 +192,7 @@ fn start_capture(
     dir: &Path,
     memory_bytes: u64,
     roster: &Arc<Roster>,
-) -> (
-    Arc<Capture>,
-    tokio::sync::mpsc::Receiver<Arc<Database>>,
-) {
+) -> (Arc<Capture>, tokio::sync::mpsc::Receiver<Arc<Database>>) {
     let root = std::fs::File::open(dir.join("data")).expect("open");
     let settings = Settings {
         every_transaction: true,
@@ -237,13 +244,16 @@ fn prepare(connection: &Connection, page_size: u64, auto_vacuum: u64) {
 
 fn write(random: &mut Random, connection: &Connection, page_size: u64) {
     for _ in 0..1 + random.below(6) {
-        let (a, b) = (random.below(60), random.blob(3 * page_size.min(4096)));
+        let (a, b) = (
+            random.below(60) as i64,
+            random.blob(3 * page_size.min(4096)),
+        );
         connection
             .execute("INSERT OR REPLACE INTO t VALUES (?1, ?2)", (a, b))
             .expect("insert");
     }
     if random.chance(30) {
-        let from = random.below(60);
+        let from = random.below(60) as i64;
         connection
             .execute("DELETE FROM t WHERE a BETWEEN ?1 AND ?2", (from, from + 20))
             .expect("delete");
@@ -261,7 +271,11 @@ fn step(random: &mut Random, connection: &Connection, page_size: u64) -> bool {
             if random.chance(30) {
                 run("SAVEPOINT s");
                 write(random, connection, page_size);
-                run(if random.chance(50) { "ROLLBACK TO s; RELEASE s" } else { "RELEASE s" });
+                run(if random.chance(50) {
+                    "ROLLBACK TO s; RELEASE s"
+                } else {
+                    "RELEASE s"
+                });
             }
             if random.chance(15) {
                 run("ROLLBACK");
@@ -339,7 +353,10 @@ fn run_against_the_model(seed: u64, memory_bytes: u64) {
         let restored = bench.restored(At::Txid(*txid));
         assert!(restored == *state, "seed {seed}: TXID {txid} differs");
     }
-    assert!(bench.restored(At::Newest) == bench.states[&txid], "seed {seed}: newest");
+    assert!(
+        bench.restored(At::Newest) == bench.states[&txid],
+        "seed {seed}: newest"
+    );
 }
 
 #[test]

@@ -140,8 +140,14 @@ impl Database {
         offset < HEADER_SIZE || offset < self.captured_end.load(Ordering::SeqCst)
     }
 
-    /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through), or `-wal` was synced: after
-    /// that, before the reply.
+    /// A file was synced: after that, before the reply. A commit is published only behind the sync of its log.
+    pub fn synced(self: &Arc<Self>, kind: FileKind) {
+        if kind == FileKind::Wal {
+            self.mark_dirty();
+        }
+    }
+
+    /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through): after that, before the reply.
     pub fn written(self: &Arc<Self>, kind: FileKind) {
         match kind {
             FileKind::Wal => {

@@ -92,13 +92,11 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         tracked: Tracked,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> Opened<B> {
-        if let Some((database, kind)) = &tracked {
-            database.opened(*kind);
-        }
         let handle = Handle {
             file,
             node,
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            is_passthrough: false,
             tracked,
         };
         let (handle, service) = self
@@ -310,6 +308,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             true => rustix::fs::fdatasync(&handle.file)?,
             false => rustix::fs::fsync(&handle.file)?,
         }
+        if let Some((database, kind)) = &handle.tracked {
+            database.synced(*kind);
+        }
         Ok(())
     }
 
@@ -344,7 +345,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 
 fn tell_released(handle: &Handle) {
     if let Some((database, kind)) = &handle.tracked {
-        database.released(*kind, handle.is_writable);
+        database.released(*kind, handle.opened_as());
     }
 }
 

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::inodes::NodeId;
-use crate::capture::{Database, FileKind};
+use crate::capture::{Database, FileKind, OpenedAs};
 
 /// How reads and writes of an inode reach the backing file. The kernel refuses to mix them on one inode.
 #[derive(Debug)]
@@ -20,6 +20,16 @@ pub enum Service<B> {
     PageCache,
     /// They come to us as the application makes them.
     Direct,
+}
+
+impl Handle {
+    /// How the capture sees it.
+    pub fn opened_as(&self) -> OpenedAs {
+        OpenedAs {
+            writable: self.is_writable,
+            passthrough: self.is_passthrough,
+        }
+    }
 }
 
 impl<B> Clone for Service<B> {
@@ -37,6 +47,8 @@ pub struct Handle {
     pub file: OwnedFd,
     pub node: NodeId,
     pub is_writable: bool,
+    /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
+    pub is_passthrough: bool,
     /// The database that the file belongs to, by the name that it had when it was opened.
     pub tracked: Option<(Arc<Database>, FileKind)>,
 }
@@ -65,7 +77,7 @@ impl<B> Handles<B> {
     /// Adds a handle. The way of serving is the one that the inode's other handles have; `choose` decides for the first.
     pub fn add(
         &self,
-        handle: Handle,
+        mut handle: Handle,
         choose: impl FnOnce(&Handle) -> Service<B>,
     ) -> (u64, Service<B>) {
         let service = match self.services.entry(handle.node) {
@@ -82,6 +94,10 @@ impl<B> Handles<B> {
                 service
             }
         };
+        handle.is_passthrough = matches!(service, Service::KernelPassthrough(_));
+        if let Some((database, kind)) = &handle.tracked {
+            database.opened(*kind, handle.opened_as());
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.insert(number, Arc::new(handle));
         (number, service)
@@ -122,6 +138,7 @@ mod tests {
             file: std::fs::File::open("/dev/null").expect("open").into(),
             node,
             is_writable: false,
+            is_passthrough: false,
             tracked: None,
         }
     }

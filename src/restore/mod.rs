@@ -1,1 +1,123 @@
-//! Restores: a plan carried out into a file, or into nothing but checksums.
+//! Restores: a plan carried out into a new file, verified page by page; and what can be restored.
+
+mod error;
+mod fetch;
+mod list;
+mod locate;
+mod output;
+mod rebuild;
+mod replica;
+mod run;
+mod verify;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use error::RestoreError;
+pub use list::{ListedClient, ListedGeneration, list_clients, list_moments};
+pub use locate::{At, Target};
+pub use replica::Moment;
+pub use run::Progress;
+pub use verify::{Integrity, Verified, verify_replica};
+
+use self::output::Output;
+use self::replica::Replica;
+use self::run::{blocking, run, steps_of};
+use crate::clock::UnixMs;
+use crate::format::keys::GenerationId;
+use crate::format::plan::RestorePlan;
+use crate::store::ObjectStore;
+
+/// A database that was restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restored {
+    pub generation: GenerationId,
+    /// The newest transaction in it.
+    pub txid: u64,
+    pub time_ms: UnixMs,
+    pub pages: u32,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// Of the whole database, as its last object has it.
+    pub checksum: u64,
+    /// How many objects were read, and their bytes.
+    pub objects: usize,
+    pub bytes: u64,
+}
+
+/// What a restore would read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Planned {
+    pub replica_prefix: String,
+    pub plan: RestorePlan,
+}
+
+impl fmt::Display for Planned {
+    /// A line for each object, its size in bytes and its whole key, then one for the sum.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for object in self.plan.objects() {
+            writeln!(
+                f,
+                "{:>12} {}",
+                object.size,
+                object.key.below(&self.replica_prefix)
+            )?;
+        }
+        let objects = self.plan.segments.len() + 1;
+        write!(f, "{:>12} bytes in {objects} objects", self.plan.bytes())
+    }
+}
+
+/// Restores the state that `target` means to `output`, which exists afterwards as a whole or not at all.
+///
+/// With `force` an existing file is replaced and what SQLite kept beside it removed, unless somebody has it open.
+/// `progress` is called after each object.
+///
+/// # Errors
+/// `OutputExists` and `OutputOpen` before anything is fetched; `is_unknown()` where there is no such state;
+/// `is_damage()`, with the object's key, where the replica does not lead to it.
+pub async fn restore_to_file(
+    store: &Arc<dyn ObjectStore>,
+    replica_prefix: &str,
+    target: &Target,
+    output: &Path,
+    force: bool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Restored, RestoreError> {
+    let path = output.to_owned();
+    blocking(move || Output::check(&path, force)).await?;
+    let replica = Replica::load(store, replica_prefix).await?;
+    let plan = replica.locate(target).await?;
+    let steps = steps_of(&plan);
+
+    let (output, file) = Output::create(output, force)?;
+    let reached = run(&replica, &steps, file, output.temporary(), progress).await?;
+    blocking(move || output.publish()).await?;
+    Ok(Restored {
+        generation: plan.generation,
+        txid: reached.txid,
+        time_ms: reached.time_ms,
+        pages: reached.commit,
+        page_size: reached.page_size,
+        checksum: reached.checksum,
+        objects: steps.len(),
+        bytes: plan.bytes(),
+    })
+}
+
+/// What `restore_to_file` would read for this target.
+///
+/// # Errors
+/// Those of a restore that show before its objects are read.
+pub async fn plan_restore(
+    store: &Arc<dyn ObjectStore>,
+    replica_prefix: &str,
+    target: &Target,
+) -> Result<Planned, RestoreError> {
+    let replica = Replica::load(store, replica_prefix).await?;
+    Ok(Planned {
+        replica_prefix: replica_prefix.to_owned(),
+        plan: replica.locate(target).await?,
+    })
+}

@@ -2,6 +2,7 @@
 
 pub mod directory;
 mod probe;
+pub mod retry;
 pub mod s3;
 pub mod spec;
 

@@ -85,6 +85,7 @@ impl S3Server {
     }
 
     /// Ends the server: whoever connects from now on is refused.
+    #[allow(dead_code, reason = "not every test file needs it")]
     pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(5));

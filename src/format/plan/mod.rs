@@ -1,7 +1,6 @@
 //! Which objects make a state of the database: an index of a replica's keys, and the plan for one restore. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crate::format::keys::{GenerationId, ObjectKey};
 
@@ -95,17 +94,31 @@ impl ReplicaIndex {
             key: ObjectKey::Snapshot(id, base),
             size,
         };
-        let segments = (base..seq).map(|before| {
+        Ok(RestorePlan {
+            generation: id,
+            snapshot,
+            segments: self.segments(id, base, seq)?,
+        })
+    }
+
+    /// The segments after the state `base`, up to and with `last`.
+    ///
+    /// # Errors
+    /// As `plan`.
+    pub fn segments(
+        &self,
+        id: GenerationId,
+        base: u32,
+        last: u32,
+    ) -> Result<Vec<PlannedObject>, PlanError> {
+        let generation = self.generation(id)?;
+        let segments = (base..last).map(|before| {
             let key = ObjectKey::Segment(id, before + 1);
             let size = generation.segments.get(&(before + 1));
             size.map(|&size| PlannedObject { key, size })
                 .ok_or(PlanError::Missing(key))
         });
-        Ok(RestorePlan {
-            generation: id,
-            snapshot,
-            segments: segments.collect::<Result<_, _>>()?,
-        })
+        segments.collect()
     }
 }
 
@@ -184,16 +197,6 @@ impl RestorePlan {
     /// Bytes of all objects.
     pub fn bytes(&self) -> u64 {
         self.objects().map(|object| object.size).sum()
-    }
-}
-
-impl fmt::Display for RestorePlan {
-    /// A line for each object: its size in bytes and its key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for object in self.objects() {
-            writeln!(f, "{:>12} {}", object.size, object.key)?;
-        }
-        Ok(())
     }
 }
 
@@ -287,16 +290,5 @@ mod tests {
         );
         let generation = index.generation(G).expect("known");
         assert_eq!(generation.restorable(), [u32::MAX - 1, u32::MAX]);
-    }
-
-    #[test]
-    fn a_plan_prints_its_objects() {
-        let plan = index(&[0], &[1]).plan(G, 1).expect("whole");
-        assert_eq!(
-            plan.to_string(),
-            "         100 snapshots/generation-0000000000000007/00000000.snapshot\n         \
-             100 wal/generation-0000000000000007/00000001.wal\n"
-        );
-        assert_eq!(plan.bytes(), 200);
     }
 }

@@ -181,6 +181,7 @@ fn wait_until_ready(lines: &Receiver<String>) -> Result<SocketAddr, Failure> {
         let line = match lines.recv_timeout(left) {
             Ok(line) => line,
             Err(reason) => {
+                let said = said.trim_start_matches("litestream-multitenant: ");
                 let what = match reason {
                     RecvTimeoutError::Timeout => "is not ready in time",
                     RecvTimeoutError::Disconnected => "did not start",

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{Failure, one_line};
-use crate::config::{self, LogFormat, WatchPathWritten, Written, keys, units};
+use crate::config::{self, LogFormat, WatchPathWritten, Written, units};
 use crate::format::keys::GenerationId;
 use crate::store::ObjectStore;
 use crate::store::spec::{S3Options, StoreSpec};
@@ -67,7 +67,7 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "[PREFIX=]DIR", value_parser = WatchPathWritten::parse_flag)]
     pub watch_path: Vec<WatchPathWritten>,
     /// Must match a database's whole file name, or its whole stem
-    #[arg(long, value_name = "RE", value_parser = keys::parse_guid_pattern)]
+    #[arg(long, value_name = "RE", value_parser = units::guid_pattern)]
     pub guid_pattern: Option<String>,
     /// Mount there, not over the watch path
     #[arg(long, value_name = "DIR")]
@@ -108,7 +108,7 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "STORE", value_parser = StoreSpec::parse)]
     pub bucket: Option<StoreSpec>,
     /// An S3-compatible server's URL
-    #[arg(long, value_name = "URL", value_parser = keys::parse_endpoint)]
+    #[arg(long, value_name = "URL", value_parser = units::endpoint)]
     pub endpoint: Option<String>,
     /// The bucket's region
     #[arg(long, value_name = "REGION")]

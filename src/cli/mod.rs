@@ -1,6 +1,7 @@
 //! The commands: arguments in, one of four exit codes out.
 
 mod args;
+mod child;
 mod client;
 mod demo;
 mod list;

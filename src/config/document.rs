@@ -333,4 +333,25 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
         let shown = format!("{:?}", read("s3: {accessKey: '${SET}'}").expect("a secret"));
         assert!(!shown.contains("from"), "{shown}");
     }
+
+    #[test]
+    fn the_example_file_holds_the_defaults() {
+        let example = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/config/litestream-multitenant.yml"
+        );
+        let mut written = load(Some(Path::new(example))).expect("it parses");
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let watch_path = written.watch_path.as_mut().expect("it has one");
+        watch_path.path = Some(scratch.path().to_owned());
+        let defaults = Written {
+            store: written.store.clone(),
+            watch_path: written.watch_path.clone(),
+            ..Written::default()
+        };
+        assert_eq!(
+            format!("{:?}", written.resolve().expect("it is complete")),
+            format!("{:?}", defaults.resolve().expect("as complete"))
+        );
+    }
 }

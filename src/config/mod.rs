@@ -3,6 +3,7 @@
 mod document;
 pub mod keys;
 mod resolve;
+mod table;
 pub mod units;
 mod walk;
 mod written;

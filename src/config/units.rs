@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::SpoolReserve;
+use crate::tenant::discovery::Rules;
 
 /// `250ms`, `1s`, `1h30m`, `72h`, `30d`, and `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -144,6 +145,30 @@ pub fn prefix(text: &str) -> Result<String, String> {
         )),
         _ => Ok(text.to_owned()),
     }
+}
+
+/// A URL that the SDK can use as it is.
+pub fn endpoint(text: &str) -> Result<String, String> {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    match rest {
+        Some(host) if !host.is_empty() && !text.contains(char::is_whitespace) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!(
+            "{text:?} is no URL: write http://HOST:PORT or https://HOST"
+        )),
+    }
+}
+
+/// A regular expression that `Rules` takes.
+pub fn guid_pattern(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("the pattern is empty".to_owned());
+    }
+    Rules::new("", &[], text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 fn split_at_first(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {

@@ -1,5 +1,7 @@
 //! What is shown through a real mount, with the real binary; each capability has its file.
 
+mod kills;
+mod load;
 mod straight_path;
 #[path = "../support/mod.rs"]
 mod support;

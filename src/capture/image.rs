@@ -137,7 +137,8 @@ pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(
     let captured = begin(db, shared).and_then(|begun| match begun {
         None => Ok(()),
         Some(file) => {
-            let image = copy(&file, db, shared)?;
+            let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
+            let image = copy(&mut read, db, shared, CHUNK)?;
             write_down(db, shared, image, since)
         }
     });
@@ -189,8 +190,16 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     Ok(Some(file))
 }
 
-/// Reads all pages of the file. Holds no lock.
-fn copy(file: &File, db: &Database, shared: &Shared) -> Result<Image, CaptureError> {
+/// Fills the bytes from an offset on; gives how many there were.
+type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>;
+
+/// Reads all pages of the file in pieces of `chunk` bytes. Holds no lock while it reads.
+fn copy(
+    read: Read<'_>,
+    db: &Database,
+    shared: &Shared,
+    chunk: usize,
+) -> Result<Image, CaptureError> {
     let (page_size, size) = {
         let history = db.history();
         let run = history.image.as_ref().ok_or(CaptureError::Disturbed)?;
@@ -207,12 +216,11 @@ fn copy(file: &File, db: &Database, shared: &Shared) -> Result<Image, CaptureErr
         pages,
         sums: Vec::new(),
     };
-    let mut chunk = vec![0; CHUNK];
+    let mut bytes = vec![0; chunk.max(page_size as usize)];
     let mut at = 0;
     loop {
-        let read =
-            read_up_to(file, &mut chunk, at).map_err(CaptureError::io("read the database"))?;
-        for page in chunk[..read].chunks_exact(page_size as usize) {
+        let len = read(&mut bytes, at).map_err(CaptureError::io("read the database"))?;
+        for page in bytes[..len].chunks_exact(page_size as usize) {
             let pgno = u32::try_from(at / u64::from(page_size) + 1)
                 .map_err(|_| CaptureError::NotADatabase)?;
             image
@@ -220,8 +228,12 @@ fn copy(file: &File, db: &Database, shared: &Shared) -> Result<Image, CaptureErr
                 .map_err(CaptureError::io("write the image"))?;
             at += u64::from(page_size);
         }
-        if read < CHUNK {
+        if len < bytes.len() {
             return Ok(image);
+        }
+        let outdated = db.history().image.as_ref().is_none_or(|run| run.lost) || db.is_removed();
+        if outdated {
+            return Err(CaptureError::Disturbed);
         }
     }
 }
@@ -512,3 +524,6 @@ fn size_without_log(
     let in_header = read_header(db, shared)?.and_then(|header| header.pages);
     Ok(in_header.map_or(in_file, |pages| pages.min(in_file)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,12 @@ fn rounds(flags: Vec<String>) {
         let listed = daemon.command(&["list", client, "-json"], |_| {});
         let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
         let count = listed["generations"].as_array().map_or(0, Vec::len);
-        assert_eq!(count, 1, "no kill breaks the history:\n{}", daemon.log.text());
+        assert_eq!(
+            count,
+            1,
+            "no kill breaks the history:\n{}",
+            daemon.log.text()
+        );
     }
     daemon.command(&["verify"], |_| {});
 }

@@ -467,7 +467,10 @@ async fn a_bucket_that_does_not_exist_is_said() {
         .await
         .expect("not contacted yet");
     let error = store.list("").await.expect_err("no bucket");
-    assert!(error.to_string().contains("no such bucket"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "s3://another-bucket: there is no such bucket"
+    );
     assert!(!error.is_retryable());
 }
 

@@ -67,7 +67,11 @@ impl DirectoryStore {
         tokio::task::spawn_blocking(move || work(&inner))
             .await
             .unwrap_or_else(|gone| Err(io::Error::other(gone)))
-            .map_err(|error| refusal(key, &error))
+            .map_err(|error| match key {
+                // A listing of all.
+                "" => refusal(&self.describe(), &error),
+                key => refusal(key, &error),
+            })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where replicas live: the trait that the rest of the program sees, and its two implementations.
 
 pub mod directory;
-mod probe;
+pub mod probe;
 pub mod retry;
 pub mod s3;
 pub mod spec;

@@ -62,6 +62,14 @@ impl S3Store {
         }
     }
 
+    /// What an error of a listing is about: all of the store, where the prefix is empty.
+    fn named(&self, prefix: &str) -> String {
+        match prefix {
+            "" => self.describe(),
+            prefix => prefix.to_owned(),
+        }
+    }
+
     async fn exists(&self, key: &str) -> Result<bool, StoreError> {
         let request = self.client.head_object().bucket(&self.bucket);
         match request.key(self.full_key(key)).send().await {
@@ -163,7 +171,7 @@ impl ObjectStore for S3Store {
             .send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| refusal(prefix, &error))?;
+            let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
             found.extend(page.contents().iter().filter_map(|object| {
                 Some(ObjectInfo {
                     key: self.own_key(object.key()?)?.to_owned(),
@@ -183,7 +191,7 @@ impl ObjectStore for S3Store {
         let mut pages = request.into_paginator().send();
         let mut names = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| refusal(prefix, &error))?;
+            let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
             names.extend(page.common_prefixes().iter().filter_map(|folder| {
                 let name = folder.prefix()?.strip_prefix(&start)?.strip_suffix('/')?;
                 (!name.is_empty()).then(|| name.to_owned())

@@ -1,5 +1,6 @@
 //! What is shown through a real mount, with the real binary; each capability has its file.
 
+mod demo;
 mod kills;
 mod load;
 mod straight_path;

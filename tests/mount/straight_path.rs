@@ -25,6 +25,7 @@ fn what_is_written_is_restored() {
     let txid = daemon.sync(&client);
     let health = daemon.health(&client);
     assert_eq!(health["replicatedTxid"], txid, "{health}");
+    assert_eq!(health["replicationLagMs"], 0, "{health}");
     assert_eq!(health["status"], "active", "{health}");
     assert!(daemon.metrics().contains(&format!(
         "litestream_databases_active{{client=\"{client}\"}} 1"

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -13,6 +14,7 @@ pub struct Log(Arc<Shared>);
 struct Shared {
     lines: Mutex<Lines>,
     changed: Condvar,
+    reader: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -22,18 +24,22 @@ struct Lines {
 }
 
 impl Log {
-    /// Collects lines until the process closes its standard error. The thread ends with the process.
+    /// Collects lines until the process closes its standard error. An earlier process must have ended.
     pub fn collect(&self, stderr: impl Read + Send + 'static) {
+        let mut reader = self.0.reader.lock().expect("not poisoned");
+        if let Some(earlier) = reader.take() {
+            earlier.join().expect("the reader does not panic");
+        }
         self.0.lines.lock().expect("not poisoned").ended = false;
         let shared = self.0.clone();
-        std::thread::spawn(move || {
+        *reader = Some(std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 shared.lines.lock().expect("not poisoned").lines.push(line);
                 shared.changed.notify_all();
             }
             shared.lines.lock().expect("not poisoned").ended = true;
             shared.changed.notify_all();
-        });
+        }));
     }
 
     /// How many lines there are; a later `wait_from` begins there.

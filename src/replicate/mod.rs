@@ -1,7 +1,6 @@
 //! From captured segments to the store: a task per active client, none for the others.
 
 mod pipeline;
-mod retry;
 mod upload;
 
 use std::collections::HashMap;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Replicator;
-use super::retry::Backoff;
 use super::upload::Uploaded;
 use crate::capture::{CaptureError, Database, Drained, Next};
+use crate::store::retry::Backoff;
 use crate::tenant::roster::{Client, Status};
 
 /// A commit that is written and not published yet is looked for again after so long.
@@ -57,11 +57,8 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                     return;
                 }
             }
-            Round::LookAgain => wait(&db, Instant::now() + looks.pause(0)).await,
-            Round::Failed => {
-                let random = getrandom::u32().map_or(0, u64::from);
-                sleep(retries.pause(random)).await;
-            }
+            Round::LookAgain => wait(&db, Instant::now() + looks.pause()).await,
+            Round::Failed => sleep(retries.pause()).await,
         }
     }
 }

@@ -6,15 +6,13 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 use super::Replicator;
-use super::retry::Backoff;
 use crate::capture::{Segment, StoredSegment};
 use crate::clock::rfc3339;
 use crate::store::keys::{GenerationId, ObjectKey};
+use crate::store::retry::Backoff;
 use crate::store::{Body, Put, StoreError};
 use crate::tenant::roster::{Client, Status};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Bytes of an LTX file's checksum, at its very end.
 const FILE_CHECKSUM_SIZE: u64 = 8;
 
@@ -53,7 +51,7 @@ impl Replicator {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = Backoff::of_requests();
         loop {
             let answer = {
                 let _permit = self.permits.acquire().await.expect("BUG: never closed");
@@ -64,8 +62,7 @@ impl Replicator {
                 Ok(value) => return value,
                 Err(error) => note_failure(client, &error),
             }
-            let random = getrandom::u32().map_or(0, u64::from);
-            tokio::time::sleep(backoff.pause(random)).await;
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 

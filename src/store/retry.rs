@@ -1,4 +1,4 @@
-//! Repeating a request of the store: how often, and after which pause.
+//! Trying again: how often, and after which pause.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,16 +6,41 @@ use std::time::Duration;
 use super::StoreError;
 use super::probe::random;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The pauses between attempts of one thing: they double from the first to the longest, and a part of each is left to
+/// chance, so that many do not come back at once.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
 
-/// The pause after `failures` failures in a row (1 at least): doubling, at most ten seconds, and between half and
-/// all of that by chance, so that many clients do not come back at once.
-pub fn pause_after(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let longest = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
-    let half = longest.as_millis() as u64 / 2;
-    Duration::from_millis(half + random() % (half + 1))
+impl Backoff {
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// For requests of a store.
+    pub fn of_requests() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(10))
+    }
+
+    /// The next pause: between half and all of what it may be.
+    pub fn pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.longest);
+        let half = whole.as_micros() as u64 / 2;
+        Duration::from_micros(half + random() % (half + 1))
+    }
+
+    /// It worked: the next failure begins anew.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
 }
 
 /// Makes a request up to `attempts` times, as long as its error may pass by itself.
@@ -26,14 +51,14 @@ pub async fn repeat<T, F>(attempts: u32, mut request: impl FnMut() -> F) -> Resu
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut failures = 0;
-    loop {
+    let mut pauses = Backoff::of_requests();
+    for _ in 1..attempts {
         match request().await {
-            Err(error) if error.is_retryable() && failures + 1 < attempts => failures += 1,
+            Err(error) if error.is_retryable() => tokio::time::sleep(pauses.pause()).await,
             done => return done,
         }
-        tokio::time::sleep(pause_after(failures)).await;
     }
+    request().await
 }
 
 #[cfg(test)]
@@ -41,15 +66,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_limit() {
-        for failures in 1..=40 {
-            let longest = (FIRST_PAUSE * (1 << (failures - 1).min(16))).min(LONGEST_PAUSE);
-            let pause = pause_after(failures);
-            assert!(
-                pause >= longest / 2 && pause <= longest,
-                "{failures}: {pause:?}"
-            );
+    fn pauses_double_up_to_a_limit_and_begin_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        for longest in [100, 200, 400, 800, 1000, 1000] {
+            let pause = backoff.pause().as_millis();
+            assert!(pause >= longest / 2 && pause <= longest, "{pause}");
         }
+        backoff.reset();
+        assert!(backoff.pause() <= Duration::from_millis(100));
     }
 
     #[tokio::test]

@@ -63,6 +63,9 @@ pub struct Database {
     /// Handles of `-shm` that may write: those whose content can be seen on the backing file, and the others.
     index_visible: AtomicU32,
     index_hidden: AtomicU32,
+    /// The wal-index was begun anew by somebody who has it open: the first to open it cuts it before anything else.
+    /// Until then it may be what a crash left behind, and says nothing.
+    index_begun: AtomicBool,
     /// Handles of the database file that may write.
     writers: AtomicU32,
     /// Changes of the file that its log does not show: rollback journals, another file in its place.
@@ -81,8 +84,11 @@ pub struct Database {
     dirty_since: AtomicI64,
     queued: AtomicBool,
     tickets: AtomicU64,
+    /// The newest ticket that a round has begun with.
+    attempted: AtomicU64,
     settled: watch::Sender<u64>,
     nudge: Notify,
+    stir: Notify,
 
     history: Mutex<History>,
 }
@@ -98,6 +104,7 @@ impl Database {
             captured_end: AtomicU64::new(0),
             index_visible: AtomicU32::new(0),
             index_hidden: AtomicU32::new(0),
+            index_begun: AtomicBool::new(false),
             writers: AtomicU32::new(0),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
@@ -109,8 +116,10 @@ impl Database {
             dirty_since: AtomicI64::new(0),
             queued: AtomicBool::new(false),
             tickets: AtomicU64::new(0),
+            attempted: AtomicU64::new(0),
             settled: watch::Sender::new(0),
             nudge: Notify::new(),
+            stir: Notify::new(),
             history: Mutex::new(History::default()),
         }
     }
@@ -119,8 +128,12 @@ impl Database {
 
     /// A handle of one of its files was opened.
     pub fn opened(&self, kind: FileKind, how: OpenedAs) {
-        if let Some(counter) = self.counter(kind, how) {
-            counter.fetch_add(1, Ordering::SeqCst);
+        let Some(counter) = self.counter(kind, how) else {
+            return;
+        };
+        let first = counter.fetch_add(1, Ordering::SeqCst) == 0;
+        if first && kind == FileKind::Shm {
+            self.index_begun.store(false, Ordering::SeqCst);
         }
     }
 
@@ -130,8 +143,9 @@ impl Database {
             counter.fetch_sub(1, Ordering::SeqCst);
         }
         if kind == FileKind::Database && how.writable {
+            // Nothing need have been written, so it is no commit that waits.
             self.touched.store(true, Ordering::SeqCst);
-            self.mark_dirty();
+            self.look_soon();
         }
     }
 
@@ -147,7 +161,8 @@ impl Database {
         }
     }
 
-    /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through): after that, before the reply.
+    /// Bytes of `-wal` were written, or its size was set; or those of a `.db` or `-shm`, as far as that is seen: after
+    /// that, before the reply.
     pub fn written(self: &Arc<Self>, kind: FileKind) {
         match kind {
             FileKind::Wal => {
@@ -158,7 +173,9 @@ impl Database {
                 self.touched.store(true, Ordering::SeqCst);
                 self.mark_dirty();
             }
-            FileKind::Shm | FileKind::Journal => {}
+            // Where the kernel passes writes through, this is the cut that begins it.
+            FileKind::Shm => self.index_begun.store(true, Ordering::SeqCst),
+            FileKind::Journal => {}
         }
     }
 
@@ -235,25 +252,33 @@ impl Database {
 
     // ---- dirty, and who looks ----
 
-    /// Something may be there to capture: queues the database, unless it is queued or being worked on.
+    /// A commit may be there to capture: its age counts from now on, and the database is looked at.
     pub fn mark_dirty(self: &Arc<Self>) {
-        if self.dirty.swap(true, Ordering::SeqCst) {
-            return;
+        if self.dirty_since.load(Ordering::SeqCst) == 0 {
+            self.note_first_write();
         }
+        self.look_soon();
+    }
+
+    fn note_first_write(&self) {
         let now = now_ms();
         let first = self
             .dirty_since
             .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok();
-        let Some(client) = self.client() else {
-            return;
-        };
-        if first {
+        if let Some(client) = self.client().filter(|_| first) {
             client.update(|progress| {
                 progress.oldest_pending_at.get_or_insert(now);
             });
         }
-        self.enqueue();
+    }
+
+    /// Queues the database for a look, unless it is queued or being worked on.
+    pub(super) fn look_soon(self: &Arc<Self>) {
+        if !self.dirty.swap(true, Ordering::SeqCst) && self.client().is_some() {
+            self.stir.notify_one();
+            self.enqueue();
+        }
     }
 
     fn enqueue(self: &Arc<Self>) {
@@ -264,7 +289,7 @@ impl Database {
     }
 
     /// Takes the flag; returns when the oldest write was seen since it was last taken.
-    pub(super) fn take_dirty(&self) -> Option<UnixMs> {
+    pub fn take_dirty(&self) -> Option<UnixMs> {
         self.dirty.store(false, Ordering::SeqCst);
         let since = self.dirty_since.swap(0, Ordering::SeqCst);
         (since != 0).then_some(since)
@@ -289,7 +314,7 @@ impl Database {
     /// The pipeline has nothing more to do with it. Queued again at once where something came in meanwhile.
     pub fn leave_queue(self: &Arc<Self>) {
         self.queued.store(false, Ordering::SeqCst);
-        if self.is_dirty() || *self.settled.borrow() < self.tickets.load(Ordering::SeqCst) {
+        if self.is_dirty() || self.attempted.load(Ordering::SeqCst) < self.newest_ticket() {
             self.enqueue();
         }
     }
@@ -309,9 +334,16 @@ impl Database {
         ticket
     }
 
-    /// The newest number that has been given; what is captured from here on covers it.
+    /// The newest number that has been given.
     pub fn newest_ticket(&self) -> u64 {
         self.tickets.load(Ordering::SeqCst)
+    }
+
+    /// A round of looking and storing begins: what it captures covers the number that is given back.
+    pub fn begin_round(&self) -> u64 {
+        let ticket = self.newest_ticket();
+        self.attempted.store(ticket, Ordering::SeqCst);
+        ticket
     }
 
     /// Everything that was committed when `ticket` was given is in the store.
@@ -332,6 +364,11 @@ impl Database {
         self.nudge.notified().await;
     }
 
+    /// Waits until something was written.
+    pub async fn stirred(&self) {
+        self.stir.notified().await;
+    }
+
     // ---- what the capture needs ----
 
     /// Only capture workers take it: it is held during I/O on this database's files.
@@ -348,22 +385,28 @@ impl Database {
         if !visible {
             return Ok(Index::Absent);
         }
+        if !self.index_begun.load(Ordering::SeqCst) {
+            return Ok(Index::Unreadable);
+        }
         Ok(backing
             .wal_index(&self.path)?
             .map_or(Index::Unreadable, Index::Live))
     }
 
-    /// At a drain point: notes how far the present log's commits reach.
-    pub(super) fn take_record(&self, backing: &Backing) -> std::io::Result<()> {
-        let Index::Live(index) = self.index(backing)? else {
-            return Ok(());
+    /// At a drain point: notes how far the present log's commits reach. False where the wal-index is open and could
+    /// not be read: a writer is in the middle of it.
+    pub(super) fn take_record(&self, backing: &Backing) -> std::io::Result<bool> {
+        let index = match self.index(backing)? {
+            Index::Live(index) => index,
+            Index::Absent => return Ok(true),
+            Index::Unreadable => return Ok(false),
         };
         *self.lock_record() = Some(Record {
             salt: index.salt,
             max_frame: index.max_frame,
             wal_writes: self.wal_writes.load(Ordering::SeqCst),
         });
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn record(&self) -> Option<Record> {
@@ -403,6 +446,11 @@ impl Database {
     pub(super) fn set_gate_missed(self: &Arc<Self>) {
         self.gate_missed.store(true, Ordering::SeqCst);
         self.mark_dirty();
+    }
+
+    /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.
+    pub(super) fn is_gate_missed(&self) -> bool {
+        self.gate_missed.load(Ordering::SeqCst)
     }
 
     pub(super) fn take_gate_missed(&self) -> bool {

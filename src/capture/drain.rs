@@ -70,6 +70,7 @@ impl History {
         self.load(db, shared)?;
         if db.take_gate_missed() {
             self.resync = Some("gate_missed");
+            self.lose_image();
         }
         if self.image.is_some() {
             self.save_for_image(db, shared, gate)?;
@@ -298,6 +299,9 @@ impl History {
             since,
             |_, buffer| read_page(*places.next().expect("BUG: a sum without a page"), buffer),
         )?;
+        if db.is_gate_missed() {
+            return Err(CaptureError::Disturbed);
+        }
         self.mark = Some(end);
         self.last_txid = end.txid;
         self.push(db, shared, segment)

@@ -29,6 +29,9 @@ pub enum CaptureError {
     /// Try again: somebody wrote the file in the middle, or a journal is there.
     #[error("the database was written past its log while it was read")]
     Disturbed,
+    /// A defect of ours: the database is left alone for a while, the others go on.
+    #[error("the capture panicked: {0}")]
+    Panicked(String),
     /// The capture's threads are gone: the process is ending.
     #[error("the capture has stopped")]
     Stopped,
@@ -47,6 +50,7 @@ impl CaptureError {
             CaptureError::Unsupported(_) => "unsupported_log",
             CaptureError::Holes { .. } => "holes",
             CaptureError::Disturbed => "disturbed",
+            CaptureError::Panicked(_) => "panicked",
             CaptureError::Stopped => "stopped",
         }
     }

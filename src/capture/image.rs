@@ -279,14 +279,19 @@ impl History {
             return Ok(());
         }
         let saved = self.save_log(db, shared);
-        if saved.is_err()
-            && let Some(run) = &mut self.image
-        {
-            run.lost = true;
+        if saved.is_err() {
+            self.lose_image();
         }
         self.log_ended = true;
         db.set_captured_end(0);
         saved
+    }
+
+    /// What is being read is of no use any more.
+    pub(super) fn lose_image(&mut self) {
+        if let Some(run) = &mut self.image {
+            run.lost = true;
+        }
     }
 
     fn save_log(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
@@ -354,6 +359,9 @@ impl History {
             }
         }
         let wal = self.lay_log_over(db, shared, image, &mut commit)?;
+        if db.is_gate_missed() {
+            return Err(CaptureError::Disturbed);
+        }
         let commit = match commit {
             Some(commit) => commit,
             None => size_without_log(db, shared, &run, image)?,
@@ -407,7 +415,13 @@ impl History {
     ) -> Result<Work, CaptureError> {
         match self.mark {
             Some(before) if before.page_size == image.page_size => {
-                self.compare(image, before, commit, wal)
+                if let Some(work) = self.compare(image, before, commit, wal)? {
+                    return Ok(work);
+                }
+                tracing::error!(
+                    "The page sums do not add up to the database's checksum; a new generation begins"
+                );
+                self.begin_generation(shared, image, commit, wal)
             }
             _ => self.begin_generation(shared, image, commit, wal),
         }
@@ -441,14 +455,15 @@ impl History {
         Ok(Work::Snapshot(end))
     }
 
-    /// What differs from the captured state becomes one transaction; nothing does where nothing differs.
+    /// What differs from the captured state becomes one transaction; nothing does where nothing differs. None where
+    /// the page sums are not those of the captured state.
     fn compare(
         &mut self,
         image: &Image,
         before: Mark,
         commit: u32,
         wal: Option<WalMark>,
-    ) -> Result<Work, CaptureError> {
+    ) -> Result<Option<Work>, CaptureError> {
         let table = self.sums.as_mut().expect("BUG: a mark without page sums");
         let failed = || CaptureError::io("compare the page sums");
         let mut sums = Vec::new();
@@ -462,13 +477,15 @@ impl History {
                 }
             })
             .map_err(failed())?;
-        if sums.is_empty() && commit == before.commit {
-            self.mark = Some(Mark { wal, ..before });
-            return Ok(Work::Nothing);
-        }
         let checksum = checksum_after(&before, commit, &sums, &reader).map_err(failed())?;
         drop(reader);
-        debug_assert_eq!(checksum, image.checksum());
+        if checksum != image.checksum() {
+            return Ok(None);
+        }
+        if sums.is_empty() && commit == before.commit {
+            self.mark = Some(Mark { wal, ..before });
+            return Ok(Some(Work::Nothing));
+        }
         let end = Mark {
             seq: before.seq + 1,
             txid: before.txid + 1,
@@ -484,7 +501,7 @@ impl History {
             .lay_over(end.seq, &sums);
         self.mark = Some(end);
         self.last_txid = end.txid;
-        Ok(Work::Difference(Draft { before, end, sums }))
+        Ok(Some(Work::Difference(Draft { before, end, sums })))
     }
 }
 

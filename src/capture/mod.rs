@@ -243,7 +243,12 @@ impl Capture {
     /// none for a plain file. Cheap: a file name is matched and a map is asked.
     pub fn classify(&self, path: &Path) -> Option<(Arc<Database>, FileKind)> {
         let (database, kind) = self.rules.classify(path)?;
-        Some((self.entry(&database), kind))
+        // Without its database a companion is a plain file: names alone must not make entries.
+        let known = match kind {
+            FileKind::Database => Some(self.entry(&database)),
+            _ => self.databases.get(&database).map(|entry| entry.clone()),
+        };
+        known.map(|db| (db, kind))
     }
 
     /// A registered client's database.
@@ -312,13 +317,14 @@ impl Capture {
         if gate.destroys_frames() {
             return self.workers.gate(db, gate, proceed);
         }
-        if let Err(error) = db.take_record(&self.shared.backing) {
-            tracing::warn!(client = %db.label(), error = %error, "The wal-index could not be read");
+        match db.take_record(&self.shared.backing) {
+            Ok(true) => proceed(),
+            Ok(false) => self.workers.gate(db, gate, proceed),
+            Err(error) => {
+                tracing::warn!(client = %db.label(), error = %error, "The wal-index could not be read");
+                proceed();
+            }
         }
-        if gate == Gate::DatabaseTruncate {
-            db.written(FileKind::Database);
-        }
-        proceed();
     }
 
     // ---- what the pipelines ask ----

@@ -85,10 +85,13 @@ impl PageSums {
         Ok(())
     }
 
-    /// Lays the sums of a segment that is in memory only over the table.
+    /// Lays the sums of a segment that is in memory only over the table. Those of a later segment stay above them.
     pub fn lay_over(&mut self, seq: u32, sums: &[(u32, u64)]) {
         for &(pgno, sum) in sums {
-            self.overlay.insert(pgno, (sum, seq));
+            let newest = self.overlay.entry(pgno).or_insert((sum, seq));
+            if newest.1 <= seq {
+                *newest = (sum, seq);
+            }
         }
     }
 
@@ -258,6 +261,8 @@ mod tests {
             .expect("rewrite");
         table.lay_over(1, &[(2, 20)]);
         table.lay_over(2, &[(2, 21), (4, 40)]);
+        // A segment that took longer to make is noted again behind its successor.
+        table.lay_over(1, &[(2, 20)]);
         let reader = table.reader().expect("reader");
         assert_eq!(reader.sum(2).expect("sum"), 21);
         assert_eq!(reader.sum(3).expect("sum"), 3);

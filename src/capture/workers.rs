@@ -3,6 +3,7 @@
 //! Channels hold positions and closures, never data, and are bounded. A gate that finds its channel full, or waits
 //! longer than `mount.gateTimeout`, is passed all the same: the application is never held up, the client is `gapped`.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ const GATES: usize = 16_384;
 const LOOKS: usize = 16_384;
 const LOOKERS: usize = 2;
 const IMAGERS: usize = 2;
+/// A writer updates the wal-index within nanoseconds, unless it is not running.
+const INDEX_PAUSE: Duration = Duration::from_millis(1);
 /// How exactly `mount.gateTimeout` is kept.
 const GATE_CHECK: Duration = Duration::from_millis(20);
 
@@ -193,27 +196,46 @@ fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<(Arc<D
 
 fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
     let db = &held.db;
-    let since = db.dirty_since().unwrap_or_else(now_ms);
-    let drained = db.history().drain(db, shared, Some(gate), since);
-    match drained {
-        Ok(drained) => {
-            let told = drained.next == Next::Image && db.history().image.is_none();
+    let guarded = caught(|| match gate.destroys_frames() {
+        true => {
+            let since = db.dirty_since().unwrap_or_else(now_ms);
+            let drained = db.history().drain(db, shared, Some(gate), since);
+            drained.map(|_| ())
+        }
+        false => record(shared, db, held.deadline),
+    });
+    match guarded {
+        Ok(()) => {
             held.go();
-            if told {
-                db.mark_dirty();
-            }
+            db.look_soon();
         }
         Err(error) => pass_unguarded(held, &error.to_string()),
     }
 }
 
+/// At a drain point: waits for the writer that is in the middle of the wal-index.
+fn record(shared: &Shared, db: &Database, deadline: Instant) -> Result<(), CaptureError> {
+    let failed = || CaptureError::io("read the wal-index");
+    while !db.take_record(&shared.backing).map_err(failed())? {
+        if Instant::now() >= deadline {
+            return Err(CaptureError::Disturbed);
+        }
+        std::thread::sleep(INDEX_PAUSE);
+    }
+    Ok(())
+}
+
 fn answer(shared: &Shared, db: &Arc<Database>, look: Look) {
     // An asker that has gone away does not need the answer.
     match look {
-        Look::Drain(done) => drop(done.send(drain(shared, db))),
-        Look::Stored(done) => drop(done.send(db.history().stored(db, shared))),
-        Look::Abandon(newest, done) => drop(done.send(db.history().abandon(shared, newest))),
-        Look::Adopt(object, done) => drop(done.send(db.history().adopt(db, shared, &object))),
+        Look::Drain(done) => drop(done.send(caught(|| drain(shared, db)))),
+        Look::Stored(done) => drop(done.send(caught(|| db.history().stored(db, shared)))),
+        Look::Abandon(newest, done) => {
+            drop(done.send(caught(|| db.history().abandon(shared, newest))));
+        }
+        Look::Adopt(object, done) => {
+            drop(done.send(caught(|| db.history().adopt(db, shared, &object))));
+        }
     }
 }
 
@@ -222,11 +244,8 @@ fn drain(shared: &Shared, db: &Database) -> Result<Drained, CaptureError> {
     let drained = db
         .history()
         .drain(db, shared, None, seen.unwrap_or_else(now_ms));
-    settle_time(
-        db,
-        seen,
-        drained.as_ref().is_ok_and(|d| d.next == Next::Nothing),
-    );
+    let found = drained.as_ref().is_ok_and(|d| d.next == Next::Nothing);
+    settle_time(db, seen, found);
     drained
 }
 
@@ -241,8 +260,19 @@ fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
 fn make_images(shared: &Shared, queue: &Receiver<ImageJob>) {
     while let Ok((db, done)) = queue.recv() {
         let seen = db.take_dirty();
-        let made = image::capture(&db, shared, seen.unwrap_or_else(now_ms));
+        let made = caught(|| image::capture(&db, shared, seen.unwrap_or_else(now_ms)));
         settle_time(&db, seen, made.is_ok());
         drop(done.send(made));
     }
+}
+
+/// A panic ends the work on one database, and not the thread that others need.
+fn caught<T>(work: impl FnOnce() -> Result<T, CaptureError>) -> Result<T, CaptureError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned());
+        Err(CaptureError::Panicked(text.unwrap_or_default()))
+    })
 }

@@ -16,6 +16,8 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// A file that is written past its log is read again soon: it is never quiet for long.
+const LAST_DISTURBANCE: Duration = Duration::from_secs(1);
 
 /// What a round left.
 enum Round {
@@ -23,6 +25,8 @@ enum Round {
     Done { captured: bool },
     /// Look again, though nothing may be heard of it.
     LookAgain,
+    /// The file was written past its log while it was read.
+    Disturbed,
     /// The capture failed and may succeed later.
     Failed,
     /// Nothing can be done before the file changes.
@@ -31,21 +35,25 @@ enum Round {
 
 /// Works on one database until nothing is left to do.
 pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
-    let Some(client) = db.client() else {
+    let client = db
+        .client()
+        .filter(|client| client.progress().status != Status::Refused);
+    let Some(client) = client else {
+        db.begin_round();
+        db.take_dirty();
         return;
     };
-    if client.progress().status == Status::Refused {
-        return;
-    }
     let mut looks = Backoff::new(FIRST_LOOK, LAST_LOOK);
+    let mut disturbances = Backoff::new(FIRST_RETRY, LAST_DISTURBANCE);
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
         let begun = Instant::now();
-        let ticket = db.newest_ticket();
+        let ticket = db.begin_round();
         match round(&replicator, &db, &client, ticket).await {
             Round::Over => return,
             Round::Done { captured } => {
                 looks.reset();
+                disturbances.reset();
                 retries.reset();
                 if !captured && !db.is_dirty() {
                     return;
@@ -57,7 +65,16 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                     return;
                 }
             }
-            Round::LookAgain => wait(&db, Instant::now() + looks.pause()).await,
+            Round::LookAgain => {
+                tokio::select! {
+                    () = wait(&db, Instant::now() + looks.pause()) => {}
+                    () = db.stirred() => {
+                        looks.reset();
+                        wait(&db, begun + replicator.settings.sync_interval).await;
+                    }
+                }
+            }
+            Round::Disturbed => sleep(disturbances.pause()).await,
             Round::Failed => sleep(retries.pause()).await,
         }
     }
@@ -89,7 +106,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         return Round::Over;
     }
     match drained.next {
-        Next::Image => Round::Failed,
+        Next::Image => Round::Disturbed,
         Next::LookAgain => {
             db.settle(ticket);
             Round::LookAgain
@@ -108,6 +125,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
 /// Captures what is committed, reading the whole file where that is needed.
 async fn look(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, CaptureError> {
     if db.is_removed() {
+        db.take_dirty();
         return Ok(Drained::nothing());
     }
     let capture = &replicator.capture;
@@ -158,18 +176,18 @@ fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {
     if matches!(error, CaptureError::Stopped) {
         return Round::Over;
     }
-    // Being written past its log while it is read is nothing wrong with the client.
-    if !matches!(error, CaptureError::Disturbed) {
-        let told = client.progress().last_error;
-        let text = format!("{}: {error}", error.code());
-        if told.as_deref() != Some(&text) {
-            tracing::warn!(client = %db.label(), error = %error, "A database can't be captured");
-        }
-        client.update(|progress| {
-            progress.status = Status::Failing;
-            progress.last_error = Some(text);
-        });
+    if matches!(error, CaptureError::Disturbed) {
+        return Round::Disturbed;
     }
+    let told = client.progress().last_error;
+    let text = format!("{}: {error}", error.code());
+    if told.as_deref() != Some(&text) {
+        tracing::warn!(client = %db.label(), error = %error, "A database can't be captured");
+    }
+    client.update(|progress| {
+        progress.status = Status::Failing;
+        progress.last_error = Some(text);
+    });
     if error.waits_for_the_file() {
         Round::Over
     } else {

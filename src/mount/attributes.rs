@@ -43,8 +43,8 @@ pub enum NewTime {
 impl NewTime {
     fn timespec(time: Option<Self>) -> Timespec {
         let (tv_sec, tv_nsec) = match time {
-            None => (0, UTIME_OMIT.into()),
-            Some(Self::Now) => (0, UTIME_NOW.into()),
+            None => (0, UTIME_OMIT),
+            Some(Self::Now) => (0, UTIME_NOW),
             Some(Self::At {
                 seconds,
                 nanoseconds,

@@ -124,7 +124,7 @@ impl Bench {
     /// The first connection opens the wal-index, and cuts it before anything else.
     fn open_index(&self) {
         self.db.opened(FileKind::Shm, VISIBLE);
-        self.db.written(FileKind::Shm);
+        self.db.resized(FileKind::Shm, 3);
     }
 
     /// What the mount would do before any operation that may reset the log.

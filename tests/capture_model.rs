@@ -151,7 +151,7 @@ impl Bench {
                 if drained.next == Next::Image {
                     self.capture.image(&self.db).await.expect("image");
                 }
-                while let Some(segment) = self.capture.front(&self.db) {
+                while let Some(segment) = self.capture.front(&self.db).await.expect("front") {
                     let key = segment.key().below(&self.client.s3_prefix);
                     let put = self.store.put_new(&key, &segment.body).await.expect("put");
                     assert_eq!(put, Put::Created, "{key}");

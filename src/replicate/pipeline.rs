@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Replicator;
-use super::upload::Uploaded;
+use super::upload::{Found, Uploaded};
 use crate::capture::{CaptureError, Database, Drained, Next};
 use crate::store::retry::Backoff;
 use crate::tenant::roster::{Client, Status};
@@ -89,6 +89,9 @@ async fn wait(db: &Database, deadline: Instant) {
 }
 
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
+    if let Err(error) = find_unnoted(replicator, db, client).await {
+        return failed(db, client, &error);
+    }
     let looked = look(replicator, db).await;
     let captured = match store_all(replicator, db, client).await {
         Ok(stored) => stored,
@@ -122,6 +125,48 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
     }
 }
 
+/// Goes on from what an earlier run stored and did not note, before anything is captured that it holds already.
+async fn find_unnoted(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+) -> Result<(), CaptureError> {
+    if db.is_removed() {
+        return Ok(());
+    }
+    let capture = &replicator.capture;
+    let Some(key) = capture.doubtful_successor(db).await? else {
+        return Ok(());
+    };
+    let key = key.below(&client.s3_prefix);
+    match replicator.read_segment(client, &key).await {
+        Found::Nothing => Ok(()),
+        found => adopt_or_abandon(replicator, db, client, found, &key).await,
+    }
+}
+
+/// The history goes on from an object that is in the store, or a new generation begins.
+async fn adopt_or_abandon(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+    found: Found,
+    key: &str,
+) -> Result<(), CaptureError> {
+    let capture = &replicator.capture;
+    if let Found::Segment(object) = found
+        && capture.adopt(db, *object).await?
+    {
+        return Ok(());
+    }
+    tracing::warn!(
+        client = %client.id.label(),
+        key,
+        "The store has another object there; a new generation begins"
+    );
+    capture.abandon(db, None).await
+}
+
 /// Captures what is committed, reading the whole file where that is needed.
 async fn look(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, CaptureError> {
     if db.is_removed() {
@@ -149,27 +194,18 @@ async fn store_all(
     let mut front = capture.front(db).await?;
     while let Some(segment) = front {
         any = true;
-        let (object, newest) = match replicator.upload(client, &segment).await {
+        match replicator.upload(client, &segment).await {
             Uploaded::Done => {
                 front = capture.stored(db).await?;
                 continue;
             }
-            Uploaded::Conflict(object) => (object, None),
-            Uploaded::Outdated(newest) => (None, Some(newest)),
-        };
-        db.mark_dirty();
-        let adopted = match object {
-            Some(object) => capture.adopt(db, object).await?,
-            None => false,
-        };
-        if !adopted {
-            tracing::warn!(
-                client = %client.id.label(),
-                key = %segment.key(),
-                "The store has another object there; a new generation begins"
-            );
-            capture.abandon(db, newest).await?;
+            Uploaded::Conflict(found) => {
+                let key = segment.key().below(&client.s3_prefix);
+                adopt_or_abandon(replicator, db, client, found, &key).await?;
+            }
+            Uploaded::Outdated(newest) => capture.abandon(db, Some(newest)).await?,
         }
+        db.look_soon();
         front = capture.front(db).await?;
     }
     Ok(any)

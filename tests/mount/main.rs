@@ -3,6 +3,7 @@
 mod demo;
 mod kills;
 mod load;
+mod outages;
 mod phantoms;
 mod straight_path;
 #[path = "../support/mod.rs"]

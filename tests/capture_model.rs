@@ -121,6 +121,12 @@ impl Bench {
         connection
     }
 
+    /// The first connection opens the wal-index, and cuts it before anything else.
+    fn open_index(&self) {
+        self.db.opened(FileKind::Shm, VISIBLE);
+        self.db.written(FileKind::Shm);
+    }
+
     /// What the mount would do before any operation that may reset the log.
     fn gates(&self) {
         for gate in [Gate::DatabaseTruncate, Gate::WalOverwrite] {
@@ -319,7 +325,7 @@ fn run_against_the_model(seed: u64, memory_bytes: u64) {
     let auto_vacuum = random.below(3);
     let mut bench = Bench::new(memory_bytes);
     let mut connection = bench.connect();
-    bench.db.opened(FileKind::Shm, VISIBLE);
+    bench.open_index();
     prepare(&connection, page_size, auto_vacuum);
     let mut txid = bench.look();
     assert_eq!(txid, 1, "seed {seed}: the first snapshot");
@@ -337,7 +343,7 @@ fn run_against_the_model(seed: u64, memory_bytes: u64) {
             connection
                 .execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = OFF; PRAGMA cache_size = 10")
                 .expect("reopen");
-            bench.db.opened(FileKind::Shm, VISIBLE);
+            bench.open_index();
         }
         let committed = step(&mut random, &connection, page_size);
         let now = bench.look();

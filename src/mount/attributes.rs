@@ -130,7 +130,7 @@ pub fn extended_attribute(
 ) -> Result<Extended, Errno> {
     let path = descriptor_path(&located);
     if size == 0 {
-        return rustix::fs::getxattr(path, name, &mut [0u8; 0][..]).map(Extended::Length);
+        return rustix::fs::getxattr_query(path, name).map(Extended::Length);
     }
     let mut value = vec![0; size];
     let length = rustix::fs::getxattr(path, name, &mut value[..])?;
@@ -145,7 +145,7 @@ pub fn extended_attribute_names(
     caller: Caller,
 ) -> Result<Extended, Errno> {
     let path = descriptor_path(&located);
-    let length = rustix::fs::listxattr(&path, &mut [0u8; 0][..])?;
+    let length = rustix::fs::listxattr_query(&path)?;
     let mut names = vec![0; length];
     let length = rustix::fs::listxattr(&path, &mut names[..])?;
     names.truncate(length);

@@ -4,31 +4,24 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    BackingId, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BackingId, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::{AttributeChange, Attributes, Extended, NewTime, file_type};
-use super::credentials::Caller;
+use super::attributes::AttributeChange;
 use super::directories::Room;
-use super::error::{OperationError, OperationResult};
-use super::files::{Creation, Opened};
 use super::handles::Service;
-use super::names::EntryName;
-use super::passthrough::{FileSystem, LookedUp};
-
-/// How long the kernel may take a name, or its absence, as it was told: nobody else changes the backing directory.
-const ENTRY_TTL: Duration = Duration::from_secs(3600);
-
-/// How long it may take attributes as told. The kernel knows of every change but of modification times of files that
-/// are mapped and passed through.
-const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
+use super::passthrough::FileSystem;
+use super::replies::{
+    ATTRIBUTE_TTL, caller, creation, entry_name, errno, file_attributes, fuse_type, new_time,
+    open_flags, send_absent, send_attributes, send_done, send_entry, send_extended, send_made,
+    send_written,
+};
 
 /// The largest request for bytes; the kernel's own limit is 256 pages where it was not raised.
 const MAX_WRITE: u32 = 1 << 20;
@@ -599,172 +592,4 @@ impl Filesystem for FuseAdapter {
             move |copied| send_written("copy_file_range", reply, copied),
         );
     }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-    }
-}
-
-fn creation(request: &Request, mode: u32, umask: u32) -> Creation {
-    Creation {
-        caller: caller(request),
-        umask,
-        mode,
-    }
-}
-
-fn entry_name(parent: INodeNo, name: &OsStr) -> EntryName<'_> {
-    EntryName {
-        parent: parent.0,
-        name,
-    }
-}
-
-fn new_time(time: TimeOrNow) -> NewTime {
-    let time = match time {
-        TimeOrNow::Now => return NewTime::Now,
-        TimeOrNow::SpecificTime(time) => time,
-    };
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => NewTime::At {
-            seconds: after.as_secs() as i64,
-            nanoseconds: after.subsec_nanos(),
-        },
-        // The decoder took the nanoseconds off as well, instead of adding them.
-        Err(before) => NewTime::At {
-            seconds: -(before.duration().as_secs() as i64),
-            nanoseconds: before.duration().subsec_nanos(),
-        },
-    }
-}
-
-fn system_time(seconds: i64, nanoseconds: u64) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let second = match seconds >= 0 {
-        true => UNIX_EPOCH.checked_add(whole),
-        false => UNIX_EPOCH.checked_sub(whole),
-    };
-    second.unwrap_or(UNIX_EPOCH) + Duration::from_nanos(nanoseconds)
-}
-
-fn fuse_type(kind: rustix::fs::FileType) -> FileType {
-    use rustix::fs::FileType as Backing;
-    match kind {
-        Backing::Directory => FileType::Directory,
-        Backing::Symlink => FileType::Symlink,
-        Backing::Fifo => FileType::NamedPipe,
-        Backing::Socket => FileType::Socket,
-        Backing::CharacterDevice => FileType::CharDevice,
-        Backing::BlockDevice => FileType::BlockDevice,
-        Backing::RegularFile | Backing::Unknown => FileType::RegularFile,
-    }
-}
-
-fn file_attributes(number: u64, attributes: &Attributes) -> FileAttr {
-    let stat = &attributes.stat;
-    FileAttr {
-        ino: INodeNo(number),
-        size: stat.st_size as u64,
-        blocks: stat.st_blocks as u64,
-        atime: system_time(stat.st_atime, stat.st_atime_nsec),
-        mtime: system_time(stat.st_mtime, stat.st_mtime_nsec),
-        ctime: system_time(stat.st_ctime, stat.st_ctime_nsec),
-        crtime: UNIX_EPOCH,
-        kind: fuse_type(file_type(stat)),
-        perm: (stat.st_mode & 0o7777) as u16,
-        nlink: stat.st_nlink as u32,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        rdev: stat.st_rdev as u32,
-        blksize: stat.st_blksize as u32,
-        flags: 0,
-    }
-}
-
-fn open_flags<B>(opened: &Opened<B>) -> FopenFlags {
-    match opened.service {
-        Service::Direct => FopenFlags::FOPEN_DIRECT_IO,
-        Service::PageCache if opened.keeps_page_cache => FopenFlags::FOPEN_KEEP_CACHE,
-        Service::PageCache | Service::KernelPassthrough(_) => FopenFlags::empty(),
-    }
-}
-
-fn send_entry(reply: ReplyEntry, entry: &LookedUp) {
-    let attributes = file_attributes(entry.node, &entry.attributes);
-    let generation = Generation(entry.generation.into());
-    reply.entry_with_ttls(&ATTRIBUTE_TTL, &ENTRY_TTL, &attributes, generation);
-}
-
-/// An entry without an inode: the kernel remembers that the name is absent. SQLite asks for `-journal` and `-wal`
-/// again and again.
-fn send_absent(reply: ReplyEntry) {
-    let nothing = FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    };
-    reply.entry_with_ttls(&Duration::ZERO, &ENTRY_TTL, &nothing, Generation(0));
-}
-
-fn send_made(operation: &'static str, reply: ReplyEntry, made: OperationResult<LookedUp>) {
-    match made {
-        Ok(entry) => send_entry(reply, &entry),
-        Err(error) => reply.error(errno(operation, error)),
-    }
-}
-
-fn send_attributes(
-    operation: &'static str,
-    reply: ReplyAttr,
-    attributes: OperationResult<Attributes>,
-) {
-    match attributes {
-        Ok(shown) => reply.attr(&ATTRIBUTE_TTL, &file_attributes(shown.number, &shown)),
-        Err(error) => reply.error(errno(operation, error)),
-    }
-}
-
-fn send_done(operation: &'static str, reply: ReplyEmpty, done: OperationResult<()>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(operation, error)),
-    }
-}
-
-fn send_written(operation: &'static str, reply: ReplyWrite, written: OperationResult<usize>) {
-    match written {
-        Ok(length) => reply.written(length as u32),
-        Err(error) => reply.error(errno(operation, error)),
-    }
-}
-
-fn send_extended(operation: &'static str, reply: ReplyXattr, value: OperationResult<Extended>) {
-    match value {
-        Ok(Extended::Length(length)) => reply.size(length as u32),
-        Ok(Extended::Bytes(bytes)) => reply.data(&bytes),
-        Err(error) => reply.error(errno(operation, error)),
-    }
-}
-
-/// What the application gets for an error. Here is where faults of disk or mount are logged.
-fn errno(operation: &'static str, error: OperationError) -> Errno {
-    if error.is_fault() {
-        tracing::warn!(fuse_operation = operation, %error, "A file operation failed");
-    }
-    Errno::from_i32(error.errno().raw_os_error())
 }

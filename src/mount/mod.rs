@@ -13,10 +13,12 @@ mod mountinfo;
 mod names;
 mod passthrough;
 mod preconditions;
+mod replies;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use holders::{Holder, HolderKind, holders};
-pub use passthrough::STATE_DIRECTORY;
 pub use preconditions::{MountError, open_backing_directory};
 pub use session::{MountOptions, Mounted, UnmountError};
 

@@ -1,20 +1,19 @@
 //! What makes, removes and renames entries of directories, and what the capture is told of it.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
-use std::os::fd::AsRawFd;
 
 use super::attributes::{backing_inode, file_type};
 use super::error::{OperationError, OperationResult};
 use super::files::{Creation, around_journal};
 use super::inodes::NodeId;
-use super::passthrough::{FileSystem, LookedUp, STATE_DIRECTORY, is_hidden, refuse_hidden};
-use crate::capture::{Database, FileKind, Gate};
+use super::passthrough::{FileSystem, LookedUp, is_hidden, refuse_hidden};
+use crate::capture::{Database, FileKind, Gate, STATE_FOLDER};
 
 /// An entry of a directory, as a request names it.
 #[derive(Clone, Copy, Debug)]
@@ -307,7 +306,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
     fn tell_exchanged(&self, first: &Found, here: &Path, second: &Found, there: &Path) {
         if first.is_directory() && second.is_directory() {
             // Step by step, so that what is below the one is never taken for what is below the other.
-            let aside = Path::new(STATE_DIRECTORY).join("exchanged");
+            let aside = Path::new(STATE_FOLDER).join("exchanged");
             self.capture.directory_moved(here, &aside);
             self.capture.directory_moved(there, here);
             self.capture.directory_moved(&aside, there);

@@ -18,10 +18,7 @@ use super::directories::Directories;
 use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
 use super::inodes::{Inodes, NodeId, ROOT};
-use crate::capture::{Capture, Database, FileKind, Gate};
-
-/// The state directory at the root of the backing directory, which the mount does not show.
-pub const STATE_DIRECTORY: &str = ".litestream-multitenant";
+use crate::capture::{Capture, Database, FileKind, Gate, STATE_FOLDER};
 
 /// How often a path is resolved anew when renames by others overtake it.
 const RESOLVE_ATTEMPTS: usize = 16;
@@ -260,7 +257,7 @@ fn pass_gates(
 
 /// Whether an entry is the state directory.
 pub(super) fn is_hidden(parent: NodeId, name: &OsStr) -> bool {
-    parent == ROOT && name == STATE_DIRECTORY
+    parent == ROOT && name == STATE_FOLDER
 }
 
 /// Refuses to give an entry the name of the state directory.

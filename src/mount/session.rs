@@ -303,7 +303,7 @@ fn negotiation(backing: &OwnedFd, passthrough: bool) -> Result<Negotiation, Errn
         libc::FUSE_SUPER_MAGIC,
     ];
     let is_stacked = STACKED.contains(&rustix::fs::fstatfs(backing)?.f_type);
-    let list = rustix::fs::fgetxattr(backing, "system.posix_acl_access", &mut [0u8; 0][..]);
+    let list = rustix::fs::fgetxattr_query(backing, "system.posix_acl_access");
     Ok(Negotiation {
         passthrough,
         stack_depth: if is_stacked { 2 } else { 1 },

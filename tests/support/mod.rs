@@ -5,4 +5,5 @@ pub mod log;
 pub mod mounts;
 pub mod process;
 pub mod sqlite;
+pub mod tree;
 pub mod workload;

@@ -138,16 +138,10 @@ fn a_database_may_be_renamed_in_over_and_out() {
     daemon.assert_replicated(&client, "then.db");
     assert_eq!(daemon.generations(&client).len(), 1);
 
+    let then = daemon.sync(&client).to_string();
     fs::rename(&second, &database).expect("renamed over");
     daemon.assert_replicated(&client, "second.db");
-    let generations = daemon.generations(&client);
-    assert_eq!(generations.len(), 2, "another file is another history");
-    let oldest = generations
-        .iter()
-        .filter_map(|generation| generation["id"].as_str())
-        .min()
-        .expect("two");
-    let again = daemon.restore(&client, &["--generation", oldest], "again.db");
+    let again = daemon.restore(&client, &["--txid", &then], "again.db");
     sqlite::assert_same(&daemon.path("then.db"), &again);
 
     let mark = daemon.log.mark();

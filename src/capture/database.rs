@@ -161,8 +161,7 @@ impl Database {
         }
     }
 
-    /// Bytes of `-wal` were written, or its size was set; or those of a `.db` or `-shm`, as far as that is seen: after
-    /// that, before the reply.
+    /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through): after that, before the reply.
     pub fn written(self: &Arc<Self>, kind: FileKind) {
         match kind {
             FileKind::Wal => {
@@ -171,11 +170,24 @@ impl Database {
             }
             FileKind::Database => {
                 self.touched.store(true, Ordering::SeqCst);
-                self.mark_dirty();
+                self.look_soon();
             }
-            // Where the kernel passes writes through, this is the cut that begins it.
+            FileKind::Shm | FileKind::Journal => {}
+        }
+    }
+
+    /// The size of a file was set, in bytes: after that, before the reply.
+    pub fn resized(self: &Arc<Self>, kind: FileKind, size: u64) {
+        match kind {
+            // The first connection cuts the wal-index, and then begins it anew.
             FileKind::Shm => self.index_begun.store(true, Ordering::SeqCst),
-            FileKind::Journal => {}
+            // SQLite cuts no database to nothing that has a log: something else is to be written in its place.
+            FileKind::Database if size == 0 => self.replaced(),
+            FileKind::Database => {
+                self.touched.store(true, Ordering::SeqCst);
+                self.look_soon();
+            }
+            FileKind::Wal | FileKind::Journal => {}
         }
     }
 

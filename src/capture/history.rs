@@ -1,6 +1,9 @@
 //! The captured history of one database: where it stands, and what of it still waits for the store.
 
 use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
 
 use super::database::Database;
 use super::error::CaptureError;
@@ -11,6 +14,7 @@ use super::segment::Press;
 use super::state::{Entry, Known, Stamps};
 use super::{Shared, now_after};
 use crate::clock::UnixMs;
+use crate::format::ltx::Decoder;
 use crate::store::Body;
 use crate::store::keys::GenerationId;
 
@@ -90,7 +94,7 @@ impl History {
             let path = shared
                 .spool
                 .path_of(id, entry.mark.generation, entry.mark.seq);
-            let Some(file) = path.metadata().ok().filter(|_| follows) else {
+            let Some(size) = whole_file(&path, entry.file_checksum).filter(|_| follows) else {
                 break;
             };
             wanted.insert(path.clone());
@@ -99,7 +103,7 @@ impl History {
                 snapshot: entry.snapshot,
                 committed_at: entry.committed_at,
                 body: Body::File(path),
-                size: file.len(),
+                size,
                 file_checksum: entry.file_checksum,
                 sums: entry.sums.clone().into(),
                 durable: true,
@@ -318,6 +322,18 @@ fn entry_of(segment: &Segment) -> Entry {
         file_checksum: segment.file_checksum,
         sums: segment.sums.to_vec(),
     }
+}
+
+/// The size of a spool file in bytes; none where it is not the whole segment that was noted: a power cut may have come
+/// before it was on disk.
+fn whole_file(path: &Path, file_checksum: u64) -> Option<u64> {
+    let file = File::open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    let mut decoder = Decoder::new(BufReader::new(file)).ok()?;
+    let mut page = vec![0; decoder.header().page_size as usize];
+    while decoder.next_page(&mut page).ok()?.is_some() {}
+    let trailer = decoder.finish().ok()?;
+    (trailer.file_checksum == file_checksum).then_some(size)
 }
 
 /// Puts in the sums that a death may have left out, and says whether the table then is that of the state `last`.

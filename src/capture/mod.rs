@@ -42,7 +42,7 @@ pub use mark::{Mark, Segment};
 use backing::Backing;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::{Stamps, StateDb, StateError};
-use workers::{Look, Workers};
+use workers::{Workers, caught};
 
 /// The folder at the backing directory's root that holds the state, and that the mount does not show.
 pub const STATE_FOLDER: &str = ".litestream-multitenant";
@@ -124,7 +124,7 @@ pub type Proceed = Box<dyn FnOnce() + Send>;
 
 impl Capture {
     /// Opens the state in `directory` and starts the threads. Databases with something to look at come out of the
-    /// receiver, each at most once at a time.
+    /// receiver, each at most once at a time; `room` is how many there may be.
     pub fn start(
         root: Arc<OwnedFd>,
         directory: &Path,
@@ -146,7 +146,7 @@ impl Capture {
         });
         let (queue, dirty) = mpsc::channel(room);
         let workers =
-            Workers::start(&shared, settings.gate_timeout).map_err(StartError::Threads)?;
+            Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
         let capture = Arc::new(Self {
             shared,
             rules,
@@ -331,9 +331,7 @@ impl Capture {
 
     /// Captures what was committed since the last look.
     pub async fn drain(&self, db: &Arc<Database>) -> Result<Drained, CaptureError> {
-        let (done, answer) = oneshot::channel();
-        self.workers.look(db, Look::Drain(done));
-        answer.await.unwrap_or(Err(CaptureError::Stopped))
+        self.ask(db, workers::drain).await
     }
 
     /// Reads the whole database: a new generation, or what differs.
@@ -344,15 +342,18 @@ impl Capture {
     }
 
     /// The next segment to be stored.
-    pub fn front(&self, db: &Database) -> Option<Segment> {
-        db.history().front()
+    pub async fn front(&self, db: &Arc<Database>) -> Result<Option<Segment>, CaptureError> {
+        self.ask(db, |db, _| Ok(db.history().front())).await
     }
 
-    /// The segment that `front` gave is in the store.
-    pub async fn stored(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
-        let (done, answer) = oneshot::channel();
-        self.workers.look(db, Look::Stored(done));
-        answer.await.unwrap_or(Err(CaptureError::Stopped))
+    /// The segment that `front` gave is in the store. Gives the next one.
+    pub async fn stored(&self, db: &Arc<Database>) -> Result<Option<Segment>, CaptureError> {
+        self.ask(db, |db, shared| {
+            let mut history = db.history();
+            history.stored(db, shared)?;
+            Ok(history.front())
+        })
+        .await
     }
 
     /// What waits can't be stored under its names: a new generation has to begin, after `newest` of the store.
@@ -361,9 +362,8 @@ impl Capture {
         db: &Arc<Database>,
         newest: Option<GenerationId>,
     ) -> Result<(), CaptureError> {
-        let (done, answer) = oneshot::channel();
-        self.workers.look(db, Look::Abandon(newest, done));
-        answer.await.unwrap_or(Err(CaptureError::Stopped))
+        self.ask(db, move |db, shared| db.history().abandon(shared, newest))
+            .await
     }
 
     /// Goes on from a segment that is in the store under the number of the oldest one that waits. False where it does
@@ -373,20 +373,43 @@ impl Capture {
         db: &Arc<Database>,
         object: StoredSegment,
     ) -> Result<bool, CaptureError> {
-        let (done, answer) = oneshot::channel();
-        self.workers.look(db, Look::Adopt(object, done));
-        answer.await.unwrap_or(Err(CaptureError::Stopped))
+        self.ask(db, move |db, shared| {
+            db.history().adopt(db, shared, &object)
+        })
+        .await
     }
 
     /// All is stored, and nothing was written since `stamps` were taken: the next start need not look.
-    pub fn settled(&self, db: &Database, stamps: Option<Stamps>) -> Result<(), CaptureError> {
-        let stamps = stamps.filter(|_| !db.is_dirty());
-        db.history().save_stamps(&self.shared, stamps)
+    pub async fn settled(
+        &self,
+        db: &Arc<Database>,
+        stamps: Option<Stamps>,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |db, shared| {
+            let stamps = stamps.filter(|_| !db.is_dirty());
+            db.history().save_stamps(shared, stamps)
+        })
+        .await
     }
 
     /// A removed database has nothing left to store: forgets it.
-    pub fn forget(&self, db: &Database) -> Result<(), CaptureError> {
-        db.history().forget(&self.shared)
+    pub async fn forget(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
+        self.ask(db, |db, shared| db.history().forget(shared)).await
+    }
+
+    /// Has a worker do something with one database; only workers wait for a database's history.
+    async fn ask<T: Send + 'static>(
+        &self,
+        db: &Arc<Database>,
+        work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let (done, answer) = oneshot::channel();
+        let db = db.clone();
+        self.workers.look(Box::new(move |shared| {
+            // An asker that has gone away does not need the answer.
+            drop(done.send(caught(|| work(&db, shared))));
+        }));
+        answer.await.unwrap_or(Err(CaptureError::Stopped))
     }
 
     /// This instance's id, which stands in every segment.

@@ -1,12 +1,13 @@
 //! Captured segments that wait on local disk: what a reset of the log would destroy, and what is too large for memory.
 //!
-//! One file a segment, complete once it has its name: written beside, fsynced, renamed. Bounded in bytes for all
-//! databases together, and by the free space that it leaves on its disk.
+//! One file a segment, written beside and renamed. Not synced: a gate holds an application up, and whole directories
+//! with it. So a file survives the death of the process; whether it survived that of the machine is for its own
+//! checksum to say, and is asked before it is used again. Bounded in bytes for all databases together, and by the free
+//! space that it leaves on its disk.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -91,7 +92,7 @@ impl Spool {
             .join(format!("doubtful-{id}-{a:08x}{b:08x}-{offset}.wal-frames"))
     }
 
-    /// Keeps a segment that is in memory: durable once this returns.
+    /// Keeps a segment that is in memory.
     pub fn keep(&self, path: &Path, bytes: &Bytes) -> Result<(), SpoolError> {
         let mut writer = self.write(path)?;
         let written = writer.write_all(bytes);
@@ -184,7 +185,7 @@ pub struct SpoolWriter<'a> {
 }
 
 impl SpoolWriter<'_> {
-    /// Makes it durable and gives it its name. Returns its size in bytes.
+    /// Gives it its name. Returns its size in bytes.
     pub fn keep(mut self) -> Result<u64, SpoolError> {
         let kept = self.finish();
         kept.map_err(|source| self.spool.io(&self.path, source))?;
@@ -194,11 +195,7 @@ impl SpoolWriter<'_> {
 
     fn finish(&mut self) -> io::Result<()> {
         self.file.flush()?;
-        self.file.get_ref().sync_data()?;
-        fs::rename(&self.temporary, &self.path)?;
-        let directory = File::open(&self.spool.directory)?;
-        rustix::fs::fsync(directory.as_fd())?;
-        Ok(())
+        fs::rename(&self.temporary, &self.path)
     }
 }
 

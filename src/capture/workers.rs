@@ -11,19 +11,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 use tokio::sync::oneshot;
 
-use super::adopt::StoredSegment;
 use super::database::{Database, Gate};
 use super::drain::{Drained, Next};
 use super::error::CaptureError;
 use super::{Proceed, Shared, image};
 use crate::clock::{UnixMs, now_ms};
-use crate::store::keys::GenerationId;
 use crate::tenant::roster::Status;
 
 /// Gates that may wait at once; each is a system call of an application that is held up.
 const GATES: usize = 16_384;
-/// Looks that may wait at once: at most one a database that is being stored.
-const LOOKS: usize = 16_384;
 const LOOKERS: usize = 2;
 const IMAGERS: usize = 2;
 /// A writer updates the wal-index within nanoseconds, unless it is not running.
@@ -31,16 +27,8 @@ const INDEX_PAUSE: Duration = Duration::from_millis(1);
 /// How exactly `mount.gateTimeout` is kept.
 const GATE_CHECK: Duration = Duration::from_millis(20);
 
-/// Something a worker does with one database, and tells the asker.
-pub(super) enum Look {
-    Drain(oneshot::Sender<Result<Drained, CaptureError>>),
-    Stored(oneshot::Sender<Result<(), CaptureError>>),
-    Abandon(
-        Option<GenerationId>,
-        oneshot::Sender<Result<(), CaptureError>>,
-    ),
-    Adopt(StoredSegment, oneshot::Sender<Result<bool, CaptureError>>),
-}
+/// Something a worker does with one database; it tells the asker by itself.
+pub(super) type Look = Box<dyn FnOnce(&Shared) + Send>;
 
 /// What a file operation waits for: whoever comes first carries it out, the worker or the time limit.
 #[derive(Clone)]
@@ -74,7 +62,7 @@ type ImageJob = (Arc<Database>, oneshot::Sender<Result<(), CaptureError>>);
 pub(super) struct Workers {
     gates: Sender<(Held, Gate)>,
     watch: Sender<Held>,
-    looks: Sender<(Arc<Database>, Look)>,
+    looks: Sender<Look>,
     images: Sender<ImageJob>,
     gate_timeout: Duration,
     _threads: Vec<JoinHandle<()>>,
@@ -87,11 +75,16 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    pub fn start(shared: &Arc<Shared>, gate_timeout: Duration) -> std::io::Result<Self> {
+    /// `room`: looks that may wait at once, one for each database that is being stored.
+    pub fn start(
+        shared: &Arc<Shared>,
+        gate_timeout: Duration,
+        room: usize,
+    ) -> std::io::Result<Self> {
         let (gates, gate_queue) = bounded(GATES);
         let (watch, watch_queue) = bounded(GATES);
-        let (looks, look_queue) = bounded(LOOKS);
-        let (images, image_queue) = bounded::<ImageJob>(LOOKS);
+        let (looks, look_queue) = bounded(room);
+        let (images, image_queue) = bounded::<ImageJob>(room);
         let mut threads = Vec::new();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
@@ -132,9 +125,9 @@ impl Workers {
         }
     }
 
-    pub fn look(&self, db: &Arc<Database>, look: Look) {
+    pub fn look(&self, look: Look) {
         // A look that is not taken drops its sender, which the asker sees as `Stopped`.
-        drop(self.looks.try_send((db.clone(), look)));
+        drop(self.looks.try_send(look));
     }
 
     pub fn image(&self, db: &Arc<Database>, done: oneshot::Sender<Result<(), CaptureError>>) {
@@ -179,7 +172,7 @@ fn watch_gates(queue: &Receiver<Held>) {
     }
 }
 
-fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<(Arc<Database>, Look)>) {
+fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<Look>) {
     loop {
         select_biased! {
             recv(gates) -> gate => match gate {
@@ -187,7 +180,7 @@ fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<(Arc<D
                 Err(_) => return,
             },
             recv(looks) -> look => match look {
-                Ok((db, look)) => answer(shared, &db, look),
+                Ok(look) => look(shared),
                 Err(_) => return,
             },
         }
@@ -225,21 +218,8 @@ fn record(shared: &Shared, db: &Database, deadline: Instant) -> Result<(), Captu
     Ok(())
 }
 
-fn answer(shared: &Shared, db: &Arc<Database>, look: Look) {
-    // An asker that has gone away does not need the answer.
-    match look {
-        Look::Drain(done) => drop(done.send(caught(|| drain(shared, db)))),
-        Look::Stored(done) => drop(done.send(caught(|| db.history().stored(db, shared)))),
-        Look::Abandon(newest, done) => {
-            drop(done.send(caught(|| db.history().abandon(shared, newest))));
-        }
-        Look::Adopt(object, done) => {
-            drop(done.send(caught(|| db.history().adopt(db, shared, &object))));
-        }
-    }
-}
-
-fn drain(shared: &Shared, db: &Database) -> Result<Drained, CaptureError> {
+/// Captures what was committed since the last look.
+pub(super) fn drain(db: &Database, shared: &Shared) -> Result<Drained, CaptureError> {
     let seen = db.take_dirty();
     let drained = db
         .history()
@@ -267,7 +247,7 @@ fn make_images(shared: &Shared, queue: &Receiver<ImageJob>) {
 }
 
 /// A panic ends the work on one database, and not the thread that others need.
-fn caught<T>(work: impl FnOnce() -> Result<T, CaptureError>) -> Result<T, CaptureError> {
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, CaptureError>) -> Result<T, CaptureError> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let text = payload
             .downcast_ref::<&str>()

@@ -280,9 +280,13 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         };
         let files = self.clone();
         self.pass_gates(gates, move || {
-            answer(around_journal(&tracked, || {
+            let changed = around_journal(&tracked, || {
                 files.change_now(node, handle.as_deref(), &change)
-            }));
+            });
+            if let (Ok(_), Some((database, kind)), Some(size)) = (&changed, &tracked, change.size) {
+                database.resized(*kind, size);
+            }
+            answer(changed);
         });
     }
 

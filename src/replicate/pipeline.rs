@@ -99,7 +99,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         Err(error) => return failed(db, client, &error),
     };
     if db.is_removed() {
-        if let Err(error) = replicator.capture.forget(db) {
+        if let Err(error) = replicator.capture.forget(db).await {
             tracing::warn!(client = %db.label(), error = %error, "Left-overs could not be removed");
         }
         db.settle(ticket);
@@ -112,7 +112,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
             Round::LookAgain
         }
         Next::Nothing => {
-            if let Err(error) = replicator.capture.settled(db, drained.stamps) {
+            if let Err(error) = replicator.capture.settled(db, drained.stamps).await {
                 return failed(db, client, &error);
             }
             recovered(client);
@@ -146,28 +146,31 @@ async fn store_all(
 ) -> Result<bool, CaptureError> {
     let capture = &replicator.capture;
     let mut any = false;
-    while let Some(segment) = capture.front(db) {
+    let mut front = capture.front(db).await?;
+    while let Some(segment) = front {
         any = true;
         let (object, newest) = match replicator.upload(client, &segment).await {
             Uploaded::Done => {
-                capture.stored(db).await?;
+                front = capture.stored(db).await?;
                 continue;
             }
             Uploaded::Conflict(object) => (object, None),
             Uploaded::Outdated(newest) => (None, Some(newest)),
         };
         db.mark_dirty();
-        if let Some(object) = object
-            && capture.adopt(db, object).await?
-        {
-            continue;
+        let adopted = match object {
+            Some(object) => capture.adopt(db, object).await?,
+            None => false,
+        };
+        if !adopted {
+            tracing::warn!(
+                client = %client.id.label(),
+                key = %segment.key(),
+                "The store has another object there; a new generation begins"
+            );
+            capture.abandon(db, newest).await?;
         }
-        tracing::warn!(
-            client = %client.id.label(),
-            key = %segment.key(),
-            "The store has another object there; a new generation begins"
-        );
-        capture.abandon(db, newest).await?;
+        front = capture.front(db).await?;
     }
     Ok(any)
 }

@@ -6,6 +6,7 @@ mod demo;
 mod kills;
 mod lifetimes;
 mod load;
+mod phantoms;
 mod stops;
 mod straight_path;
 #[path = "../support/mod.rs"]

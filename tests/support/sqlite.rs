@@ -1,7 +1,8 @@
 //! What Debian's SQLite, in a process of its own, says of a database.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::process::succeeded;
 
@@ -49,4 +50,53 @@ pub fn assert_same(left: &Path, right: &Path) {
         left.display(),
         right.display()
     );
+}
+
+/// A connection of Debian's SQLite that stays open, in a process of its own.
+pub struct Session {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Session {
+    pub fn open(database: &Path) -> Self {
+        let mut child = Command::new("sqlite3")
+            .args(["-batch", "-cmd", ".timeout 10000"])
+            .arg(database)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sqlite3 starts");
+        let to = child.stdin.take().expect("it is piped");
+        let from = BufReader::new(child.stdout.take().expect("it is piped"));
+        Self { child, to, from }
+    }
+
+    /// Runs statements, and gives what they print.
+    pub fn run(&mut self, sql: &str) -> String {
+        const END: &str = "-- end --\n";
+        writeln!(self.to, "{sql}\n.print {}", END.trim_end()).expect("sqlite3 reads");
+        let mut text = String::new();
+        while !text.ends_with(END) {
+            let read = self.from.read_line(&mut text).expect("sqlite3 answers");
+            assert_ne!(read, 0, "sqlite3 ended: {text}");
+        }
+        text.truncate(text.len() - END.len());
+        text.trim_end().to_owned()
+    }
+
+    /// Ends the process without letting it close its files in order.
+    pub fn kill9(mut self) {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The end of its input ends it, after it has closed the database; after `kill9` there is nothing to ask.
+        let _ = self.to.write_all(b"\n.quit\n");
+        let _ = self.child.wait();
+    }
 }

@@ -56,7 +56,7 @@ impl Model {
                 passthrough: true,
             },
         );
-        db.written(FileKind::Shm);
+        db.resized(FileKind::Shm, 3);
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let connection = Connection::open(&path).expect("open");
         let page_size = [512, 1024, 4096][random.below(3) as usize];

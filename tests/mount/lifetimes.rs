@@ -14,9 +14,11 @@ fn create(values: &str) -> String {
 }
 
 impl Daemon {
-    /// All is stored, and a restore with these flags equals the file.
+    /// All is stored, no gate was missed on the way, and a restore equals the file.
     fn assert_replicated(&self, client: &str, name: &str) {
         self.sync(client);
+        let log = self.log.text();
+        assert!(!log.contains("A gate was passed"), "{log}");
         let restored = self.restore(client, &[], name);
         sqlite::assert_same(&self.database(client), &restored);
     }

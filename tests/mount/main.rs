@@ -3,6 +3,7 @@
 mod bad_databases;
 mod bad_input;
 mod demo;
+mod journals;
 mod kills;
 mod lifetimes;
 mod load;

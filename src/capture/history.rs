@@ -41,6 +41,9 @@ pub struct History {
     pub(super) seen_changes: u64,
     pub(super) seen_stamp: super::backing::Stamp,
     pub(super) image: Option<ImageRun>,
+    /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
+    /// page sums have to become durable in the order of the history.
+    pub(super) making: Option<Mark>,
 }
 
 impl History {
@@ -162,6 +165,37 @@ impl History {
         Ok(())
     }
 
+    /// Adds the segment that an image has yielded, before those that were captured while it was written.
+    pub(super) fn push_made(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        segment: Segment,
+    ) -> Result<(), CaptureError> {
+        if self.making.take() != Some(segment.end) {
+            return Err(CaptureError::Disturbed);
+        }
+        let later = self
+            .pending
+            .iter()
+            .any(|other| other.end.generation == segment.end.generation);
+        self.push(db, shared, segment)?;
+        if later {
+            // They may have passed a gate meanwhile.
+            self.spool_all(shared)?;
+        }
+        Ok(())
+    }
+
+    /// No image comes of what was begun; a state that it had carried the history on to was never written down.
+    pub(super) fn give_up_image(&mut self, shared: &Shared) -> Result<(), CaptureError> {
+        self.image = None;
+        match self.making.take() {
+            Some(end) => self.lose_from(&end, shared),
+            None => Ok(()),
+        }
+    }
+
     fn bytes_in_memory(&self) -> u64 {
         self.pending
             .iter()
@@ -172,6 +206,9 @@ impl History {
 
     /// Makes everything that is captured durable on local disk, oldest first.
     pub(super) fn spool_all(&mut self, shared: &Shared) -> Result<(), CaptureError> {
+        if self.making.is_some() {
+            return Ok(());
+        }
         for index in 0..self.pending.len() {
             let mut segment = self.pending[index].clone();
             if segment.durable {

@@ -132,20 +132,15 @@ enum Work {
 
 /// Makes an image and captures what it shows: the first snapshot of a new generation, or one segment of what differs.
 ///
-/// `Disturbed` says that it has to be made again.
+/// `Disturbed` says that it has to be made again. After any error the caller gives the image up.
 pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(), CaptureError> {
-    let captured = begin(db, shared).and_then(|begun| match begun {
-        None => Ok(()),
-        Some(file) => {
-            let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
-            let image = copy(&mut read, db, shared, CHUNK)?;
-            write_down(db, shared, image, since)
-        }
-    });
-    if captured.is_err() {
-        db.history().image = None;
-    }
-    captured
+    let Some(file) = begin(db, shared)? else {
+        return Ok(());
+    };
+    let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
+    let mut image = copy(&mut read, db, shared, CHUNK)?;
+    let work = db.history().finish_image(db, shared, &mut image)?;
+    write_down(db, shared, &image, work, since)
 }
 
 /// Opens the file; none where there is nothing in it.
@@ -238,33 +233,22 @@ fn copy(
     }
 }
 
+/// Makes the segment of what an image has shown. Holds no lock meanwhile: what is captured from here on follows it.
 fn write_down(
     db: &Database,
     shared: &Shared,
-    mut image: Image,
+    image: &Image,
+    work: Work,
     since: UnixMs,
 ) -> Result<(), CaptureError> {
-    let (work, press) = {
-        let mut history = db.history();
-        let work = history.finish_image(db, shared, &mut image)?;
-        (work, history.press(shared))
-    };
+    let press = db.history().press(shared);
     let read = |pgno: u32, page: &mut [u8]| image.get(pgno, page);
-    let (end, segment) = match work {
+    let segment = match work {
         Work::Nothing => return Ok(()),
-        Work::Snapshot(end) => (end, press.snapshot(end, since, read)),
-        Work::Difference(draft) => {
-            let end = draft.end;
-            (end, press.segment(draft, WalExtent::default(), since, read))
-        }
+        Work::Snapshot(end) => press.snapshot(end, since, read)?,
+        Work::Difference(draft) => press.segment(draft, WalExtent::default(), since, read)?,
     };
-    let mut history = db.history();
-    let pushed = segment.and_then(|segment| history.push(db, shared, segment));
-    if pushed.is_err() {
-        // The history was carried on to a state that was never written down.
-        history.lose_from(&end, shared)?;
-    }
-    pushed
+    db.history().push_made(db, shared, segment)
 }
 
 impl History {
@@ -372,6 +356,11 @@ impl History {
         self.log_ended = false;
         db.set_captured_end(wal.map_or(0, |wal| wal.position.offset));
         let work = self.carry_on(shared, image, commit, wal)?;
+        self.making = match &work {
+            Work::Nothing => None,
+            Work::Snapshot(end) => Some(*end),
+            Work::Difference(draft) => Some(draft.end),
+        };
         self.resync = None;
         self.report(db);
         Ok(work)

@@ -240,7 +240,12 @@ fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
 fn make_images(shared: &Shared, queue: &Receiver<ImageJob>) {
     while let Ok((db, done)) = queue.recv() {
         let seen = db.take_dirty();
-        let made = caught(|| image::capture(&db, shared, seen.unwrap_or_else(now_ms)));
+        let mut made = caught(|| image::capture(&db, shared, seen.unwrap_or_else(now_ms)));
+        if made.is_err()
+            && let Err(error) = db.history().give_up_image(shared)
+        {
+            made = Err(error);
+        }
         settle_time(&db, seen, made.is_ok());
         drop(done.send(made));
     }

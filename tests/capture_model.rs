@@ -12,7 +12,8 @@ use litestream_multitenant::capture::spool::SpoolLimits;
 use litestream_multitenant::capture::{
     Capture, Database, FileKind, Gate, Next, OpenedAs, Settings,
 };
-use litestream_multitenant::format::wal::{Scanner, WalHeader};
+use litestream_multitenant::format::scanner::Scanner;
+use litestream_multitenant::format::wal::WalHeader;
 use litestream_multitenant::restore::{At, Target, restore_to_file};
 use litestream_multitenant::store::directory::DirectoryStore;
 use litestream_multitenant::store::{ObjectStore, Put};

@@ -1,5 +1,6 @@
 //! One request in, one answer out: who may ask, what the query says, and what each call answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, NoCall};
 use super::{State, metrics, views};
 use crate::clock;
-use crate::config::units;
+use crate::format::quantity;
 use crate::replicate::SyncError;
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::{Client, Status};
@@ -104,7 +105,9 @@ fn is_loopback(host: &str) -> bool {
         Some((name, port)) if port.parse::<u16>().is_ok() => name,
         _ => host,
     };
-    units::loopback_host(name).is_ok()
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = |address: IpAddr| address.is_loopback();
+    name == "localhost" || address.parse().is_ok_and(is_loopback)
 }
 
 fn refusal(method: &Method, path: &str, no_call: NoCall) -> Refusal {
@@ -180,7 +183,7 @@ async fn sync(state: &State, query: &Query, tenant: &str, db_name: &str) -> Resu
     let known = ["timeout", "prefix"];
     let timeout = match parameter(query, &known, "timeout")? {
         None => SYNC_TIMEOUT,
-        Some(text) => units::duration(text)
+        Some(text) => quantity::duration(text)
             .ok()
             .filter(|timeout| *timeout <= MAX_SYNC_TIMEOUT)
             .ok_or_else(|| {

@@ -1,7 +1,9 @@
 //! The Prometheus text, made from the roster at each scrape: a client that goes takes its series with it.
 
-use std::fmt::Write;
 use std::sync::Arc;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::clock::UnixMs;
 use crate::tenant::ids::ClientId;
@@ -12,70 +14,99 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 struct Series {
     name: &'static str,
-    kind: &'static str,
+    kind: Kind,
     help: &'static str,
     value: fn(&Progress, UnixMs) -> u64,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Gauge,
+    Counter,
 }
 
 const PER_CLIENT: [Series; 3] = [
     Series {
         name: "litestream_databases_active",
-        kind: "gauge",
+        kind: Kind::Gauge,
         help: "1 while the client is active, else 0.",
         value: |progress, _| u64::from(progress.status == Status::Active),
     },
     Series {
         name: "litestream_replication_lag",
-        kind: "gauge",
+        kind: Kind::Gauge,
         help: "Age in milliseconds of the oldest committed transaction that is not in the store; 0 when all are.",
         value: |progress, now| progress.lag_ms(now),
     },
     Series {
         name: "litestream_s3_sync_errors",
-        kind: "counter",
+        kind: Kind::Counter,
         help: "Failed attempts to store something of the client since the start.",
         value: |progress, _| progress.sync_errors,
     },
 ];
 
-/// All series, each with its help and type even where there is no client.
+/// All series; none of them where there is no client.
 pub fn render(clients: &[Arc<Client>], now: UnixMs) -> String {
+    // The format has no family without a series.
+    if clients.is_empty() {
+        return String::new();
+    }
     let known: Vec<_> = clients
         .iter()
         .map(|client| (labels(&client.id), client.progress()))
         .collect();
-    let mut text = String::new();
-    for series in &PER_CLIENT {
-        let name = series.name;
-        append(&mut text, format_args!("# HELP {name} {}\n", series.help));
-        append(&mut text, format_args!("# TYPE {name} {}\n", series.kind));
-        for (labels, progress) in &known {
-            let value = (series.value)(progress, now);
-            append(&mut text, format_args!("{name}{{{labels}}} {value}\n"));
+    let families: Vec<_> = PER_CLIENT
+        .iter()
+        .map(|series| family(series, &known, now))
+        .collect();
+    TextEncoder::new()
+        .encode_to_string(&families)
+        .expect("BUG: a family has no name or no series")
+}
+
+fn family(series: &Series, known: &[(Vec<LabelPair>, Progress)], now: UnixMs) -> MetricFamily {
+    let metrics = known.iter().map(|(labels, progress)| {
+        let value = (series.value)(progress, now) as f64;
+        let mut metric = Metric::from_label(labels.clone());
+        match series.kind {
+            Kind::Gauge => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            Kind::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
         }
+        metric
+    });
+    let mut family = MetricFamily::default();
+    family.set_name(series.name.to_owned());
+    family.set_help(series.help.to_owned());
+    family.set_field_type(match series.kind {
+        Kind::Gauge => MetricType::GAUGE,
+        Kind::Counter => MetricType::COUNTER,
+    });
+    family.set_metric(metrics.collect());
+    family
+}
+
+fn labels(id: &ClientId) -> Vec<LabelPair> {
+    let mut labels = vec![label("client", id.label())];
+    if !id.prefix.is_empty() {
+        labels.push(label("prefix", id.prefix.clone()));
     }
-    text
+    labels
 }
 
-fn append(text: &mut String, line: std::fmt::Arguments<'_>) {
-    text.write_fmt(line)
-        .expect("BUG: writing to a string failed");
-}
-
-fn labels(id: &ClientId) -> String {
-    let client = escaped(&id.label());
-    if id.prefix.is_empty() {
-        format!("client=\"{client}\"")
-    } else {
-        format!("client=\"{client}\",prefix=\"{}\"", escaped(&id.prefix))
-    }
-}
-
-fn escaped(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+fn label(name: &str, value: String) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value);
+    label
 }
 
 #[cfg(test)]
@@ -113,18 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_an_exposition() {
-        let text = render(&[], 0);
+    fn every_family_has_its_help_and_type_before_its_series() {
+        assert_eq!(render(&[], 0), "");
+        let roster = Roster::new(10);
+        roster.register(ClientId::guid("", "a\\b\"c\nd"), Path::new("abc.db"));
+        let text = render(&roster.all(), 0);
         assert!(text.ends_with('\n'));
-        for series in &PER_CLIENT {
-            let help = text.find(&format!("# HELP {} ", series.name));
-            let kind = text.find(&format!("# TYPE {} ", series.name));
-            assert!(help < kind && help.is_some(), "{text}");
+        for Series { name, .. } in &PER_CLIENT {
+            let help = text.find(&format!("# HELP {name} "));
+            let kind = text.find(&format!("# TYPE {name} "));
+            let line = text.find(&format!("\n{name}{{client=\"a\\\\b\\\"c\\nd\"}} "));
+            assert!(help.is_some() && help < kind && kind < line, "{text}");
         }
-    }
-
-    #[test]
-    fn labels_are_escaped() {
-        assert_eq!(escaped("a\\b\"c\nd"), "a\\\\b\\\"c\\nd");
     }
 }

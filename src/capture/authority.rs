@@ -5,7 +5,8 @@
 //! log. So: while a `-shm` is open through the mount its header decides; where it speaks of another log, the record
 //! that was made when it last spoke of this one; where nobody has a `-shm` open, the chain, as SQLite's own recovery.
 
-use crate::format::wal::{Salt, WalIndex};
+use crate::format::wal::Salt;
+use crate::format::wal_index::WalIndex;
 
 /// What the wal-index said at a drain point: a complete checkpoint, or the unlink of `-shm`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

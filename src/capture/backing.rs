@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 
 use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
-use crate::format::wal::{INDEX_HEADERS_SIZE, WalIndex};
+use crate::format::wal_index::{INDEX_HEADERS_SIZE, WalIndex};
 
 /// How often a wal-index header is read again while a writer is in the middle of it.
 const INDEX_ATTEMPTS: u32 = 64;

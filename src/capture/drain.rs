@@ -13,8 +13,9 @@ use super::state::Stamps;
 use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
 use crate::format::ltx::{lock_page, page_checksum};
+use crate::format::scanner::{PageRef, Transaction};
 use crate::format::sqlite::{DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE};
-use crate::format::wal::{HeaderError, PageRef, Transaction};
+use crate::format::wal::HeaderError;
 
 /// What has to come next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

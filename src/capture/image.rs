@@ -23,7 +23,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::ltx::{DatabaseChecksum, lock_page, page_checksum};
-use crate::format::wal::{PageRef, Transaction};
+use crate::format::scanner::{PageRef, Transaction};
 use crate::store::keys::GenerationId;
 
 /// Bytes that are read from the file at once.

@@ -8,7 +8,7 @@ use super::page_sums::SumsReader;
 use super::spool::{Sink, Spool};
 use crate::clock::UnixMs;
 use crate::format::ltx::{DatabaseChecksum, Encoder, Header, lock_page, page_checksum};
-use crate::format::wal::{PageRef, Transaction};
+use crate::format::scanner::{PageRef, Transaction};
 
 /// What is common to all segments of this process.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::io;
 
 use super::backing::read_up_to;
 use super::mark::WalMark;
+use crate::format::scanner::{PageRef, Scanner, Transaction};
 use crate::format::wal::{
-    FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, PageRef, Position, Scanner,
-    Transaction, WalHeader,
+    FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, Position, WalHeader,
 };
 
 /// Bytes that are read at once; also what is kept to serve pages without reading them again.

@@ -4,6 +4,7 @@ use super::keys::Meaning::{self, List, NotYet, Only, Value, WatchPaths};
 use super::keys::{Key, WATCH_PATH};
 use super::units;
 use super::written::{WatchPathWritten, Written};
+use crate::format::quantity;
 use crate::store::spec::{Secret, StoreSpec};
 use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
 
@@ -105,7 +106,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "mount.gateTimeout",
-        Value(|w, text| put(&mut w.gate_timeout, units::duration(text))),
+        Value(|w, text| put(&mut w.gate_timeout, quantity::duration(text))),
         "5s",
         "the longest that one file operation waits for its capture",
     ),
@@ -175,7 +176,7 @@ pub const KEYS: &[Key] = &[
     not_yet("tenantDefaults.removedRetention"),
     key(
         "tenantDefaults.syncInterval",
-        Value(|w, text| put(&mut w.sync_interval, units::duration(text))),
+        Value(|w, text| put(&mut w.sync_interval, quantity::duration(text))),
         "1s",
         "under load one segment is stored in this time; 0 makes each captured transaction a segment",
     ),
@@ -215,14 +216,14 @@ pub const KEYS: &[Key] = &[
     not_yet("limits.bytesPerSecond"),
     key(
         "limits.memoryBytesPerTenant",
-        Value(|w, text| put(&mut w.memory_bytes_per_tenant, units::size(text))),
+        Value(|w, text| put(&mut w.memory_bytes_per_tenant, quantity::size(text))),
         "16 MiB",
         "captured data in memory; what is more goes to the spool",
     ),
     not_yet("limits.cpuPercentPerTenant"),
     key(
         "limits.spoolBytes",
-        Value(|w, text| put(&mut w.spool_bytes, units::size(text))),
+        Value(|w, text| put(&mut w.spool_bytes, quantity::size(text))),
         "10 GiB",
         "captured data that waits on local disk, all tenants together",
     ),
@@ -234,7 +235,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits.maxLag",
-        Value(|w, text| put(&mut w.max_lag, units::duration(text))),
+        Value(|w, text| put(&mut w.max_lag, quantity::duration(text))),
         "30s",
         "beyond, health is `degraded`",
     ),

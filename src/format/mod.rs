@@ -1,7 +1,11 @@
-//! The formats: SQLite's file header and write-ahead log, LTX, object keys, and the plans made from them. Pure.
+//! The formats: SQLite's file header, write-ahead log and wal-index, LTX, object keys, values as people write them, and
+//! the plans made from them. Pure.
 
 pub mod keys;
 pub mod ltx;
 pub mod plan;
+pub mod quantity;
+pub mod scanner;
 pub mod sqlite;
 pub mod wal;
+pub mod wal_index;

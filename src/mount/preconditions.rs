@@ -122,17 +122,24 @@ pub fn open_backing_directory(watch_path: &Path) -> Result<Arc<OwnedFd>, MountEr
     }
 }
 
-/// Refuses a directory of which another process holds a file open: what it writes would go past the mount.
+/// Refuses a directory of which another process holds a file open: what it writes would go past the mount. One that
+/// only stands there is named in a warning: what it opens by a relative path goes past the mount, too.
 pub(super) fn refuse_held_files(path: &Path, directory: &OwnedFd) -> Result<(), MountError> {
-    let mut held = holders(directory).map_err(MountError::failed(path, "look for open files"))?;
-    held.retain(Holder::holds_file);
-    match held.is_empty() {
-        true => Ok(()),
-        false => Err(MountError::HeldOpen {
+    let found = holders(directory).map_err(MountError::failed(path, "look for open files"))?;
+    let (held, standing): (Vec<_>, Vec<_>) = found.into_iter().partition(Holder::holds_file);
+    if !held.is_empty() {
+        return Err(MountError::HeldOpen {
             path: path.to_owned(),
             holders: held,
-        }),
+        });
     }
+    for holder in standing {
+        tracing::warn!(
+            holder = %holder,
+            "A process stands in the directory underneath: files that it opens by relative paths are not captured"
+        );
+    }
+    Ok(())
 }
 
 fn own_mount_at(path: &Path) -> Result<Option<MountPoint>, MountError> {

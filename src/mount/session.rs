@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fuser::{BackingId, Config, Session, SessionACL};
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -245,7 +245,12 @@ fn open_fuse_device(options: &MountOptions) -> Result<OwnedFd, MountError> {
     let path = &options.mountpoint;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, "/dev/fuse", flags, Mode::empty()) {
-        Ok(device) => Ok(device),
+        Ok(device) => match rustix::fs::fstat(&device) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice => {
+                Ok(device)
+            }
+            _ => Err(MountError::NoFuseDevice),
+        },
         Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => Err(MountError::NoFuseDevice),
         Err(source @ (Errno::PERM | Errno::ACCESS)) => Err(MountError::NoRights {
             path: path.clone(),

@@ -1,10 +1,15 @@
 //! What is shown through a real mount, with the real binary; each capability has its file.
 
+mod bad_databases;
+mod bad_input;
 mod demo;
+mod journals;
 mod kills;
+mod lifetimes;
 mod load;
 mod outages;
 mod phantoms;
+mod stops;
 mod straight_path;
 #[path = "../support/mod.rs"]
 mod support;

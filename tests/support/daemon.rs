@@ -178,8 +178,13 @@ impl Daemon {
 
     /// Asks it to stop, and waits for that.
     pub fn terminate(&mut self) -> ExitStatus {
+        signal(&self.running().child, libc::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits for its end, which was asked for by other means.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("the daemon runs");
-        signal(&running.child, libc::SIGTERM);
         let status = wait_until(&mut running.child, Instant::now() + STOP_TIME);
         drop(running.watchdog);
         status.unwrap_or_else(|| {
@@ -245,6 +250,13 @@ impl Daemon {
             command.arg(&output).args(flags);
         });
         output
+    }
+
+    /// The generations of a client as `list` shows them, each with its moments.
+    pub fn generations(&self, guid: &str) -> Vec<Value> {
+        let listed = self.command(&["list", guid, "-json"], |_| {});
+        let listed: Value = serde_json::from_str(&listed).expect("JSON");
+        listed["generations"].as_array().expect("a list").clone()
     }
 
     /// Runs a data command with this daemon's configuration; it must succeed.

@@ -7,4 +7,5 @@ pub mod process;
 pub mod proxy;
 pub mod s3;
 pub mod sqlite;
+pub mod tree;
 pub mod workload;

@@ -1,6 +1,7 @@
 //! Child processes: found beside the test, signalled by their id, and never waited for without a deadline.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -60,6 +61,37 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
             return None;
         }
         std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// A process that does nothing but hold something, until it is dropped.
+pub struct Bystander(Child);
+
+impl Bystander {
+    pub fn with_open(file: &Path) -> Self {
+        let file = OpenOptions::new().read(true).write(true).open(file);
+        Self::start(Command::new("sleep").stdin(file.expect("it opens")))
+    }
+
+    pub fn in_directory(dir: &Path) -> Self {
+        Self::start(Command::new("sleep").current_dir(dir))
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let child = command.arg("300").spawn();
+        Self(child.expect("sleep is a program"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        // Neither fails for a child that was not waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What Debian's SQLite, in a process of its own, says of a database.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::process::succeeded;
@@ -15,6 +15,27 @@ pub fn query(database: &Path, sql: &str) -> String {
             .arg(sql),
     );
     text.trim_end().to_owned()
+}
+
+/// Runs statements in WAL mode and leaves what they wrote in the log, as a process that dies would.
+pub fn with_unflushed_log(database: &Path, sql: &str) {
+    let statements = format!("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; {sql}");
+    succeeded(
+        Command::new("sqlite3")
+            .args(["-batch", "-cmd", ".dbconfig no_ckpt_on_close on"])
+            .arg(database)
+            .arg(statements),
+    );
+    let log = companion(database, "-wal");
+    let left = std::fs::metadata(&log).map_or(0, |log| log.len());
+    assert!(left > 0, "{} was flushed", log.display());
+}
+
+/// The path of `-wal` or another file beside a database.
+pub fn companion(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// Fails unless both are sound, and hold the same schema and rows.

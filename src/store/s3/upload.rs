@@ -15,9 +15,8 @@ use super::connect::{ATTEMPT_TIMEOUT, timeouts};
 use super::refusal::{is_conflict, is_precondition, refusal};
 use crate::store::{Body, StoreError};
 
-/// Longest file that goes up in one request, in bytes.
-const MAX_SINGLE: u64 = 64 << 20;
-/// Bytes of a part, unless there would be more than `MAX_PARTS`.
+/// Bytes of a part, unless there would be more than `MAX_PARTS`. A shorter file goes up in one request; what fails
+/// is sent again in pieces of this size.
 const PART: u64 = 16 << 20;
 const MAX_PARTS: u64 = 10_000;
 /// Bytes a second that any connection worth waiting for has.
@@ -68,7 +67,7 @@ impl S3Store {
             Body::File(path) => {
                 let local = |error: io::Error| Refused::local(key, path, &error);
                 let len = tokio::fs::metadata(path).await.map_err(local)?.len();
-                if len > MAX_SINGLE {
+                if len > PART {
                     return self.upload_parts(key, path, len).await;
                 }
                 let stream = part_of(key, path, 0, len).await?;

@@ -1,0 +1,158 @@
+//! A database's life: taken over, written while nothing runs, removed, made anew, renamed.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::support::daemon::{Daemon, Options, guid};
+use super::support::sqlite;
+use super::support::tree::tree;
+
+const EVENT_TIME: Duration = Duration::from_secs(10);
+
+fn create(values: &str) -> String {
+    format!("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES {values}")
+}
+
+impl Daemon {
+    /// All is stored, no gate was missed on the way, and a restore equals the file.
+    fn assert_replicated(&self, client: &str, name: &str) {
+        self.sync(client);
+        let log = self.log.text();
+        assert!(!log.contains("A gate was passed"), "{log}");
+        let restored = self.restore(client, &[], name);
+        sqlite::assert_same(&self.database(client), &restored);
+    }
+
+    fn wait_message(&self, mark: usize, message: &str) {
+        self.log
+            .wait_from(mark, message, Instant::now() + EVENT_TIME);
+    }
+}
+
+#[test]
+fn databases_that_were_there_before_are_taken_over() {
+    let mut daemon = Daemon::prepare(Options::default());
+    let (flushed, unflushed, empty) = (guid(1), guid(2), guid(3));
+    sqlite::query(&daemon.database(&flushed), &create("(1), (2)"));
+    sqlite::query(&daemon.database(&unflushed), &create("(1), (2)"));
+    sqlite::with_unflushed_log(
+        &daemon.database(&unflushed),
+        "INSERT INTO t VALUES (3); CREATE TABLE u(y); INSERT INTO u VALUES ('in the log alone')",
+    );
+    fs::write(daemon.database(&empty), "").expect("an empty file is an empty database");
+    daemon.restart();
+    for client in [&flushed, &unflushed] {
+        assert_eq!(daemon.sync(client), 1, "a first snapshot is transaction 1");
+        let restored = daemon.restore(client, &[], &format!("{client}.db"));
+        sqlite::assert_same(&daemon.database(client), &restored);
+    }
+    let count = sqlite::query(&daemon.path(&format!("{unflushed}.db")), "SELECT * FROM u");
+    assert_eq!(count, "in the log alone");
+    assert_eq!(daemon.health(&empty)["status"], "active");
+    daemon.command(&["verify"], |_| {});
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn what_is_written_while_nothing_runs_goes_up_as_one_segment() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, &create("(1)"));
+    daemon.sync(&client);
+    sqlite::query(&database, "INSERT INTO t VALUES (2)");
+    daemon.sync(&client);
+    assert!(daemon.terminate().success());
+    let before = daemon.generations(&client);
+    assert_eq!(before.len(), 1);
+
+    // Past the mount, which is not there: three commits, flushed and unflushed.
+    sqlite::query(
+        &database,
+        "INSERT INTO t VALUES (3); INSERT INTO t VALUES (4)",
+    );
+    sqlite::with_unflushed_log(&database, "CREATE TABLE u(y); INSERT INTO u VALUES (5)");
+    daemon.restart();
+    daemon.assert_replicated(&client, "restored.db");
+    let after = daemon.generations(&client);
+    assert_eq!(after.len(), 1, "the same generation");
+    assert_eq!(after[0]["id"], before[0]["id"]);
+    let moments = |generations: &[serde_json::Value]| {
+        generations[0]["moments"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(
+        moments(&after),
+        moments(&before) + 1,
+        "one segment: {after:?}"
+    );
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn a_database_that_is_made_anew_under_its_name_gets_a_new_generation() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, &create("('old')"));
+    daemon.sync(&client);
+    let old = daemon.restore(&client, &[], "old.db");
+    let objects = daemon.path("store/databases").join(&client);
+    let stored = tree(&objects);
+
+    let mark = daemon.log.mark();
+    fs::remove_file(&database).expect("removed");
+    daemon.wait_message(mark, &format!("Client unregistered: {client}"));
+    assert!(!daemon.metrics().contains(&client), "its series are gone");
+    assert_eq!(daemon.get(&format!("/api/health/clients/{client}")).0, 404);
+    assert!(tree(&objects) == stored, "its objects are kept");
+
+    let mark = daemon.log.mark();
+    sqlite::query(&database, &create("('new')"));
+    daemon.wait_message(mark, &format!("New client registered: {client}"));
+    daemon.assert_replicated(&client, "new.db");
+    let generations = daemon.generations(&client);
+    assert_eq!(generations.len(), 2, "{generations:?}");
+    let first = generations
+        .iter()
+        .filter_map(|generation| generation["id"].as_str())
+        .min()
+        .expect("two");
+    let again = daemon.restore(&client, &["--generation", first], "again.db");
+    sqlite::assert_same(&old, &again);
+    daemon.command(&["verify"], |_| {});
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn a_database_may_be_renamed_in_over_and_out() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    let (first, second) = (daemon.data().join("first"), daemon.data().join("second"));
+    sqlite::query(&first, &create("('first')"));
+    sqlite::query(&second, &create("('second'), ('longer')"));
+    assert_eq!(daemon.get("/api/databases").1["total"], 0);
+
+    fs::rename(&first, &database).expect("renamed in");
+    daemon.wait_message(0, &format!("New client registered: {client}"));
+    daemon.assert_replicated(&client, "first.db");
+    sqlite::query(&database, "INSERT INTO t VALUES ('then')");
+    daemon.assert_replicated(&client, "then.db");
+    assert_eq!(daemon.generations(&client).len(), 1);
+
+    let then = daemon.sync(&client).to_string();
+    fs::rename(&second, &database).expect("renamed over");
+    daemon.assert_replicated(&client, "second.db");
+    let again = daemon.restore(&client, &["--txid", &then], "again.db");
+    sqlite::assert_same(&daemon.path("then.db"), &again);
+
+    let mark = daemon.log.mark();
+    fs::rename(&database, daemon.data().join("away")).expect("renamed out");
+    daemon.wait_message(mark, &format!("Client unregistered: {client}"));
+    assert!(!daemon.metrics().contains(&client));
+    // To another client's name: the data go with it.
+    let other = guid(2);
+    fs::rename(daemon.data().join("away"), daemon.database(&other)).expect("renamed in");
+    daemon.assert_replicated(&other, "other.db");
+    assert!(daemon.terminate().success());
+}

@@ -68,7 +68,12 @@ impl History {
         gate: Option<Gate>,
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
+        if db.is_removed() {
+            // The name may belong to another database by now.
+            return Ok(Drained::nothing());
+        }
         self.load(db, shared)?;
+        self.make_room(shared)?;
         if db.take_gate_missed() {
             self.resync = Some("gate_missed");
             self.lose_image();

@@ -55,6 +55,7 @@ impl History {
             return Ok(());
         }
         let id = db.id().ok_or(CaptureError::Stopped)?;
+        self.pending.clear();
         let known = shared.state.load(id)?;
         let mut table = PageSums::new(shared.sums_path(id));
         let all = || known.stored.iter().chain(&known.spooled);
@@ -172,9 +173,10 @@ impl History {
             .partition_point(|other| place(other) < (end.generation, end.seq));
         let in_spool = !segment.is_in_memory();
         self.pending.insert(position, segment);
-        if in_spool || self.bytes_in_memory() > shared.settings.memory_bytes {
+        if in_spool {
             self.spool_all(shared)?;
         }
+        self.make_room(shared)?;
         self.report(db);
         Ok(())
     }
@@ -208,6 +210,14 @@ impl History {
             Some(end) => self.lose_from(&end, shared),
             None => Ok(()),
         }
+    }
+
+    /// With more in memory than may be, nothing more is captured before that has found room in the spool.
+    pub(super) fn make_room(&mut self, shared: &Shared) -> Result<(), CaptureError> {
+        if self.bytes_in_memory() > shared.settings.memory_bytes {
+            self.spool_all(shared)?;
+        }
+        Ok(())
     }
 
     fn bytes_in_memory(&self) -> u64 {

@@ -46,8 +46,8 @@ impl StoredSegment {
 }
 
 impl History {
-    /// Goes on from `object`, which stands in the store under the number of the oldest segment that waits; what waits
-    /// is captured anew from there. False where it does not follow what was stored before: then it is not ours.
+    /// Goes on from `object`, which stands in the store right behind what is known to be stored; what waits is captured
+    /// anew from there. False where it does not follow: then it is not ours.
     pub(super) fn adopt(
         &mut self,
         db: &Database,
@@ -64,7 +64,7 @@ impl History {
             && header.pre_apply_checksum == before.checksum.value()
             && self
                 .front()
-                .is_some_and(|front| front.end.generation == before.generation && !front.snapshot);
+                .is_none_or(|front| front.end.generation == before.generation && !front.snapshot);
         // What is durable is in the table of page sums already, which then is past the state before.
         if !follows || self.pending.iter().any(|segment| segment.durable) {
             return Ok(false);

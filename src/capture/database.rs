@@ -286,7 +286,7 @@ impl Database {
     }
 
     /// Queues the database for a look, unless it is queued or being worked on.
-    pub(super) fn look_soon(self: &Arc<Self>) {
+    pub fn look_soon(self: &Arc<Self>) {
         if !self.dirty.swap(true, Ordering::SeqCst) && self.client().is_some() {
             self.stir.notify_one();
             self.enqueue();

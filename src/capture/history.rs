@@ -16,7 +16,7 @@ use super::{Shared, now_after};
 use crate::clock::UnixMs;
 use crate::format::ltx::Decoder;
 use crate::store::Body;
-use crate::store::keys::GenerationId;
+use crate::store::keys::{GenerationId, ObjectKey};
 
 /// What stands between the database's files and the store. Under its database's lock.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub struct History {
     pub(super) sums: Option<PageSums>,
     /// The newest state in the store.
     pub(super) stored: Option<Mark>,
+    /// Whether the store has nothing after `stored` that an earlier run put there and did not note.
+    pub(super) is_newest_known: bool,
     /// Bounds for the next generation's names and numbers.
     pub(super) last_txid: u64,
     pub(super) newest_generation: Option<GenerationId>,
@@ -70,6 +72,7 @@ impl History {
             self.mark = Some(last.mark);
             // With the files as they were when all was stored, the present log is one that has not been seen.
             self.log_ended = db.is_as_stored();
+            self.is_newest_known = db.is_as_stored();
             let unseen = last.mark.wal.is_none() && !db.is_as_stored();
             self.resync = unseen.then_some("restart");
         }
@@ -136,9 +139,20 @@ impl History {
             shared.spool.remove(path)?;
         }
         self.stored = Some(segment.end);
+        self.is_newest_known = true;
         self.pending.pop_front();
         self.report(db);
         Ok(())
+    }
+
+    /// The object that an earlier run may have stored before it died, without a note of it; asked for once, before
+    /// anything else is captured. What waits in the spool is stored under its own name, which tells as well.
+    pub(super) fn doubtful_successor(&mut self) -> Option<ObjectKey> {
+        let stored = self
+            .stored
+            .filter(|_| !self.is_newest_known && self.pending.is_empty());
+        self.is_newest_known = true;
+        stored.map(|mark| ObjectKey::Segment(mark.generation, mark.seq + 1))
     }
 
     /// Appends a captured segment; what memory may not hold goes to the spool.

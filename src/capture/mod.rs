@@ -27,7 +27,7 @@ use dashmap::DashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{UnixMs, now_ms};
-use crate::store::keys::GenerationId;
+use crate::store::keys::{GenerationId, ObjectKey};
 use crate::tenant::discovery::Rules;
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::{Client, Registration, Roster, Status};
@@ -328,6 +328,20 @@ impl Capture {
     }
 
     // ---- what the pipelines ask ----
+
+    /// The object that has to be looked for before anything is captured: an earlier run may have stored it and died
+    /// before it noted that. To be given to `adopt`. Named once.
+    pub async fn doubtful_successor(
+        &self,
+        db: &Arc<Database>,
+    ) -> Result<Option<ObjectKey>, CaptureError> {
+        self.ask(db, |db, shared| {
+            let mut history = db.history();
+            history.load(db, shared)?;
+            Ok(history.doubtful_successor())
+        })
+        .await
+    }
 
     /// Captures what was committed since the last look.
     pub async fn drain(&self, db: &Arc<Database>) -> Result<Drained, CaptureError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Replicator;
-use super::upload::Uploaded;
+use super::upload::{Found, Uploaded};
 use crate::capture::{CaptureError, Database, Drained, Next};
 use crate::store::retry::Backoff;
 use crate::tenant::roster::{Client, Status};
@@ -90,6 +90,9 @@ async fn wait(db: &Database, deadline: Instant) {
 
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
     let removed = db.is_removed();
+    if let Err(error) = find_unnoted(replicator, db, client).await {
+        return failed(db, client, &error);
+    }
     let looked = look(replicator, db).await;
     // What gates capture from now on is of the next round: under load there is always more of it. Of what is gone
     // there is no next round.
@@ -113,6 +116,10 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         db.settle(ticket);
         return Round::Over;
     }
+    if db.is_removed() {
+        // In the meantime: the flag that said so may have been taken by this round's look.
+        db.look_soon();
+    }
     match drained.next {
         Next::Image => Round::Disturbed,
         Next::LookAgain => {
@@ -128,6 +135,48 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
             Round::Done { captured }
         }
     }
+}
+
+/// Goes on from what an earlier run stored and did not note, before anything is captured that it holds already.
+async fn find_unnoted(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+) -> Result<(), CaptureError> {
+    if db.is_removed() {
+        return Ok(());
+    }
+    let capture = &replicator.capture;
+    let Some(key) = capture.doubtful_successor(db).await? else {
+        return Ok(());
+    };
+    let key = key.below(&client.s3_prefix);
+    match replicator.read_segment(client, &key).await {
+        Found::Nothing => Ok(()),
+        found => adopt_or_abandon(replicator, db, client, found, &key).await,
+    }
+}
+
+/// The history goes on from an object that is in the store, or a new generation begins.
+async fn adopt_or_abandon(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+    found: Found,
+    key: &str,
+) -> Result<(), CaptureError> {
+    let capture = &replicator.capture;
+    if let Found::Segment(object) = found
+        && capture.adopt(db, *object).await?
+    {
+        return Ok(());
+    }
+    tracing::warn!(
+        client = %client.id.label(),
+        key,
+        "The store has another object there; a new generation begins"
+    );
+    capture.abandon(db, None).await
 }
 
 /// Captures what is committed, reading the whole file where that is needed.
@@ -158,31 +207,22 @@ async fn store_until(
     let mut front = capture.front(db).await?;
     while let Some(segment) = front {
         if any && segment.end.txid > last {
-            db.mark_dirty();
+            db.look_soon();
             break;
         }
         any = true;
-        let (object, newest) = match replicator.upload(client, &segment).await {
+        match replicator.upload(client, &segment).await {
             Uploaded::Done => {
                 front = capture.stored(db).await?;
                 continue;
             }
-            Uploaded::Conflict(object) => (object, None),
-            Uploaded::Outdated(newest) => (None, Some(newest)),
-        };
-        db.mark_dirty();
-        let adopted = match object {
-            Some(object) => capture.adopt(db, object).await?,
-            None => false,
-        };
-        if !adopted {
-            tracing::warn!(
-                client = %client.id.label(),
-                key = %segment.key(),
-                "The store has another object there; a new generation begins"
-            );
-            capture.abandon(db, newest).await?;
+            Uploaded::Conflict(found) => {
+                let key = segment.key().below(&client.s3_prefix);
+                adopt_or_abandon(replicator, db, client, found, &key).await?;
+            }
+            Uploaded::Outdated(newest) => capture.abandon(db, Some(newest)).await?,
         }
+        db.look_soon();
         front = capture.front(db).await?;
     }
     Ok(any)

@@ -20,10 +20,19 @@ const FILE_CHECKSUM_SIZE: u64 = 8;
 #[derive(Debug)]
 pub(super) enum Uploaded {
     Done,
-    /// Another object has that key; it is given where it is a segment that can be read.
-    Conflict(Option<StoredSegment>),
+    /// Another object has that key.
+    Conflict(Found),
     /// The generation can't begin: the store has a newer one.
     Outdated(GenerationId),
+}
+
+/// What stands under a key.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    Segment(Box<StoredSegment>),
+    /// No segment, or one that is too large to be ours.
+    Foreign,
 }
 
 impl Replicator {
@@ -112,26 +121,30 @@ impl Replicator {
         self.put(client, &key, &body).await;
     }
 
-    async fn read_segment(&self, client: &Client, key: &str) -> Option<StoredSegment> {
+    /// Reads a segment that is not the one we would write.
+    pub(super) async fn read_segment(&self, client: &Client, key: &str) -> Found {
         let limit = self.settings.memory_bytes;
         let request = || async {
             let mut bytes = Vec::new();
-            let from = self.store.get(key).await?;
-            from.take(limit + 1)
-                .read_to_end(&mut bytes)
-                .await
-                .map_err(|error| StoreError::Unavailable {
-                    key: key.to_owned(),
-                    reason: error.to_string(),
-                })?;
-            Ok(bytes)
+            let from = match self.store.get(key).await {
+                Err(error) if error.is_not_found() => return Ok(None),
+                other => other?,
+            };
+            let read = from.take(limit + 1).read_to_end(&mut bytes).await;
+            read.map_err(|error| StoreError::Unavailable {
+                key: key.to_owned(),
+                reason: error.to_string(),
+            })?;
+            Ok(Some(bytes))
         };
-        let bytes = self.persist(client, request).await;
+        let Some(bytes) = self.persist(client, request).await else {
+            return Found::Nothing;
+        };
         match StoredSegment::decode(&bytes) {
-            Ok(segment) => Some(segment),
+            Ok(segment) => Found::Segment(Box::new(segment)),
             Err(error) => {
                 tracing::warn!(client = %client.id.label(), error = %error, key, "A foreign object");
-                None
+                Found::Foreign
             }
         }
     }

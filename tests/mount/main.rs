@@ -7,6 +7,7 @@ mod journals;
 mod kills;
 mod lifetimes;
 mod load;
+mod outages;
 mod phantoms;
 mod stops;
 mod straight_path;

@@ -4,6 +4,8 @@ pub mod daemon;
 pub mod log;
 pub mod mounts;
 pub mod process;
+pub mod proxy;
+pub mod s3;
 pub mod sqlite;
 pub mod tree;
 pub mod workload;

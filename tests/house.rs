@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use regex::Regex;
 
@@ -24,8 +25,18 @@ const ORDER: [&str; 12] = [
 /// Above all of them.
 const TOP: [&str; 2] = ["main", "lib"];
 const MAX_LINES: usize = 600;
+
+static CRATE_PATH: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"\b(?:crate|litestream_multitenant)::([a-z_]+|\{)"));
+static S3_CLIENT: LazyLock<Regex> = LazyLock::new(|| regex(r"\baws_"));
+static FUSER: LazyLock<Regex> = LazyLock::new(|| regex(r"\bfuser\b"));
 /// What would make a format depend on more than its input.
-const IMPURE: &str = r"\b(std::fs|io::File|tokio|SystemTime|Instant)\b";
+static IMPURE: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"\b(std::fs|io::File|tokio|SystemTime|Instant)\b"));
+
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("a regex")
+}
 
 /// One file of `src/`.
 struct Source {
@@ -50,16 +61,16 @@ impl Source {
 
     /// The text without comments: what they name is used by nobody.
     fn code(&self) -> String {
-        let comment = Regex::new(r"(?m)//.*$").expect("a regex");
-        comment.replace_all(&self.text, "").into_owned()
+        let without = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+        let lines: Vec<_> = self.text.lines().map(without).collect();
+        lines.join("\n")
     }
 
     /// The modules of this crate that the file names: `crate::a::…`, and each name of `crate::{a::…, b}`.
     fn uses(&self) -> Vec<String> {
         let code = self.code();
-        let path = Regex::new(r"\b(?:crate|litestream_multitenant)::(\w+|\{)").expect("a regex");
         let mut used = Vec::new();
-        for found in path.captures_iter(&code) {
+        for found in CRATE_PATH.captures_iter(&code) {
             let name = &found[1];
             if name != "{" {
                 used.push(name.to_owned());
@@ -97,14 +108,13 @@ impl Source {
             }
         }
         let code = self.code();
-        let names = |pattern: &str| Regex::new(pattern).expect("a regex").is_match(&code);
-        if names(r"\baws_\w+") && !self.path.starts_with("store/s3") {
+        if S3_CLIENT.is_match(&code) && !self.path.starts_with("store/s3") {
             say("names the S3 client, which only store/s3 does".to_owned());
         }
-        if names(r"\bfuser\b") && module != "mount" {
+        if FUSER.is_match(&code) && module != "mount" {
             say("names fuser, which only mount does".to_owned());
         }
-        if names(IMPURE) && module == "format" {
+        if IMPURE.is_match(&code) && module == "format" {
             say("does I/O or asks the time, and formats are pure".to_owned());
         }
         found

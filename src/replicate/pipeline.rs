@@ -89,11 +89,19 @@ async fn wait(db: &Database, deadline: Instant) {
 }
 
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
+    let removed = db.is_removed();
     if let Err(error) = find_unnoted(replicator, db, client).await {
         return failed(db, client, &error);
     }
     let looked = look(replicator, db).await;
-    let captured = match store_all(replicator, db, client).await {
+    // What gates capture from now on is of the next round: under load there is always more of it. Of what is gone
+    // there is no next round.
+    let last = if removed {
+        u64::MAX
+    } else {
+        client.progress().txid
+    };
+    let captured = match store_until(replicator, db, client, last).await {
         Ok(stored) => stored,
         Err(error) => return failed(db, client, &error),
     };
@@ -101,12 +109,16 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         Ok(drained) => drained,
         Err(error) => return failed(db, client, &error),
     };
-    if db.is_removed() {
+    if removed {
         if let Err(error) = replicator.capture.forget(db).await {
             tracing::warn!(client = %db.label(), error = %error, "Left-overs could not be removed");
         }
         db.settle(ticket);
         return Round::Over;
+    }
+    if db.is_removed() {
+        // In the meantime: the flag that said so may have been taken by this round's look.
+        db.look_soon();
     }
     match drained.next {
         Next::Image => Round::Disturbed,
@@ -183,16 +195,21 @@ async fn look(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, Ca
     capture.drain(db).await
 }
 
-/// Stores everything that is captured, in order. Returns whether there was anything.
-async fn store_all(
+/// Stores what is captured up to the transaction `last`, in order. Returns whether there was anything.
+async fn store_until(
     replicator: &Replicator,
     db: &Arc<Database>,
     client: &Client,
+    last: u64,
 ) -> Result<bool, CaptureError> {
     let capture = &replicator.capture;
     let mut any = false;
     let mut front = capture.front(db).await?;
     while let Some(segment) = front {
+        if any && segment.end.txid > last {
+            db.look_soon();
+            break;
+        }
         any = true;
         match replicator.upload(client, &segment).await {
             Uploaded::Done => {

@@ -151,9 +151,10 @@ async fn find_unnoted(
         return Ok(());
     };
     let key = key.below(&client.s3_prefix);
-    match replicator.read_segment(client, &key).await {
-        Found::Nothing => Ok(()),
-        found => adopt_or_abandon(replicator, db, client, found, &key).await,
+    match replicator.look_for_segment(client, &key).await {
+        // Without an answer the first upload will tell: it finds its number taken.
+        None | Some(Found::Nothing) => Ok(()),
+        Some(found) => adopt_or_abandon(replicator, db, client, found, &key).await,
     }
 }
 

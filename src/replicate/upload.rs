@@ -55,24 +55,32 @@ impl Replicator {
         Uploaded::Done
     }
 
-    /// Repeats a request until the store gives an answer that is not a failure. Each failure is counted and shown.
+    /// Repeats a request until the store gives an answer that is not a failure.
     async fn persist<T, F>(&self, client: &Client, request: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::of_requests();
         loop {
-            let answer = {
-                let _permit = self.permits.acquire().await.expect("BUG: never closed");
-                request().await
-            };
-            self.note_answer(answer.as_ref().err());
-            match answer {
-                Ok(value) => return value,
-                Err(error) => note_failure(client, &error),
+            if let Some(value) = self.attempt(client, request()).await {
+                return value;
             }
             tokio::time::sleep(backoff.pause()).await;
         }
+    }
+
+    /// Makes a request once. A failure is counted and shown.
+    async fn attempt<T>(
+        &self,
+        client: &Client,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<T> {
+        let answer = {
+            let _permit = self.permits.acquire().await.expect("BUG: never closed");
+            request.await
+        };
+        self.note_answer(answer.as_ref().err());
+        answer.inspect_err(|error| note_failure(client, error)).ok()
     }
 
     async fn put(&self, client: &Client, key: &str, body: &Body) -> Put {
@@ -122,30 +130,47 @@ impl Replicator {
     }
 
     /// Reads a segment that is not the one we would write.
-    pub(super) async fn read_segment(&self, client: &Client, key: &str) -> Found {
-        let limit = self.settings.memory_bytes;
-        let request = || async {
-            let mut bytes = Vec::new();
-            let from = match self.store.get(key).await {
-                Err(error) if error.is_not_found() => return Ok(None),
-                other => other?,
-            };
-            let read = from.take(limit + 1).read_to_end(&mut bytes).await;
-            read.map_err(|error| StoreError::Unavailable {
+    async fn read_segment(&self, client: &Client, key: &str) -> Found {
+        let bytes = self.persist(client, || self.fetch(key)).await;
+        decoded(client, key, bytes)
+    }
+
+    /// Looks once for a segment that may be there; none where the store does not answer.
+    pub(super) async fn look_for_segment(&self, client: &Client, key: &str) -> Option<Found> {
+        let bytes = self.attempt(client, self.fetch(key)).await?;
+        Some(decoded(client, key, bytes))
+    }
+
+    /// An object, cut behind what a segment of ours can have in memory; none where there is no such object.
+    async fn fetch(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let from = match self.store.get(key).await {
+            Err(error) if error.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        let read = from
+            .take(self.settings.memory_bytes + 1)
+            .read_to_end(&mut bytes)
+            .await;
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) => Err(StoreError::Unavailable {
                 key: key.to_owned(),
                 reason: error.to_string(),
-            })?;
-            Ok(Some(bytes))
-        };
-        let Some(bytes) = self.persist(client, request).await else {
-            return Found::Nothing;
-        };
-        match StoredSegment::decode(&bytes) {
-            Ok(segment) => Found::Segment(Box::new(segment)),
-            Err(error) => {
-                tracing::warn!(client = %client.id.label(), error = %error, key, "A foreign object");
-                Found::Foreign
-            }
+            }),
+        }
+    }
+}
+
+fn decoded(client: &Client, key: &str, bytes: Option<Vec<u8>>) -> Found {
+    let Some(bytes) = bytes else {
+        return Found::Nothing;
+    };
+    match StoredSegment::decode(&bytes) {
+        Ok(segment) => Found::Segment(Box::new(segment)),
+        Err(error) => {
+            tracing::warn!(client = %client.id.label(), error = %error, key, "A foreign object");
+            Found::Foreign
         }
     }
 }

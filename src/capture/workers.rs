@@ -142,14 +142,23 @@ fn pass_unguarded(held: &Held, why: &str) {
     }
 }
 
-/// History lost some resolution: said at once, mended by the next look.
+/// History lost some resolution: said at once, and once; mended by the next look that can.
 fn report_gap(db: &Database, why: &str) {
-    tracing::warn!(client = %db.label(), error = why, "A gate was passed before its capture had ended");
-    if let Some(client) = db.client() {
-        client.update(|progress| {
-            progress.status = Status::Gapped;
-            progress.last_error = Some(format!("gapped: {why}"));
-        });
+    let Some(client) = db.client() else {
+        return;
+    };
+    let mut first = false;
+    client.update(|progress| {
+        first = progress.status != Status::Gapped;
+        progress.status = Status::Gapped;
+        progress.last_error = Some(format!("gapped: {why}"));
+    });
+    if first {
+        tracing::warn!(
+            client = %db.label(),
+            error = why,
+            "A gate was passed before its capture had ended; the history is gapped"
+        );
     }
 }
 

@@ -45,9 +45,13 @@ fn remote_store(fault: Fault) -> (S3Server, Proxy, S3) {
 
 impl Scene {
     fn new(store: Option<S3>) -> Self {
+        Self::with_limits(store, "maxLag: 1s")
+    }
+
+    fn with_limits(store: Option<S3>, limits: &str) -> Self {
         let daemon = Daemon::start(Options {
             store,
-            config: "limits: {maxLag: 1s}\n".to_owned(),
+            config: format!("limits: {{{limits}}}\n"),
             ..Options::default()
         });
         Self {
@@ -60,12 +64,15 @@ impl Scene {
 
     /// A writer is at work, and the store has what it wrote first.
     fn replicating(store: Option<S3>, writing: &str) -> Self {
-        let mut scene = Self::new(store);
-        scene.write(writing);
-        scene.wait_for_commits(20);
-        scene.daemon.sync(&scene.client);
-        assert_eq!(scene.instance()["status"], "ok", "before the outage");
-        scene
+        Self::new(store).begin(writing)
+    }
+
+    fn begin(mut self, writing: &str) -> Self {
+        self.write(writing);
+        self.wait_for_commits(20);
+        self.daemon.sync(&self.client);
+        assert_eq!(self.instance()["status"], "ok", "before the outage");
+        self
     }
 
     fn write(&mut self, writing: &str) {
@@ -365,5 +372,33 @@ fn a_file_in_the_place_of_a_directory_store() {
     scene.assert_failure_is_told(true);
     fs::remove_file(&store).expect("removed");
     fs::rename(&away, &store).expect("moved back");
+    scene.assert_recovers();
+}
+
+/// Neither memory nor the spool may take more: the application goes on, health says `gapped`, what waits stays within
+/// the bounds, and afterwards one comparison mends the history.
+#[test]
+fn a_full_spool_costs_moments_and_no_commit() {
+    const MOST: u64 = 256 << 10;
+    let (_server, proxy, s3) = remote_store(Fault::None);
+    let limits = "maxLag: 1s, memoryBytesPerTenant: 64KiB, spoolBytes: 64KiB";
+    let scene = Scene::with_limits(Some(s3), limits).begin(WITH_RESETS);
+    let healthy = scene.wait_for_commits(COMMITS);
+    proxy.set(Fault::Answer(503, "SlowDown"));
+    let health = scene
+        .daemon
+        .wait_health(&scene.client, |health| health["status"] == "gapped");
+    assert!(
+        health["lastError"]
+            .as_str()
+            .is_some_and(|error| error.contains("spool")),
+        "{health}"
+    );
+    let during = scene.wait_for_commits(COMMITS);
+    assert!(during < healthy * 10 + Duration::from_secs(3), "{during:?}");
+    let pending = scene.daemon.health(&scene.client)["pendingBytes"].as_u64();
+    assert!(pending < Some(MOST), "{pending:?} bytes wait");
+    assert_eq!(scene.instance()["status"], "degraded");
+    proxy.set(Fault::None);
     scene.assert_recovers();
 }

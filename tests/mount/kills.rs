@@ -7,12 +7,11 @@ use super::support::workload::{Workload, acknowledged, assert_has_all};
 
 const ROUNDS: u32 = 20;
 
-fn rounds(flags: Vec<String>) {
+fn rounds(passthrough: bool) {
     let mut daemon = Daemon::start(Options {
         sync_interval: "20ms",
-        flags,
         time_limit: std::time::Duration::from_secs(170),
-        ..Options::default()
+        ..Options::served(passthrough)
     });
     let clients = [guid(1), guid(2)];
     for round in 0..ROUNDS {
@@ -79,10 +78,10 @@ fn rounds(flags: Vec<String>) {
 
 #[test]
 fn twenty_rounds_of_kills() {
-    rounds(Vec::new());
+    rounds(true);
 }
 
 #[test]
 fn twenty_rounds_of_kills_without_passthrough() {
-    rounds(vec!["-no-passthrough".to_owned()]);
+    rounds(false);
 }

@@ -9,21 +9,8 @@ use super::support::workload::{Workload, acknowledged, assert_has_all};
 const ALL_STEPS: &str = "--steps insert,insert,update,delete,rollback,savepoint,checkpoint-passive,\
 checkpoint-full,checkpoint-restart,checkpoint-truncate,vacuum,reopen --cache-pages 10 --autocheckpoint 50";
 
-fn with(passthrough: bool) -> Options {
-    let flags = if passthrough {
-        Vec::new()
-    } else {
-        vec!["-no-passthrough".to_owned()]
-    };
-    Options {
-        flags,
-        ..Options::default()
-    }
-}
-
 /// Four writers of five seconds each, on as many databases as `databases` says.
 fn four_writers(options: Options, databases: u32, arguments: &str) {
-    let passthrough = options.flags.is_empty();
     let daemon = Daemon::start(options);
     let client = |writer: u32| guid(1 + writer % databases);
     let acks = |writer: u32| -> PathBuf { daemon.path(&format!("acks-{}", client(writer))) };
@@ -47,7 +34,7 @@ fn four_writers(options: Options, databases: u32, arguments: &str) {
         let generations = daemon.command(&["list", &client, "-json"], |_| {});
         let generations: serde_json::Value = serde_json::from_str(&generations).expect("JSON");
         let count = generations["generations"].as_array().map_or(0, Vec::len);
-        assert_eq!(count, 1, "an unbroken history (passthrough: {passthrough})");
+        assert_eq!(count, 1, "an unbroken history");
         let health = daemon.health(&client);
         assert_eq!(health["status"], "active", "{health}");
     }
@@ -56,30 +43,30 @@ fn four_writers(options: Options, databases: u32, arguments: &str) {
 
 #[test]
 fn four_writers_on_four_databases() {
-    four_writers(with(true), 4, "");
+    four_writers(Options::served(true), 4, "");
 }
 
 #[test]
 fn four_writers_on_one_database() {
-    four_writers(with(true), 1, "");
+    four_writers(Options::served(true), 1, "");
 }
 
 #[test]
 fn four_writers_on_four_databases_without_passthrough() {
-    four_writers(with(false), 4, "");
+    four_writers(Options::served(false), 4, "");
 }
 
 #[test]
 fn four_writers_on_one_database_without_passthrough() {
-    four_writers(with(false), 1, "");
+    four_writers(Options::served(false), 1, "");
 }
 
 #[test]
 fn four_writers_with_every_kind_of_step() {
-    four_writers(with(true), 2, ALL_STEPS);
+    four_writers(Options::served(true), 2, ALL_STEPS);
 }
 
 #[test]
 fn four_writers_with_every_kind_of_step_without_passthrough() {
-    four_writers(with(false), 2, ALL_STEPS);
+    four_writers(Options::served(false), 2, ALL_STEPS);
 }

@@ -11,18 +11,6 @@ use super::support::daemon::{Daemon, Options, guid};
 use super::support::sqlite::{self, Session};
 use super::support::workload::{Workload, acknowledged, assert_has_all};
 
-fn with(passthrough: bool) -> Options {
-    let flags = if passthrough {
-        Vec::new()
-    } else {
-        vec!["-no-passthrough".to_owned()]
-    };
-    Options {
-        flags,
-        ..Options::default()
-    }
-}
-
 fn wal_of(database: &Path) -> PathBuf {
     PathBuf::from(format!("{}-wal", database.display()))
 }
@@ -105,7 +93,7 @@ fn generations(daemon: &Daemon, client: &str) -> usize {
 
 #[test]
 fn a_commit_that_was_never_published_is_not_stored() {
-    let daemon = Daemon::start(with(true));
+    let daemon = Daemon::start(Options::served(true));
     let (client, database, mut session) = live_database(&daemon);
     let before = daemon.sync(&client);
     forge_commit(&database);
@@ -119,7 +107,7 @@ fn a_commit_that_was_never_published_is_not_stored() {
 
 #[test]
 fn at_a_reset_an_unpublished_commit_is_kept_aside_and_not_stored() {
-    let mut daemon = Daemon::start(with(true));
+    let mut daemon = Daemon::start(Options::served(true));
     let (client, database, mut session) = live_database(&daemon);
     let before = daemon.sync(&client);
     session.run("PRAGMA wal_checkpoint(PASSIVE);");
@@ -149,7 +137,7 @@ fn at_a_reset_an_unpublished_commit_is_kept_aside_and_not_stored() {
 
 #[test]
 fn without_sight_of_the_index_what_was_stored_too_early_is_retracted() {
-    let daemon = Daemon::start(with(false));
+    let daemon = Daemon::start(Options::served(false));
     let (client, database, mut session) = live_database(&daemon);
     let before = daemon.sync(&client);
     forge_commit(&database);
@@ -161,7 +149,7 @@ fn without_sight_of_the_index_what_was_stored_too_early_is_retracted() {
 
 #[test]
 fn after_all_writers_died_the_chain_decides_as_recovery_does() {
-    let daemon = Daemon::start(with(true));
+    let daemon = Daemon::start(Options::served(true));
     let (client, database, session) = live_database(&daemon);
     let before = daemon.sync(&client);
     session.kill9();
@@ -175,7 +163,7 @@ fn after_all_writers_died_the_chain_decides_as_recovery_does() {
 /// The index that a crash leaves behind is valid, has the log's salts, and says less than the log.
 #[test]
 fn an_index_that_a_crash_left_behind_says_nothing() {
-    let daemon = Daemon::start(with(true));
+    let daemon = Daemon::start(Options::served(true));
     let (client, database, session) = live_database(&daemon);
     session.kill9();
     let acks = daemon.path("acks");
@@ -194,7 +182,7 @@ fn an_index_that_a_crash_left_behind_says_nothing() {
 
 #[test]
 fn commits_in_exclusive_mode_are_captured_while_it_lasts() {
-    let daemon = Daemon::start(with(true));
+    let daemon = Daemon::start(Options::served(true));
     let client = guid(1);
     let database = daemon.database(&client);
     let mut session = Session::open(&database);

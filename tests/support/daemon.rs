@@ -48,6 +48,21 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// With files passed through by the kernel, or all served by the daemon.
+    pub fn served(passthrough: bool) -> Self {
+        let flags = if passthrough {
+            Vec::new()
+        } else {
+            vec!["-no-passthrough".to_owned()]
+        };
+        Self {
+            flags,
+            ..Self::default()
+        }
+    }
+}
+
 const START_TIME: Duration = Duration::from_secs(15);
 /// A shutdown may sync for 30 seconds.
 const STOP_TIME: Duration = Duration::from_secs(45);

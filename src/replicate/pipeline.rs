@@ -43,7 +43,9 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         db.take_dirty();
         return;
     };
+    let interval = replicator.settings.sync_interval.max(FIRST_LOOK);
     let mut looks = Backoff::new(FIRST_LOOK, LAST_LOOK);
+    let mut empty_looks = Backoff::new(FIRST_LOOK, interval);
     let mut disturbances = Backoff::new(FIRST_RETRY, LAST_DISTURBANCE);
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
@@ -55,11 +57,12 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                 looks.reset();
                 disturbances.reset();
                 retries.reset();
-                if !captured && !db.is_dirty() {
-                    return;
-                }
                 if captured {
+                    empty_looks.reset();
                     wait(&db, begun + replicator.settings.sync_interval).await;
+                } else {
+                    // A transaction is being written: not a look for each of its pages.
+                    wait(&db, Instant::now() + empty_looks.pause()).await;
                 }
                 if !db.is_dirty() && db.newest_ticket() == ticket {
                     return;
@@ -70,7 +73,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                     () = wait(&db, Instant::now() + looks.pause()) => {}
                     () = db.stirred() => {
                         looks.reset();
-                        wait(&db, begun + replicator.settings.sync_interval).await;
+                        wait(&db, begun + interval).await;
                     }
                 }
             }

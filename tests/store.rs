@@ -369,6 +369,26 @@ async fn the_last_object_takes_its_folders_with_it() {
 }
 
 #[tokio::test]
+async fn a_directory_that_has_gone_is_not_made_again() {
+    let Directory { root, store } = Directory::new().await;
+    store.put_new("a", &body("x")).await.expect("new");
+    let aside = root.path().with_extension("aside");
+    fs::rename(root.path(), &aside).expect("taken away");
+
+    let error = store.put_new("b", &body("x")).await.expect_err("gone");
+    assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("directory is gone"), "{error}");
+    for refused in [store.list("").await.err(), store.get("a").await.err()] {
+        assert!(refused.is_some_and(|error| error.is_retryable()));
+    }
+    assert!(!root.path().exists());
+
+    fs::rename(&aside, root.path()).expect("brought back");
+    store.put_new("b", &body("x")).await.expect("new");
+    assert_eq!(keys(&*store, "").await, ["a", "b"]);
+}
+
+#[tokio::test]
 async fn puts_and_deletions_of_one_folder_do_not_disturb_each_other() {
     let Directory { store, .. } = Directory::new().await;
     let rounds = (0..8).map(|writer| {

@@ -32,7 +32,8 @@ const PUBLISH_ATTEMPTS: usize = 10;
 
 /// Objects as files below one directory, under their keys. No symbolic link below it is followed.
 ///
-/// The directory is made with the first object. All work is done on threads that may block.
+/// The directory is made with the first object. Once it was there it is never made again: where it is gone, its disk
+/// may be, and what is written in its place would be lost. All work is done on threads that may block.
 pub struct DirectoryStore {
     inner: Arc<Inner>,
 }
@@ -41,6 +42,8 @@ struct Inner {
     root: PathBuf,
     /// Folders whose entry in their parent is known to be on disk.
     durable: Mutex<HashSet<String>>,
+    /// The root was there at some time since the start.
+    seen: AtomicBool,
     /// Abandoned files were looked for since the start.
     swept: AtomicBool,
 }
@@ -52,6 +55,7 @@ impl DirectoryStore {
             inner: Arc::new(Inner {
                 root,
                 durable: Mutex::default(),
+                seen: AtomicBool::new(false),
                 swept: AtomicBool::new(false),
             }),
         }
@@ -156,7 +160,7 @@ impl Inner {
 
     fn open(&self, key: &str) -> io::Result<File> {
         let (parents, name) = split_key(key);
-        let folder = Folder::root(&self.root)?.descend(parents)?;
+        let folder = self.root()?.descend(parents)?;
         let file = folder.open_file(name)?;
         match file.metadata()?.is_file() {
             true => Ok(file),
@@ -175,7 +179,7 @@ impl Inner {
     fn list(&self, prefix: &str) -> io::Result<Vec<ObjectInfo>> {
         let (parents, start) = split_key(prefix);
         let mut found = Vec::new();
-        if let Some(folder) = absent(Folder::root(&self.root).and_then(|r| r.descend(parents)))? {
+        if let Some(folder) = absent(self.root().and_then(|r| r.descend(parents)))? {
             let below = &prefix[..prefix.len() - start.len()];
             folder.walk(below, &mut |key, size| {
                 if key.starts_with(prefix) && is_object(&key) {
@@ -189,7 +193,7 @@ impl Inner {
 
     fn list_folders(&self, prefix: &str) -> io::Result<Vec<String>> {
         let (parents, _) = split_key(prefix);
-        let Some(folder) = absent(Folder::root(&self.root).and_then(|r| r.descend(parents)))?
+        let Some(folder) = absent(self.root().and_then(|r| r.descend(parents)))?
         else {
             return Ok(Vec::new());
         };
@@ -210,7 +214,7 @@ impl Inner {
     /// Unlinks the file, then the folders that it leaves empty: a client that is gone leaves nothing.
     fn delete(&self, key: &str) -> io::Result<()> {
         let (mut parents, mut name) = split_key(key);
-        let Some(root) = absent(Folder::root(&self.root))? else {
+        let Some(root) = absent(self.root())? else {
             return Ok(());
         };
         let Some(folder) = absent(root.descend(parents))? else {
@@ -232,7 +236,7 @@ impl Inner {
     }
 
     fn make_root(&self) -> io::Result<Folder> {
-        if let Some(root) = absent(Folder::root(&self.root))? {
+        if let Some(root) = absent(self.root())? {
             return Ok(root);
         }
         let existing = self.root.ancestors().find(|path| path.is_dir());
@@ -243,7 +247,26 @@ impl Inner {
                 break;
             }
         }
-        Folder::root(&self.root)
+        self.root()
+    }
+
+    /// The directory itself: `NotConnected` where it was there before and is gone, and not merely `NotFound`.
+    fn root(&self) -> io::Result<Folder> {
+        match Folder::root(&self.root) {
+            Ok(root) => {
+                self.seen.store(true, Ordering::Relaxed);
+                Ok(root)
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && self.seen.load(Ordering::Relaxed) =>
+            {
+                Err(io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "its directory is gone; bring it back, or restart to begin an empty one",
+                ))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn make_folder(&self, root: &Folder, path: &str) -> io::Result<Folder> {
@@ -374,6 +397,9 @@ fn local(path: &Path, error: &io::Error) -> io::Error {
 /// What an I/O error means to a caller who may try again.
 fn refusal(key: &str, error: &io::Error) -> StoreError {
     let (key, reason) = (key.to_owned(), error.to_string());
+    if error.kind() == io::ErrorKind::NotConnected {
+        return StoreError::Unavailable { key, reason };
+    }
     let Some(errno) = Errno::from_io_error(error) else {
         return StoreError::Failed { key, reason };
     };
@@ -387,7 +413,6 @@ fn refusal(key: &str, error: &io::Error) -> StoreError {
         | Errno::STALE
         | Errno::TIMEDOUT
         | Errno::HOSTDOWN
-        | Errno::NOTCONN
         | Errno::NODEV
         | Errno::MFILE
         | Errno::NFILE

@@ -12,8 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use litestream_multitenant::clock::now_ms;
 use litestream_multitenant::store::spec::{S3Options, Secret, StoreSpec};
-use litestream_multitenant::store::{Body, ObjectStore, Put, StoreError, probe_conditional_put};
+use litestream_multitenant::store::{
+    Body, ObjectStore, Put, StoreError, probe_conditional_put, probe_time,
+};
 use s3::S3Server;
 use support::Scratch;
 use tempfile::TempDir;
@@ -89,6 +92,24 @@ async fn create_only_is_honoured_and_the_probe_leaves_nothing() {
             .expect("a probe");
         assert!(honoured, "{}", scratch.store.describe());
         assert_eq!(keys(&*scratch.store, "").await, [] as [&str; 0]);
+    }
+}
+
+#[tokio::test]
+async fn objects_have_the_time_of_the_stores_clock() {
+    for scratch in Scratch::both().await {
+        let before = probe_time(&*scratch.store).await.expect("a time");
+        scratch.store.put_new("a", &body("x")).await.expect("new");
+        let after = probe_time(&*scratch.store).await.expect("a time");
+        let listed = scratch.store.list("").await.expect("listed");
+        assert_eq!(listed.len(), 1, "the probe leaves nothing");
+        // S3 tells whole seconds.
+        let times = before / 1_000..=after.div_euclid(1_000) + 1;
+        assert!(
+            times.contains(&(listed[0].modified_ms / 1_000)),
+            "{listed:?}"
+        );
+        assert!(before.abs_diff(now_ms()) < 60_000, "on one machine");
     }
 }
 

@@ -32,8 +32,6 @@ pub enum Next {
 #[derive(Clone, Copy, Debug)]
 pub struct Drained {
     pub next: Next,
-    /// Transactions that were captured.
-    pub transactions: u64,
     /// The files as they were before the look; none where there is more to look at.
     pub stamps: Option<Stamps>,
 }
@@ -45,11 +43,7 @@ impl Drained {
     }
 
     fn only(next: Next) -> Self {
-        Self {
-            next,
-            transactions: 0,
-            stamps: None,
-        }
+        Self { next, stamps: None }
     }
 }
 
@@ -149,16 +143,9 @@ impl History {
         let Some(from) = self.place_in(&log)? else {
             return Ok(Drained::only(Next::Image));
         };
-        let index = db
-            .index(&shared.backing)
-            .map_err(CaptureError::io("read the wal-index"))?;
-        let limit = authority::limit(log.header.salt, index, db.record(), db.wal_writes());
-        let end = match limit {
-            Limit::Chain => log.len,
-            Limit::Frame(frame) => log.header.end_of_frame(frame),
-            // At a gate there is no second look: what recovery would take is the best that is known.
-            Limit::Unknown if gate.is_some_and(Gate::destroys_frames) => log.len,
-            Limit::Unknown => return Ok(Drained::only(Next::LookAgain)),
+        let at_reset = gate.is_some_and(Gate::destroys_frames);
+        let Some(Extent { end, by_chain }) = committed_extent(db, shared, &log, at_reset)? else {
+            return Ok(Drained::only(Next::LookAgain));
         };
         if end < from.position.offset {
             // Stored, and never published to the live connections: what they do see has to follow it.
@@ -169,7 +156,6 @@ impl History {
         let transactions = log
             .transactions(from.position, end.min(log.len))
             .map_err(read)?;
-        let captured = transactions.len() as u64;
         self.log_ended = false;
         match self.capture(db, shared, &log, from, &transactions, since) {
             Err(CaptureError::Holes { .. }) => {
@@ -181,21 +167,18 @@ impl History {
 
         let mark = self.mark.and_then(|mark| mark.wal).unwrap_or(from);
         db.set_captured_end(mark.position.offset);
-        let unpublished = limit != Limit::Chain
+        let unpublished = !by_chain
             && log
                 .may_commit_after(mark.position)
                 .map_err(CaptureError::io("read the log's tail"))?;
-        if unpublished && gate.is_some_and(Gate::destroys_frames) {
+        if unpublished && at_reset {
             self.keep_doubtful(db, shared, &log, mark)?;
         }
-        Ok(Drained {
-            transactions: captured,
-            ..Drained::only(if unpublished {
-                Next::LookAgain
-            } else {
-                Next::Nothing
-            })
-        })
+        Ok(Drained::only(if unpublished {
+            Next::LookAgain
+        } else {
+            Next::Nothing
+        }))
     }
 
     /// Where this log was captured up to; none where it does not go on from what was captured.
@@ -358,6 +341,35 @@ fn check_growth(before: &Mark, commit: u32, sums: &[(u32, u64)]) -> Result<(), C
         });
     }
     Ok(())
+}
+
+/// How far a log counts.
+pub(super) struct Extent {
+    /// Bytes; may lie behind the log's end, or before what was captured already.
+    pub end: u64,
+    /// Nobody but the chain itself says so.
+    pub by_chain: bool,
+}
+
+/// How far the log counts; none where nothing can be said now. Before a reset there is no second look: what recovery
+/// would take is the best that is known then.
+pub(super) fn committed_extent(
+    db: &Database,
+    shared: &Shared,
+    log: &WalReader,
+    before_reset: bool,
+) -> Result<Option<Extent>, CaptureError> {
+    let index = db
+        .index(&shared.backing)
+        .map_err(CaptureError::io("read the wal-index"))?;
+    let (end, by_chain) =
+        match authority::limit(log.header.salt, index, db.record(), db.wal_writes()) {
+            Limit::Chain => (log.len, true),
+            Limit::Frame(frame) => (log.header.end_of_frame(frame), false),
+            Limit::Unknown if before_reset => (log.len, false),
+            Limit::Unknown => return Ok(None),
+        };
+    Ok(Some(Extent { end, by_chain }))
 }
 
 /// Opens the log; one that SQLite itself would ignore is none.

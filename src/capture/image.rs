@@ -9,25 +9,21 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::FileExt;
 
 use super::Shared;
-use super::authority::{self, Limit};
 use super::backing::{Stamp, read_up_to, stamp_of};
+use super::copy::{CHUNK, Image, Read};
 use super::database::{Database, Gate};
-use super::drain::{Log, open_log, read_header};
+use super::drain::{Log, committed_extent, open_log, read_header};
 use super::error::CaptureError;
 use super::history::{History, sums_header};
 use super::mark::{Mark, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
-use crate::format::ltx::{DatabaseChecksum, lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
 use crate::store::keys::GenerationId;
 
-/// Bytes that are read from the file at once.
-const CHUNK: usize = 1 << 20;
 /// A file that is written without log and journal counts as finished when it was left alone for so long.
 const QUIET_MS: i64 = 300;
 
@@ -42,85 +38,6 @@ pub struct ImageRun {
     saved: Option<File>,
     /// A reset could not be saved: the image is of no use.
     lost: bool,
-}
-
-/// The pages of a database, in memory where they are few.
-#[derive(Debug)]
-struct Image {
-    page_size: u32,
-    pages: Pages,
-    /// Of page 1, 2, …; 0 for the lock page and for pages that nobody wrote.
-    sums: Vec<u64>,
-}
-
-#[derive(Debug)]
-enum Pages {
-    Memory(Vec<u8>),
-    File(File),
-}
-
-impl Image {
-    fn put(&mut self, pgno: u32, page: &[u8]) -> io::Result<()> {
-        let at = u64::from(pgno - 1) * u64::from(self.page_size);
-        match &mut self.pages {
-            Pages::Memory(bytes) => {
-                let end = at as usize + page.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[at as usize..end].copy_from_slice(page);
-            }
-            Pages::File(file) => file.write_all_at(page, at)?,
-        }
-        let index = pgno as usize - 1;
-        if self.sums.len() <= index {
-            self.sums.resize(index + 1, 0);
-        }
-        if pgno != lock_page(self.page_size) {
-            self.sums[index] = page_checksum(pgno, page);
-        }
-        Ok(())
-    }
-
-    /// A page that nobody wrote reads as zeros.
-    fn get(&self, pgno: u32, page: &mut [u8]) -> Result<(), CaptureError> {
-        let at = u64::from(pgno - 1) * u64::from(self.page_size);
-        page.fill(0);
-        match &self.pages {
-            Pages::Memory(bytes) => {
-                if let Some(found) = bytes.get(at as usize..at as usize + page.len()) {
-                    page.copy_from_slice(found);
-                }
-            }
-            Pages::File(file) => {
-                read_up_to(file, page, at).map_err(CaptureError::io("read the image"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Cuts the image to `commit` pages, and fills in the sums of pages that nobody wrote.
-    fn set_size(&mut self, commit: u32) -> Result<(), CaptureError> {
-        self.sums.resize(commit as usize, 0);
-        let lock = lock_page(self.page_size);
-        let mut page = vec![0; self.page_size as usize];
-        for pgno in (1..=commit).filter(|pgno| *pgno != lock) {
-            if self.sums[pgno as usize - 1] == 0 {
-                self.get(pgno, &mut page)?;
-                self.sums[pgno as usize - 1] = page_checksum(pgno, &page);
-            }
-        }
-        Ok(())
-    }
-
-    fn checksum(&self) -> DatabaseChecksum {
-        let mut checksum = DatabaseChecksum::EMPTY;
-        self.sums
-            .iter()
-            .filter(|sum| **sum != 0)
-            .for_each(|sum| checksum.toggle(*sum));
-        checksum
-    }
 }
 
 /// What has to be written down once the image is whole.
@@ -185,9 +102,6 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     Ok(Some(file))
 }
 
-/// Fills the bytes from an offset on; gives how many there were.
-type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>;
-
 /// Reads all pages of the file in pieces of `chunk` bytes. Holds no lock while it reads.
 fn copy(
     read: Read<'_>,
@@ -200,37 +114,11 @@ fn copy(
         let run = history.image.as_ref().ok_or(CaptureError::Disturbed)?;
         (run.page_size, run.stamp.size)
     };
-    let pages = if size <= shared.settings.memory_bytes {
-        Pages::Memory(Vec::with_capacity(size as usize))
-    } else {
-        let file = tempfile::tempfile_in(&shared.directory);
-        Pages::File(file.map_err(CaptureError::io("make a scratch file"))?)
+    let is_wanted = || {
+        let lost = db.history().image.as_ref().is_none_or(|run| run.lost);
+        !lost && !db.is_removed()
     };
-    let mut image = Image {
-        page_size,
-        pages,
-        sums: Vec::new(),
-    };
-    let mut bytes = vec![0; chunk.max(page_size as usize)];
-    let mut at = 0;
-    loop {
-        let len = read(&mut bytes, at).map_err(CaptureError::io("read the database"))?;
-        for page in bytes[..len].chunks_exact(page_size as usize) {
-            let pgno = u32::try_from(at / u64::from(page_size) + 1)
-                .map_err(|_| CaptureError::NotADatabase)?;
-            image
-                .put(pgno, page)
-                .map_err(CaptureError::io("write the image"))?;
-            at += u64::from(page_size);
-        }
-        if len < bytes.len() {
-            return Ok(image);
-        }
-        let outdated = db.history().image.as_ref().is_none_or(|run| run.lost) || db.is_removed();
-        if outdated {
-            return Err(CaptureError::Disturbed);
-        }
-    }
+    Image::read(read, shared, page_size, size, chunk, &is_wanted)
 }
 
 /// Makes the segment of what an image has shown. Holds no lock meanwhile: what is captured from here on follows it.
@@ -501,15 +389,10 @@ fn committed(
     log: &mut WalReader,
     at_gate: bool,
 ) -> Result<Option<Vec<Transaction>>, CaptureError> {
-    let index = db
-        .index(&shared.backing)
-        .map_err(CaptureError::io("read the wal-index"))?;
-    let end = match authority::limit(log.header.salt, index, db.record(), db.wal_writes()) {
-        Limit::Chain => log.len,
-        Limit::Frame(frame) => log.header.end_of_frame(frame).min(log.len),
-        Limit::Unknown if at_gate => log.len,
-        Limit::Unknown => return Ok(None),
+    let Some(extent) = committed_extent(db, shared, log, at_gate)? else {
+        return Ok(None);
     };
+    let end = extent.end.min(log.len);
     log.transactions(log.header.start(), end)
         .map(Some)
         .map_err(CaptureError::io("read the log"))

@@ -3,6 +3,7 @@
 mod adopt;
 mod authority;
 pub mod backing;
+mod copy;
 pub mod database;
 mod drain;
 mod error;

@@ -181,9 +181,9 @@ impl Inner {
         let mut found = Vec::new();
         if let Some(folder) = absent(self.root().and_then(|r| r.descend(parents)))? {
             let below = &prefix[..prefix.len() - start.len()];
-            folder.walk(below, &mut |key, size| {
-                if key.starts_with(prefix) && is_object(&key) {
-                    found.push(ObjectInfo { key, size });
+            folder.walk(below, &mut |object| {
+                if object.key.starts_with(prefix) && is_object(&object.key) {
+                    found.push(object);
                 }
             })?;
         }
@@ -193,8 +193,7 @@ impl Inner {
 
     fn list_folders(&self, prefix: &str) -> io::Result<Vec<String>> {
         let (parents, _) = split_key(prefix);
-        let Some(folder) = absent(self.root().and_then(|r| r.descend(parents)))?
-        else {
+        let Some(folder) = absent(self.root().and_then(|r| r.descend(parents)))? else {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();

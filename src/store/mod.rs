@@ -12,9 +12,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
+use crate::clock::UnixMs;
+
 /// Keys are a format: plans are made from them without a store.
 pub use crate::format::keys;
-pub use probe::probe_conditional_put;
+pub use probe::{probe_conditional_put, probe_time};
 
 /// What is to be stored: never longer than `limits.memoryBytesPerTenant` in memory, else a file of the spool.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct ObjectInfo {
     pub key: String,
     /// Bytes.
     pub size: u64,
+    /// When it was stored, by the store's clock; `UnixMs::MAX` where it does not say.
+    pub modified_ms: UnixMs,
 }
 
 /// Why the store did not do what it was asked.

@@ -9,13 +9,14 @@ use std::io;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, Object, ObjectIdentifier};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use self::refusal::{code_refusal, refusal};
 use super::spec::S3Options;
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
+use crate::clock::UnixMs;
 
 /// The most keys that one DeleteObjects request takes.
 const DELETE_BATCH: usize = 1000;
@@ -176,6 +177,7 @@ impl ObjectStore for S3Store {
                 Some(ObjectInfo {
                     key: self.own_key(object.key()?)?.to_owned(),
                     size: u64::try_from(object.size()?).ok()?,
+                    modified_ms: modified_ms(object),
                 })
             }));
         }
@@ -215,6 +217,14 @@ impl ObjectStore for S3Store {
             prefix => format!("s3://{}/{prefix}", self.bucket),
         }
     }
+}
+
+/// An object of which the server does not say when it was stored counts as new: nothing may be concluded from its age.
+fn modified_ms(object: &Object) -> UnixMs {
+    object
+        .last_modified()
+        .and_then(|time| time.to_millis().ok())
+        .unwrap_or(UnixMs::MAX)
 }
 
 /// Reads a body, but no more than was asked for.

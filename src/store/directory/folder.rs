@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{self as rfs, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::store::ObjectInfo;
+
 /// Folders below each other that a walk enters; keys of this program have six.
 const MAX_DEPTH: usize = 64;
 
@@ -95,8 +97,8 @@ impl Folder {
         Ok(false)
     }
 
-    /// Every regular file below: `prefix` and its path, and its size in bytes. What vanishes meanwhile is left out.
-    pub fn walk(&self, prefix: &str, found: &mut dyn FnMut(String, u64)) -> io::Result<()> {
+    /// Every regular file below, `prefix` before its path. What vanishes meanwhile is left out.
+    pub fn walk(&self, prefix: &str, found: &mut dyn FnMut(ObjectInfo)) -> io::Result<()> {
         self.walk_below(prefix, MAX_DEPTH, found)
     }
 
@@ -104,12 +106,16 @@ impl Folder {
         &self,
         prefix: &str,
         depth: usize,
-        found: &mut dyn FnMut(String, u64),
+        found: &mut dyn FnMut(ObjectInfo),
     ) -> io::Result<()> {
         for name in self.files()? {
             let stat = rfs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW);
             if let Some(stat) = super::absent(stat.map_err(io::Error::from))? {
-                found(format!("{prefix}{name}"), stat.st_size as u64);
+                found(ObjectInfo {
+                    key: format!("{prefix}{name}"),
+                    size: stat.st_size as u64,
+                    modified_ms: stat.st_mtime * 1_000 + stat.st_mtime_nsec as i64 / 1_000_000,
+                });
             }
         }
         if depth == 0 {

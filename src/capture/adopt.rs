@@ -17,6 +17,8 @@ pub struct StoredSegment {
     pub header: Header,
     checksum: DatabaseChecksum,
     file_checksum: u64,
+    /// Bytes of the object.
+    size: u64,
     sums: Vec<PageSum>,
 }
 
@@ -40,6 +42,7 @@ impl StoredSegment {
             header,
             checksum,
             file_checksum: trailer.file_checksum,
+            size: bytes.len() as u64,
             sums,
         })
     }
@@ -85,7 +88,8 @@ impl History {
             file_checksum: object.file_checksum,
             sums: object.sums.clone(),
         };
-        shared.state.save_stored(self.id, &entry)?;
+        let note = self.snapshot_after(&end, object.size);
+        shared.state.save_stored(self.id, &entry, &note)?;
         self.pending.clear();
         let table = self.sums.as_mut().expect("BUG: loaded without page sums");
         table.drop_overlay();
@@ -93,6 +97,7 @@ impl History {
             .make_durable(&sums_header(&end), end.seq, &object.sums)
             .map_err(CaptureError::io("write the page sums"))?;
         self.stored = Some(end);
+        self.snapshot = Some(note);
         self.mark = Some(end);
         self.last_txid = self.last_txid.max(end.txid);
         self.log_ended = false;

@@ -165,14 +165,19 @@ impl History {
             other => other?,
         }
 
-        let mark = self.mark.and_then(|mark| mark.wal).unwrap_or(from);
-        db.set_captured_end(mark.position.offset);
+        // In a log that begins with what was rolled back nothing is captured, and still it is the one that goes on.
+        let mark = self.mark.as_mut().expect("BUG: captured without a mark");
+        if transactions.is_empty() {
+            mark.wal = Some(from);
+        }
+        let place = mark.wal.expect("BUG: captured from no log");
+        db.set_captured_end(place.position.offset);
         let unpublished = !by_chain
             && log
-                .may_commit_after(mark.position)
+                .may_commit_after(place.position)
                 .map_err(CaptureError::io("read the log's tail"))?;
         if unpublished && at_reset {
-            self.keep_doubtful(db, shared, &log, mark)?;
+            self.keep_doubtful(db, shared, &log, place)?;
         }
         Ok(Drained::only(if unpublished {
             Next::LookAgain
@@ -418,5 +423,39 @@ impl Shared {
             database: stamp(&db.path)?,
             wal: stamp(&companion(&db.path, "-wal"))?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::model::Model;
+    use crate::capture::workers;
+
+    /// The frames of a transaction that outgrew the cache and was rolled back stand at the start of the next log.
+    #[test]
+    fn a_log_that_begins_with_what_was_rolled_back_goes_on() {
+        let mut model = Model::new(1, 16 << 20);
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        workers::make_image(&db, &shared).expect("a first image");
+        model.run("INSERT INTO t VALUES (1000, 'before')");
+        workers::drain(&db, &shared).expect("captured");
+        model.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        model.run(
+            "BEGIN; WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2100)
+             INSERT INTO t SELECT i, randomblob(3000) FROM n; ROLLBACK",
+        );
+        let txid = db.history().mark.expect("a mark").txid;
+        let drained = workers::drain(&db, &shared).expect("looked");
+        assert_eq!(drained.next, Next::Nothing);
+        assert!(matches!(open_log(&db, &shared), Ok(Log::Valid(log)) if log.len > 100_000));
+        assert_eq!(db.history().mark.expect("a mark").txid, txid);
+
+        model.run("INSERT INTO t VALUES (1001, 'after')");
+        let drained = workers::drain(&db, &shared).expect("captured");
+        assert_eq!(drained.next, Next::Nothing);
+        let history = db.history();
+        assert_eq!(history.mark.expect("a mark").txid, txid + 1);
+        assert_eq!(history.resync, None);
     }
 }

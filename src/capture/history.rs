@@ -11,7 +11,7 @@ use super::image::ImageRun;
 use super::mark::{Mark, Segment};
 use super::page_sums::{PageSums, SumsHeader};
 use super::segment::Press;
-use super::state::{Entry, Known, Stamps};
+use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::{Shared, now_after};
 use crate::clock::UnixMs;
 use crate::format::ltx::Decoder;
@@ -30,6 +30,8 @@ pub struct History {
     pub(super) sums: Option<PageSums>,
     /// The newest state in the store.
     pub(super) stored: Option<Mark>,
+    /// The newest snapshot in the store.
+    pub(super) snapshot: Option<SnapshotNote>,
     /// Whether the store has nothing after `stored` that an earlier run put there and did not note.
     pub(super) is_newest_known: bool,
     /// Bounds for the next generation's names and numbers.
@@ -62,6 +64,7 @@ impl History {
         self.last_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
         self.newest_generation = all().map(|entry| entry.mark.generation).max();
         self.stored = known.stored.as_ref().map(|entry| entry.mark);
+        self.snapshot = known.snapshot;
 
         let waiting = self.load_spooled(id, &known, shared)?;
         let last = known.spooled[..waiting].last().or(known.stored.as_ref());
@@ -132,7 +135,13 @@ impl History {
             return Ok(());
         };
         // First the state with the sums, then the table: after a death in between the sums are put in again.
-        shared.state.save_stored(self.id, &entry_of(&segment))?;
+        let note = match segment.snapshot {
+            true => SnapshotNote::first(segment.end.generation),
+            false => self.snapshot_after(&segment.end, segment.size),
+        };
+        shared
+            .state
+            .save_stored(self.id, &entry_of(&segment), &note)?;
         if !segment.durable {
             self.put_into_table(&segment)?;
         }
@@ -140,10 +149,23 @@ impl History {
             shared.spool.remove(path)?;
         }
         self.stored = Some(segment.end);
+        self.snapshot = Some(note);
         self.is_newest_known = true;
         self.pending.pop_front();
         self.report(db);
         Ok(())
+    }
+
+    /// The newest snapshot, when a segment of `size` bytes that leads to `end` has been stored after it.
+    pub(super) fn snapshot_after(&self, end: &Mark, size: u64) -> SnapshotNote {
+        let known = self
+            .snapshot
+            .filter(|known| known.generation == end.generation)
+            .unwrap_or_else(|| SnapshotNote::first(end.generation));
+        SnapshotNote {
+            log_bytes: known.log_bytes + size,
+            ..known
+        }
     }
 
     /// The object that an earlier run may have stored before it died, without a note of it; asked for once, before

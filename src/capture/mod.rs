@@ -10,8 +10,11 @@ mod error;
 mod history;
 mod image;
 mod mark;
+#[cfg(test)]
+mod model;
 mod page_sums;
 mod segment;
+mod snapshot;
 pub mod spool;
 mod state;
 mod state_vfs;
@@ -28,6 +31,7 @@ use dashmap::DashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{UnixMs, now_ms};
+use crate::store::Body;
 use crate::store::keys::{GenerationId, ObjectKey};
 use crate::tenant::discovery::Rules;
 use crate::tenant::ids::ClientId;
@@ -43,7 +47,7 @@ pub use mark::{Mark, Segment};
 use backing::Backing;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::{Stamps, StateDb, StateError};
-use workers::{Workers, caught};
+use workers::{Look, Workers, caught};
 
 /// The folder at the backing directory's root that holds the state, and that the mount does not show.
 pub const STATE_FOLDER: &str = ".litestream-multitenant";
@@ -73,6 +77,14 @@ struct Shared {
 impl Shared {
     fn sums_path(&self, id: i64) -> PathBuf {
         self.directory.join(format!("{id}.sums"))
+    }
+
+    /// Removes what lies in the spool of a segment that nobody needs any more.
+    fn remove_body(&self, segment: &Segment) -> Result<(), CaptureError> {
+        match &segment.body {
+            Body::File(path) => Ok(self.spool.remove(path)?),
+            Body::Bytes(_) => Ok(()),
+        }
     }
 
     /// For names that two writers must not choose alike.
@@ -351,9 +363,36 @@ impl Capture {
 
     /// Reads the whole database: a new generation, or what differs.
     pub async fn image(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
-        let (done, answer) = oneshot::channel();
-        self.workers.image(db, done);
-        answer.await.unwrap_or(Err(CaptureError::Stopped))
+        self.ask_for_all_pages(db, workers::make_image).await
+    }
+
+    /// Makes a further snapshot of the present generation; none where there is nothing new to make one of. It is not
+    /// part of what waits: stored once its state is, and then told by `snapshot_stored`, or given up by `drop_snapshot`.
+    pub async fn snapshot(&self, db: &Arc<Database>) -> Result<Option<Segment>, CaptureError> {
+        self.ask_for_all_pages(db, snapshot::make).await
+    }
+
+    /// A snapshot that `snapshot` gave is in the store.
+    pub async fn snapshot_stored(
+        &self,
+        db: &Arc<Database>,
+        segment: Segment,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |db, shared| {
+            db.history().snapshot_stored(shared, &segment)?;
+            shared.remove_body(&segment)
+        })
+        .await
+    }
+
+    /// A snapshot that `snapshot` gave will not be stored.
+    pub async fn drop_snapshot(
+        &self,
+        db: &Arc<Database>,
+        segment: Segment,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |_, shared| shared.remove_body(&segment))
+            .await
     }
 
     /// The next segment to be stored.
@@ -418,12 +457,19 @@ impl Capture {
         db: &Arc<Database>,
         work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
     ) -> Result<T, CaptureError> {
-        let (done, answer) = oneshot::channel();
-        let db = db.clone();
-        self.workers.look(Box::new(move |shared| {
-            // An asker that has gone away does not need the answer.
-            drop(done.send(caught(|| work(&db, shared))));
-        }));
+        let (look, answer) = asked(db, work);
+        self.workers.look(look);
+        answer.await.unwrap_or(Err(CaptureError::Stopped))
+    }
+
+    /// The same for what reads the whole database.
+    async fn ask_for_all_pages<T: Send + 'static>(
+        &self,
+        db: &Arc<Database>,
+        work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let (look, answer) = asked(db, work);
+        self.workers.image(look);
         answer.await.unwrap_or(Err(CaptureError::Stopped))
     }
 
@@ -503,6 +549,23 @@ impl Capture {
         }
         db.set_removed();
     }
+}
+
+/// The answer to what a worker was asked.
+type Answer<T> = oneshot::Receiver<Result<T, CaptureError>>;
+
+/// Work for a worker, and where its answer comes.
+fn asked<T: Send + 'static>(
+    db: &Arc<Database>,
+    work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+) -> (Look, Answer<T>) {
+    let (done, answer) = oneshot::channel();
+    let db = db.clone();
+    let look = move |shared: &Shared| {
+        // An asker that has gone away does not need the answer.
+        drop(done.send(caught(|| work(&db, shared))));
+    };
+    (Box::new(look), answer)
 }
 
 fn log_client(client: &Client, operation: &str, message: &str) {

@@ -1,6 +1,7 @@
 //! Makes LTX files: of what a stretch of the log changed, of what differs, or of a whole database.
 
 use std::io;
+use std::path::Path;
 
 use super::error::CaptureError;
 use super::mark::{Mark, PageSum, Segment};
@@ -104,7 +105,10 @@ impl Press<'_> {
             wal_salt: wal.salt,
             node_id: self.node_id,
         };
-        let mut encoder = Encoder::new(self.sink(&draft.end, draft.sums.len())?, header)?;
+        let path = self
+            .spool
+            .path_of(self.id, draft.end.generation, draft.end.seq);
+        let mut encoder = Encoder::new(self.sink(&path, &draft.end, draft.sums.len())?, header)?;
         let mut page = vec![0; draft.end.page_size as usize];
         for &(pgno, sum) in &draft.sums {
             read(pgno, &mut page)?;
@@ -116,7 +120,8 @@ impl Press<'_> {
         self.finish(encoder, draft.end, false, committed_at, draft.sums)
     }
 
-    /// Writes a snapshot of the state `end`. `read` fills in one page.
+    /// Writes a snapshot of the state `end`. `read` fills in one page. A generation's first one is a part of its
+    /// history, and lies in the spool as such.
     pub fn snapshot(
         &self,
         end: Mark,
@@ -136,7 +141,11 @@ impl Press<'_> {
             wal_salt: (0, 0),
             node_id: self.node_id,
         };
-        let mut encoder = Encoder::new(self.sink(&end, end.commit as usize)?, header)?;
+        let path = match end.seq {
+            0 => self.spool.path_of(self.id, end.generation, 0),
+            seq => self.spool.snapshot_path(self.id, end.generation, seq),
+        };
+        let mut encoder = Encoder::new(self.sink(&path, &end, end.commit as usize)?, header)?;
         let mut page = vec![0; end.page_size as usize];
         let lock = lock_page(end.page_size);
         for pgno in (1..=end.commit).filter(|pgno| *pgno != lock) {
@@ -146,12 +155,11 @@ impl Press<'_> {
         self.finish(encoder, end, true, committed_at, Vec::new())
     }
 
-    fn sink(&self, end: &Mark, pages: usize) -> Result<Sink<'_>, CaptureError> {
+    fn sink(&self, path: &Path, end: &Mark, pages: usize) -> Result<Sink<'_>, CaptureError> {
         if pages as u64 * u64::from(end.page_size) <= self.memory_bytes {
             return Ok(Sink::Memory(Vec::new()));
         }
-        let path = self.spool.path_of(self.id, end.generation, end.seq);
-        Ok(Sink::Spool(self.spool.write(&path)?))
+        Ok(Sink::Spool(self.spool.write(path)?))
     }
 
     fn finish(

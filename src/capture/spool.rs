@@ -85,6 +85,12 @@ impl Spool {
             .join(format!("{id}-{generation}-{seq:08x}{SUFFIX}"))
     }
 
+    /// Where a further snapshot of a generation lies until it is stored.
+    pub fn snapshot_path(&self, id: i64, generation: GenerationId, seq: u32) -> PathBuf {
+        self.directory
+            .join(format!("{id}-{generation}-{seq:08x}.snapshot"))
+    }
+
     /// Where the frames of an unpublished commit are kept, by the log's salts and the offset that they stood at.
     pub fn doubtful_path(&self, id: i64, salt: (u32, u32), offset: u64) -> PathBuf {
         let (a, b) = salt;

@@ -2,6 +2,7 @@
 //!
 //! Per database: the newest stored mark, and the marks of segments that wait in the spool. With each mark go the page
 //! sums of its segment, so that the table of page sums can be brought to that mark after a death in the middle.
+//! And the newest stored snapshot, from which the next one's time is reckoned.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,6 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::backing::Stamp;
 use super::mark::{Mark, PageSum, WalMark};
+use crate::clock::{UnixMs, now_ms};
 use crate::format::ltx::DatabaseChecksum;
 use crate::format::wal::Position;
 use crate::store::keys::GenerationId;
@@ -35,6 +37,11 @@ const SCHEMA: &str = "
         snapshot INTEGER NOT NULL, sums BLOB NOT NULL,
         PRIMARY KEY (database, generation, seq)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS snapshot (
+        database INTEGER PRIMARY KEY REFERENCES database(id) ON DELETE CASCADE,
+        generation INTEGER NOT NULL, seq INTEGER NOT NULL, stored_at INTEGER NOT NULL,
+        log_bytes INTEGER NOT NULL, retain_at INTEGER
+    ) STRICT;
 ";
 
 /// The state can't be read or written.
@@ -59,12 +66,45 @@ pub struct Stamps {
     pub wal: Stamp,
 }
 
+/// The newest snapshot in the store, and what has come after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotNote {
+    pub generation: GenerationId,
+    pub seq: u32,
+    pub stored_at: UnixMs,
+    /// Bytes of the segments that were stored since.
+    pub log_bytes: u64,
+}
+
+impl SnapshotNote {
+    /// The snapshot that a generation begins with has just been stored.
+    pub fn first(generation: GenerationId) -> Self {
+        Self {
+            generation,
+            seq: 0,
+            stored_at: now_ms(),
+            log_bytes: 0,
+        }
+    }
+}
+
+/// What upkeep has to come back to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upkeep {
+    pub path: PathBuf,
+    /// When the newest snapshot was stored, where segments have come after it.
+    pub outdated_since: Option<UnixMs>,
+    /// When something of the replica may have outlived its retention.
+    pub retain_at: Option<UnixMs>,
+}
+
 /// What is known of one database from earlier.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Known {
     pub stored: Option<Entry>,
     /// Segments in the spool, ascending.
     pub spooled: Vec<Entry>,
+    pub snapshot: Option<SnapshotNote>,
 }
 
 /// The open state database.
@@ -165,6 +205,19 @@ impl StateDb {
                 known.spooled.push(entry);
             }
         }
+        known.snapshot = connection
+            .prepare_cached(
+                "SELECT generation, seq, stored_at, log_bytes FROM snapshot WHERE database = ?1",
+            )?
+            .query_row([id], |row| {
+                Ok(SnapshotNote {
+                    generation: GenerationId(row.get::<_, i64>(0)? as u64),
+                    seq: row.get(1)?,
+                    stored_at: row.get(2)?,
+                    log_bytes: row.get::<_, i64>(3)? as u64,
+                })
+            })
+            .optional()?;
         Ok(known)
     }
 
@@ -174,7 +227,12 @@ impl StateDb {
     }
 
     /// Notes that a segment is stored: it becomes the newest stored mark, and nothing before it is needed any more.
-    pub fn save_stored(&self, id: i64, entry: &Entry) -> Result<(), StateError> {
+    pub fn save_stored(
+        &self,
+        id: i64,
+        entry: &Entry,
+        snapshot: &SnapshotNote,
+    ) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         transaction
@@ -184,7 +242,39 @@ impl StateDb {
             )?
             .execute(params![id, entry.mark.seq, entry.mark.generation.0 as i64])?;
         insert(&transaction, id, entry, true)?;
+        insert_snapshot(&transaction, id, snapshot)?;
         Ok(transaction.commit()?)
+    }
+
+    /// Notes the newest stored snapshot.
+    pub fn save_snapshot(&self, id: i64, snapshot: &SnapshotNote) -> Result<(), StateError> {
+        insert_snapshot(&self.lock(), id, snapshot)
+    }
+
+    /// Notes when something of the replica may have outlived its retention; none for never, as it is now.
+    pub fn save_retain_at(&self, id: i64, at: Option<UnixMs>) -> Result<(), StateError> {
+        self.lock()
+            .prepare_cached("UPDATE snapshot SET retain_at = ?2 WHERE database = ?1")?
+            .execute(params![id, at])?;
+        Ok(())
+    }
+
+    /// Every database that upkeep has to come back to.
+    pub fn upkeep(&self) -> Result<Vec<Upkeep>, StateError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "SELECT path, CASE WHEN log_bytes > 0 THEN stored_at END, retain_at
+             FROM snapshot JOIN database ON id = database
+             WHERE log_bytes > 0 OR retain_at IS NOT NULL",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Upkeep {
+                path: PathBuf::from(std::ffi::OsString::from_vec(row.get(0)?)),
+                outdated_since: row.get(1)?,
+                retain_at: row.get(2)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Forgets the marks of segments in the spool.
@@ -237,6 +327,27 @@ impl StateDb {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn insert_snapshot(
+    connection: &Connection,
+    id: i64,
+    note: &SnapshotNote,
+) -> Result<(), StateError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, NULL)
+             ON CONFLICT DO UPDATE SET generation = excluded.generation, seq = excluded.seq,
+                 stored_at = excluded.stored_at, log_bytes = excluded.log_bytes",
+        )?
+        .execute(params![
+            id,
+            note.generation.0 as i64,
+            note.seq,
+            note.stored_at,
+            note.log_bytes as i64,
+        ])?;
+    Ok(())
 }
 
 fn insert(connection: &Connection, id: i64, entry: &Entry, stored: bool) -> Result<(), StateError> {
@@ -345,6 +456,15 @@ mod tests {
         }
     }
 
+    fn note(generation: u64, log_bytes: u64) -> SnapshotNote {
+        SnapshotNote {
+            generation: GenerationId(generation),
+            seq: 0,
+            stored_at: 77,
+            log_bytes,
+        }
+    }
+
     #[test]
     fn marks_stamps_and_the_instance_survive() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -359,11 +479,16 @@ mod tests {
             },
             wal: Stamp::default(),
         };
-        state.save_stored(id, &entry(1, 0, false)).expect("stored");
+        state
+            .save_stored(id, &entry(1, 0, false), &note(1, 0))
+            .expect("stored");
         state.save_spooled(id, &entry(1, 1, true)).expect("spooled");
         state.save_spooled(id, &entry(1, 2, true)).expect("spooled");
-        state.save_stored(id, &entry(1, 1, true)).expect("stored");
+        state
+            .save_stored(id, &entry(1, 1, true), &note(1, 8))
+            .expect("stored");
         state.save_stamps(id, Some(stamps)).expect("stamps");
+        state.save_retain_at(id, Some(99)).expect("retention");
         drop(state);
 
         let state = StateDb::open(&path, 1).expect("open again");
@@ -374,17 +499,32 @@ mod tests {
             Known {
                 stored: Some(entry(1, 1, true)),
                 spooled: vec![entry(1, 2, true)],
+                snapshot: Some(note(1, 8)),
             }
         );
         assert_eq!(
             state.all().expect("all"),
             HashMap::from([(PathBuf::from("a.db"), (id, Some(stamps)))])
         );
+        let upkeep = |outdated_since, retain_at| Upkeep {
+            path: PathBuf::from("a.db"),
+            outdated_since,
+            retain_at,
+        };
+        assert_eq!(
+            state.upkeep().expect("upkeep"),
+            [upkeep(Some(77), Some(99))]
+        );
         // A new generation replaces all of the old one.
-        state.save_stored(id, &entry(2, 0, false)).expect("stored");
+        state
+            .save_stored(id, &entry(2, 0, false), &note(2, 0))
+            .expect("stored");
         let known = state.load(id).expect("load");
         assert_eq!(known.stored, Some(entry(2, 0, false)));
         assert_eq!(known.spooled, []);
+        assert_eq!(state.upkeep().expect("upkeep"), [upkeep(None, Some(99))]);
+        state.save_retain_at(id, None).expect("retention");
+        assert_eq!(state.upkeep().expect("upkeep"), []);
         state.remove(id).expect("remove");
         assert_eq!(state.load(id).expect("load"), Known::default());
     }

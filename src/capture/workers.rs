@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
-use tokio::sync::oneshot;
 
 use super::database::{Database, Gate};
 use super::drain::{Drained, Next};
@@ -56,14 +55,12 @@ impl Held {
     }
 }
 
-type ImageJob = (Arc<Database>, oneshot::Sender<Result<(), CaptureError>>);
-
 /// The running threads. They end when this is dropped, after what was asked before.
 pub(super) struct Workers {
     gates: Sender<(Held, Gate)>,
     watch: Sender<Held>,
     looks: Sender<Look>,
-    images: Sender<ImageJob>,
+    images: Sender<Look>,
     gate_timeout: Duration,
     _threads: Vec<JoinHandle<()>>,
 }
@@ -84,7 +81,7 @@ impl Workers {
         let (gates, gate_queue) = bounded(GATES);
         let (watch, watch_queue) = bounded(GATES);
         let (looks, look_queue) = bounded(room);
-        let (images, image_queue) = bounded::<ImageJob>(room);
+        let (images, image_queue) = bounded::<Look>(room);
         let mut threads = Vec::new();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
@@ -99,7 +96,7 @@ impl Workers {
         }
         for _ in 0..IMAGERS {
             let (s, queue) = (shared.clone(), image_queue.clone());
-            spawn("image", Box::new(move || make_images(&s, &queue)))?;
+            spawn("image", Box::new(move || work_on_images(&s, &queue)))?;
         }
         Ok(Self {
             gates,
@@ -130,8 +127,9 @@ impl Workers {
         drop(self.looks.try_send(look));
     }
 
-    pub fn image(&self, db: &Arc<Database>, done: oneshot::Sender<Result<(), CaptureError>>) {
-        drop(self.images.try_send((db.clone(), done)));
+    /// Something that reads a whole database.
+    pub fn image(&self, look: Look) {
+        drop(self.images.try_send(look));
     }
 }
 
@@ -246,18 +244,23 @@ fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
     db.history().report(db);
 }
 
-fn make_images(shared: &Shared, queue: &Receiver<ImageJob>) {
-    while let Ok((db, done)) = queue.recv() {
-        let seen = db.take_dirty();
-        let mut made = caught(|| image::capture(&db, shared, seen.unwrap_or_else(now_ms)));
-        if made.is_err()
-            && let Err(error) = db.history().give_up_image(shared)
-        {
-            made = Err(error);
-        }
-        settle_time(&db, seen, made.is_ok());
-        drop(done.send(made));
+fn work_on_images(shared: &Shared, queue: &Receiver<Look>) {
+    while let Ok(look) = queue.recv() {
+        look(shared);
     }
+}
+
+/// Reads the whole database: a new generation, or what differs.
+pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+    let seen = db.take_dirty();
+    let mut made = caught(|| image::capture(db, shared, seen.unwrap_or_else(now_ms)));
+    if made.is_err()
+        && let Err(error) = db.history().give_up_image(shared)
+    {
+        made = Err(error);
+    }
+    settle_time(db, seen, made.is_ok());
+    made
 }
 
 /// A panic ends the work on one database, and not the thread that others need.

@@ -71,6 +71,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
             sync_interval: config.sync_interval,
             max_concurrent_syncs: config.limits.max_concurrent_syncs,
             memory_bytes: config.limits.memory_bytes_per_tenant,
+            snapshot_interval: config.snapshot_interval,
+            retention: config.retention,
         },
     ));
     let (end, ended) = watch::channel(false);

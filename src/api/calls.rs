@@ -11,7 +11,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, NoCall};
-use super::{State, metrics, views};
+use super::{State, Wanted, metrics, views};
 use crate::clock;
 use crate::format::quantity;
 use crate::replicate::SyncError;
@@ -62,7 +62,12 @@ async fn answer(
     let query = query.ok_or_else(|| Refusal::bad_query("the query can't be read"))?;
     match call {
         Call::Databases => databases(state, &query),
-        Call::Sync { tenant, db_name } => sync(state, &query, &tenant, &db_name).await,
+        Call::Sync { tenant, db_name } => {
+            sync(state, &query, Wanted::Sync, &tenant, &db_name).await
+        }
+        Call::Snapshot { tenant, db_name } => {
+            sync(state, &query, Wanted::Snapshot, &tenant, &db_name).await
+        }
         Call::Health => health(state, &query),
         Call::ClientsHealth => clients_health(state, &query),
         Call::ClientHealth { tenant, db_name } => client_health(state, &query, &tenant, &db_name),
@@ -179,7 +184,13 @@ fn databases(state: &State, query: &Query) -> Result<Reply, Refusal> {
     Ok(replies::json(StatusCode::OK, &body))
 }
 
-async fn sync(state: &State, query: &Query, tenant: &str, db_name: &str) -> Result<Reply, Refusal> {
+async fn sync(
+    state: &State,
+    query: &Query,
+    wanted: Wanted,
+    tenant: &str,
+    db_name: &str,
+) -> Result<Reply, Refusal> {
     let known = ["timeout", "prefix"];
     let timeout = match parameter(query, &known, "timeout")? {
         None => SYNC_TIMEOUT,
@@ -191,13 +202,16 @@ async fn sync(state: &State, query: &Query, tenant: &str, db_name: &str) -> Resu
             })?,
     };
     let client = lookup(state, tenant, db_name, parameter(query, &known, "prefix")?)?;
-    let synced = (state.sync)(client, timeout).await.map_err(|error| {
-        let (status, code) = match &error {
-            SyncError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
-            SyncError::NotActive(_) => (StatusCode::CONFLICT, "not_active"),
-        };
-        Refusal::new(status, code, error.to_string())
-    })?;
+    let synced = (state.sync)(wanted, client, timeout)
+        .await
+        .map_err(|error| {
+            let (status, code) = match &error {
+                SyncError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
+                SyncError::NotActive(_) => (StatusCode::CONFLICT, "not_active"),
+                SyncError::Empty => (StatusCode::CONFLICT, "empty"),
+            };
+            Refusal::new(status, code, error.to_string())
+        })?;
     let body = json!({"txid": synced.txid, "durationMs": synced.duration.as_millis() as u64});
     Ok(replies::json(StatusCode::OK, &body))
 }

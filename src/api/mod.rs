@@ -61,8 +61,17 @@ pub async fn bind(
     Ok((bound, server::serve(listener, state, shutdown)))
 }
 
+/// What a call waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    Sync,
+    Snapshot,
+}
+
 type AskSync = Box<
-    dyn Fn(Arc<Client>, Duration) -> BoxFuture<'static, Result<Synced, SyncError>> + Send + Sync,
+    dyn Fn(Wanted, Arc<Client>, Duration) -> BoxFuture<'static, Result<Synced, SyncError>>
+        + Send
+        + Sync,
 >;
 
 /// What the calls work with: the roster, and the questions that others answer.
@@ -87,9 +96,14 @@ impl From<Api> for State {
             started: api.started,
             mounts: api.mounts,
             store_health: Box::new(move || for_health.store_health()),
-            sync: Box::new(move |client, timeout| {
+            sync: Box::new(move |wanted, client, timeout| {
                 let replicator = for_sync.clone();
-                Box::pin(async move { replicator.sync(&client, timeout).await })
+                Box::pin(async move {
+                    match wanted {
+                        Wanted::Sync => replicator.sync(&client, timeout).await,
+                        Wanted::Snapshot => replicator.snapshot(&client, timeout).await,
+                    }
+                })
             }),
         }
     }

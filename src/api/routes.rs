@@ -7,6 +7,7 @@ use warp::http::Method;
 pub enum Call {
     Databases,
     Sync { tenant: String, db_name: String },
+    Snapshot { tenant: String, db_name: String },
     Health,
     ClientsHealth,
     ClientHealth { tenant: String, db_name: String },
@@ -35,7 +36,12 @@ const ROUTES: &[(&str, &str, Make)] = &[
         tenant: parts[0].to_owned(),
         db_name: parts[1].to_owned(),
     }),
-    ("POST", "/api/databases/*/*/snapshot", not_yet),
+    ("POST", "/api/databases/*/*/snapshot", |parts| {
+        Call::Snapshot {
+            tenant: parts[0].to_owned(),
+            db_name: parts[1].to_owned(),
+        }
+    }),
     ("GET", "/api/databases/*/*/moments", not_yet),
     ("GET", "/api/databases/*/*/download", not_yet),
     ("GET", "/api/health", |_| Call::Health),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::{State, server};
+use super::{State, Wanted, server};
 use crate::mount::MountStatus;
 use crate::replicate::{StoreHealth, SyncError, Synced};
 use crate::tenant::ids::ClientId;
@@ -61,7 +61,7 @@ impl Served {
                 conditional_put: Some(true),
                 error: None,
             }),
-            sync: Box::new(|client, timeout| Box::pin(sync(client, timeout))),
+            sync: Box::new(|wanted, client, timeout| Box::pin(sync(wanted, client, timeout))),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
@@ -137,12 +137,15 @@ fn mount(state: &'static str) -> MountStatus {
 }
 
 /// A store that holds everything at once, but for paused clients, and for those who can't wait at all.
-async fn sync(client: Arc<Client>, timeout: Duration) -> Result<Synced, SyncError> {
+async fn sync(wanted: Wanted, client: Arc<Client>, timeout: Duration) -> Result<Synced, SyncError> {
     match client.progress().status {
         Status::Paused => Err(SyncError::NotActive("paused")),
         _ if timeout.is_zero() => Err(SyncError::TimedOut(timeout)),
         _ => Ok(Synced {
-            txid: 7,
+            txid: match wanted {
+                Wanted::Sync => 7,
+                Wanted::Snapshot => 8,
+            },
             duration: Duration::from_millis(12),
         }),
     }
@@ -235,13 +238,19 @@ async fn the_same_guid_under_two_prefixes_needs_the_prefix() {
 }
 
 #[tokio::test]
-async fn a_sync_on_demand() {
+async fn a_sync_or_a_snapshot_on_demand() {
     let api = Served::start().await;
     let client = api.register("", GUID);
     let path = format!("/api/databases/{GUID}/{GUID}/sync");
     let answer = api.ask("POST", &path, &[]).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json(), json!({"txid": 7, "durationMs": 12}));
+    let snapshot = path.replace("/sync", "/snapshot");
+    let answer = api.ask("POST", &snapshot, &[]).await;
+    assert_eq!(
+        (answer.status, answer.json()["txid"].clone()),
+        (200, json!(8))
+    );
     let late = api.ask("POST", &format!("{path}?timeout=0"), &[]).await;
     assert_eq!((late.status, late.code()), (504, "timed_out".to_owned()));
     client.update(|progress| progress.status = Status::Paused);
@@ -267,7 +276,6 @@ async fn what_does_not_work_is_said_by_name() {
         ("POST", "/api/databases"),
         ("PUT", "/api/databases/t/d/status"),
         ("DELETE", "/api/databases/t/d"),
-        ("POST", "/api/databases/t/d/snapshot"),
         ("GET", "/api/databases/t/d/moments"),
         ("GET", "/api/databases/t/d/download?timestamp=x"),
         ("GET", "/api/events"),

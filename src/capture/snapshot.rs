@@ -26,28 +26,40 @@ use crate::format::ltx::{lock_page, page_checksum};
 /// How often a checkpoint may come between a look at the log and the pages that are missing.
 const ATTEMPTS: usize = 10;
 
-/// Makes a snapshot of a captured state; none where the newest one in the store is of that state already, or where
-/// nothing was captured yet. The segment is not part of what waits: it may be stored once the state itself is, or dropped.
+/// What came of it.
+#[derive(Debug)]
+pub enum Made {
+    /// A segment that is not part of what waits.
+    Snapshot(Segment),
+    /// The newest captured state has its snapshot in the store, or waits for the one that it begins with.
+    Nothing { newest_txid: u64 },
+}
+
+/// Makes a snapshot of a captured state.
 ///
 /// # Errors
 /// `Disturbed` where the file was changed past its history meanwhile; it may be tried again.
-pub(super) fn make(db: &Database, shared: &Shared) -> Result<Option<Segment>, CaptureError> {
+pub(super) fn make(db: &Database, shared: &Shared) -> Result<Made, CaptureError> {
+    let nothing = || {
+        let newest_txid = db.history().snapshot_txid();
+        Ok(Made::Nothing { newest_txid })
+    };
     let file = shared.backing.open(&db.path);
     let Some(file) = file.map_err(CaptureError::io("open the database"))? else {
-        return Ok(None);
+        return nothing();
     };
     let Some(page_size) = look(db, shared)?.map(|mark| mark.page_size) else {
-        return Ok(None);
+        return nothing();
     };
     let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
     let mut image = copy(&mut read, &file, db, shared, page_size, CHUNK)?;
     let Some(end) = prove(&mut image, &file, db, shared)? else {
-        return Ok(None);
+        return nothing();
     };
     let press = db.history().press(shared);
     press
         .snapshot(end, now_ms(), |pgno, page| image.get(pgno, page))
-        .map(Some)
+        .map(Made::Snapshot)
 }
 
 /// Captures what is committed. The state that the history then has; none where there is none, or it has its snapshot.
@@ -100,13 +112,22 @@ fn prove(
 }
 
 impl History {
-    /// The newest captured state, unless the newest snapshot in the store is of it.
+    /// Whether the newest snapshot in the store is of this very state.
+    fn has_snapshot_of(&self, mark: &Mark) -> bool {
+        let place = |known: SnapshotNote| (known.generation, known.seq);
+        self.snapshot.map(place) == Some((mark.generation, mark.seq))
+    }
+
+    /// The newest transaction of the stored history, where that has its snapshot; else 0.
+    fn snapshot_txid(&self) -> u64 {
+        self.stored
+            .filter(|stored| self.has_snapshot_of(stored))
+            .map_or(0, |stored| stored.txid)
+    }
+
+    /// The newest captured state, unless that has its snapshot.
     fn mark_without_snapshot(&self) -> Option<Mark> {
-        self.mark.filter(|mark| {
-            !self
-                .snapshot
-                .is_some_and(|known| (known.generation, known.seq) == (mark.generation, mark.seq))
-        })
+        self.mark.filter(|mark| !self.has_snapshot_of(mark))
     }
 
     /// Replaces each page that is not that of the state `mark`. False where the page was not found.

@@ -15,10 +15,9 @@ use crate::store::ObjectStore;
 use crate::store::spec::{S3Options, StoreSpec};
 
 /// Commands that are known and do not work yet.
-const NOT_YET: [&str; 8] = [
+const NOT_YET: [&str; 7] = [
     "export",
     "import",
-    "retain",
     "purge",
     "hold",
     "status",
@@ -53,6 +52,8 @@ pub(super) enum Command {
     List(ListArgs),
     /// Restore replicas into a scratch directory and check them
     Verify(VerifyArgs),
+    /// Delete what has outlived its retention
+    Retain(RetainArgs),
     /// Show all of it within half a minute, in a scratch directory
     Demo,
     #[command(external_subcommand)]
@@ -195,6 +196,18 @@ pub(super) struct VerifyArgs {
     pub store: StoreArgs,
     /// Which ones [default: all in the store]
     pub clients: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RetainArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Only print what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -8,6 +8,7 @@ mod list;
 mod logging;
 mod mount;
 mod restore;
+mod retain;
 mod verify;
 
 use std::future::Future;
@@ -89,6 +90,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Restore(args) => block_on(restore::run(args)),
         Command::List(args) => block_on(list::run(args)),
         Command::Verify(args) => block_on(verify::run(args)),
+        Command::Retain(args) => block_on(retain::run(args)),
         Command::Demo => demo::run(),
         Command::Other(words) => Err(args::unknown_command(&words)),
     }

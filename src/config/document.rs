@@ -252,9 +252,9 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
             ("clients:\n  - clientId: x\n", 1, "`clients`"),
             ("server:\n  apiToken: x\n", 2, "`server.apiToken`"),
             (
-                "tenantDefaults:\n\n  retention: 72h\n",
+                "tenantDefaults:\n\n  removedRetention: 72h\n",
                 3,
-                "`tenantDefaults.retention`",
+                "`tenantDefaults.removedRetention`",
             ),
             (
                 "tenantDefaults: {durability: store}\n",

@@ -35,6 +35,10 @@ pub struct Config {
     pub rules: Rules,
     /// Zero makes each captured transaction a segment.
     pub sync_interval: Duration,
+    /// A snapshot is made so long after the one before it, where something has changed.
+    pub snapshot_interval: Duration,
+    /// How long every moment stays restorable.
+    pub retention: Duration,
     /// The longest that one file operation waits for its capture.
     pub gate_timeout: Duration,
     pub limits: Limits,

@@ -15,6 +15,8 @@ use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
 
 const DEFAULT_PATTERN: &str = "*.db";
 const DEFAULT_PORT: u16 = 8080;
+const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(3600);
+const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
 
 impl Written {
     /// The store, which every command needs.
@@ -22,9 +24,15 @@ impl Written {
         self.store.clone().ok_or(ConfigError::NoStore)
     }
 
+    /// How long every moment stays restorable.
+    pub fn retention(&self) -> Duration {
+        self.retention.unwrap_or(DEFAULT_RETENTION)
+    }
+
     /// The configuration of `mount`: everything required is there, and the directories exist.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let store = self.required_store()?;
+        let retention = self.retention();
         let watch_path = watch_path(self.watch_path.unwrap_or_default())?;
         let state_dir = self.state_dir.as_deref().map(absolute).transpose()?;
         if let StoreSpec::Directory(dir) = &store {
@@ -53,6 +61,8 @@ impl Written {
             watch_path,
             rules,
             sync_interval: self.sync_interval.unwrap_or(Duration::from_secs(1)),
+            snapshot_interval: self.snapshot_interval.unwrap_or(DEFAULT_SNAPSHOT_INTERVAL),
+            retention,
             gate_timeout: self.gate_timeout.unwrap_or(Duration::from_secs(5)),
             limits: Limits {
                 max_tenants: self.max_tenants.unwrap_or(1_000),

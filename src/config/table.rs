@@ -1,6 +1,6 @@
 //! The table of keys: one row each, with the default and the sentence that the documentation shows.
 
-use super::keys::Meaning::{self, List, NotYet, Only, Value, WatchPaths};
+use super::keys::Meaning::{self, List, Only, Value, WatchPaths};
 use super::keys::{Key, WATCH_PATH};
 use super::units;
 use super::written::{WatchPathWritten, Written};
@@ -167,10 +167,15 @@ pub const KEYS: &[Key] = &[
     ),
     not_yet("autoDiscovery.tenantRegex"),
     section("tenantDefaults"),
-    not_yet("tenantDefaults.retention"),
+    key(
+        "tenantDefaults.retention",
+        Value(|w, text| put(&mut w.retention, units::positive(text))),
+        "72h",
+        "how long every moment stays restorable; older ones go when a snapshot is as old",
+    ),
     synonym(
         "tenantDefaults.retentionDays",
-        NotYet,
+        Value(|w, text| put(&mut w.retention, units::days(text))),
         "tenantDefaults.retention",
     ),
     not_yet("tenantDefaults.removedRetention"),
@@ -180,7 +185,12 @@ pub const KEYS: &[Key] = &[
         "1s",
         "under load one segment is stored in this time; 0 makes each captured transaction a segment",
     ),
-    not_yet("tenantDefaults.snapshotInterval"),
+    key(
+        "tenantDefaults.snapshotInterval",
+        Value(|w, text| put(&mut w.snapshot_interval, units::positive(text))),
+        "1h",
+        "a new snapshot after this time, where something has changed; earlier where the log since the last one outgrows the database",
+    ),
     key(
         "tenantDefaults.durability",
         Only("local"),

@@ -1,9 +1,10 @@
 //! Values as people write them: shares, addresses, prefixes, patterns. Each error is a sentence for the user.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::SpoolReserve;
-use crate::format::quantity::size;
+use crate::format::quantity::{duration, size};
 use crate::tenant::discovery::Rules;
 
 /// `5%` of the disk, or a size.
@@ -26,6 +27,25 @@ pub fn count(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|n| *n > 0)
         .ok_or_else(|| format!("{text:?} is no number from 1 on"))
+}
+
+/// A duration that is not zero.
+pub fn positive(text: &str) -> Result<Duration, String> {
+    let long_enough = |duration: Duration| match duration.is_zero() {
+        true => Err("0 is too short".to_owned()),
+        false => Ok(duration),
+    };
+    duration(text).and_then(long_enough)
+}
+
+/// A whole number of days from 1 on.
+pub fn days(text: &str) -> Result<Duration, String> {
+    let days: u32 = text
+        .parse()
+        .ok()
+        .filter(|days| *days > 0)
+        .ok_or_else(|| format!("{text:?} is no number of days from 1 on"))?;
+    Ok(Duration::from_secs(u64::from(days) * 24 * 3600))
 }
 
 /// `true` or `false`.

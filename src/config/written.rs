@@ -22,6 +22,8 @@ pub struct Written {
     pub patterns: Vec<String>,
     pub guid_pattern: Option<String>,
     pub sync_interval: Option<Duration>,
+    pub snapshot_interval: Option<Duration>,
+    pub retention: Option<Duration>,
     pub gate_timeout: Option<Duration>,
     pub max_tenants: Option<usize>,
     pub max_concurrent_syncs: Option<usize>,

@@ -1,15 +1,19 @@
 //! From captured segments to the store: a task per active client, none for the others.
 
+mod agenda;
 mod pipeline;
+pub mod retention;
+mod upkeep;
 mod upload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
+use self::agenda::Agenda;
 use crate::capture::{Capture, Database};
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::roster::{Client, Status};
@@ -40,6 +44,8 @@ pub enum SyncError {
     TimedOut(Duration),
     #[error("the client is {0}")]
     NotActive(&'static str),
+    #[error("the database is empty; there is nothing to make a snapshot of")]
+    Empty,
 }
 
 /// How the replication works.
@@ -51,6 +57,10 @@ pub struct Settings {
     pub max_concurrent_syncs: usize,
     /// Larger objects are not read into memory.
     pub memory_bytes: u64,
+    /// A snapshot is made so long after the one before it, where something has changed.
+    pub snapshot_interval: Duration,
+    /// How long every moment stays restorable.
+    pub retention: Duration,
 }
 
 /// The replication of all clients of a watch path.
@@ -59,6 +69,12 @@ pub struct Replicator {
     store: Arc<dyn ObjectStore>,
     settings: Settings,
     permits: Semaphore,
+    agenda: Mutex<Agenda>,
+    agenda_changed: Notify,
+    /// Upkeep reads one whole database at a time, so that pipelines find a thread for theirs.
+    one_reader: Semaphore,
+    /// When the store's clock was read, and how many milliseconds it was ahead of ours.
+    clock: Mutex<Option<(tokio::time::Instant, i64)>>,
     health: Mutex<StoreHealth>,
     stop: watch::Sender<bool>,
 }
@@ -70,6 +86,10 @@ impl Replicator {
             store,
             permits: Semaphore::new(settings.max_concurrent_syncs),
             settings,
+            agenda: Mutex::default(),
+            agenda_changed: Notify::new(),
+            one_reader: Semaphore::new(1),
+            clock: Mutex::new(None),
             health: Mutex::new(StoreHealth::default()),
             stop: watch::Sender::new(false),
         }
@@ -77,6 +97,7 @@ impl Replicator {
 
     /// Runs a pipeline for each database that comes out of `dirty`, until `stop` is called.
     pub async fn run(self: Arc<Self>, mut dirty: mpsc::Receiver<Arc<Database>>) {
+        let upkeep = tokio::spawn(upkeep::run(self.clone()));
         let mut tasks = JoinSet::new();
         let mut working: HashMap<Id, Arc<Database>> = HashMap::new();
         let mut stop = self.stop.subscribe();
@@ -105,6 +126,9 @@ impl Replicator {
             }
         }
         tasks.shutdown().await;
+        if let Err(error) = upkeep.await {
+            tracing::error!(error = %error, "Upkeep did not end in order");
+        }
     }
 
     /// Ends `run`; what waits stays in the log and in the spool.
@@ -132,6 +156,31 @@ impl Replicator {
             Ok(Err(_)) => Err(SyncError::NotActive("unregistered")),
             Err(_) => Err(SyncError::TimedOut(timeout)),
         }
+    }
+
+    /// Waits until a snapshot of everything that was committed before the call is in the store.
+    pub async fn snapshot(&self, client: &Client, timeout: Duration) -> Result<Synced, SyncError> {
+        let begun = Instant::now();
+        let synced = self.sync(client, timeout).await?;
+        if synced.txid == 0 {
+            return Err(SyncError::Empty);
+        }
+        let db = self.capture.of_client(client);
+        let db = db.ok_or(SyncError::NotActive("unregistered"))?;
+        let mut snapshot = client.watch_snapshot();
+        self.want_snapshot(&db);
+        let done = snapshot.wait_for(|txid| *txid >= synced.txid);
+        let rest = timeout.saturating_sub(begun.elapsed());
+        let Ok(Ok(txid)) = tokio::time::timeout(rest, done)
+            .await
+            .map(|done| done.map(|txid| *txid))
+        else {
+            return Err(SyncError::TimedOut(timeout));
+        };
+        Ok(Synced {
+            txid,
+            duration: begun.elapsed(),
+        })
     }
 
     /// Waits until everything that is committed is in the store, at most for `timeout`. Returns the names of those

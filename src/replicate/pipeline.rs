@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Replicator;
 use super::upload::{Found, Uploaded};
-use crate::capture::{CaptureError, Database, Drained, Next};
+use crate::capture::{CaptureError, Database, Drained, Next, Segment};
 use crate::store::retry::Backoff;
 use crate::tenant::roster::{Client, Status};
 
@@ -217,7 +217,7 @@ async fn store_until(
         any = true;
         match replicator.upload(client, &segment).await {
             Uploaded::Done => {
-                front = capture.stored(db).await?;
+                front = note_stored(replicator, db, &segment).await?;
                 continue;
             }
             Uploaded::Conflict(found) => {
@@ -230,6 +230,23 @@ async fn store_until(
         front = capture.front(db).await?;
     }
     Ok(any)
+}
+
+/// Goes on to the next segment; upkeep learns what has come after the newest snapshot.
+async fn note_stored(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    segment: &Segment,
+) -> Result<Option<Segment>, CaptureError> {
+    let (front, newest) = replicator.capture.stored(db).await?;
+    if segment.snapshot {
+        replicator.note_snapshot(db).await?;
+    } else if let Some(newest) = newest {
+        let end = &segment.end;
+        let database_bytes = u64::from(end.commit) * u64::from(end.page_size);
+        replicator.note_progress(db, &newest, database_bytes);
+    }
+    Ok(front)
 }
 
 fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {

@@ -9,10 +9,12 @@ use super::Replicator;
 use crate::capture::{Segment, StoredSegment};
 use crate::clock::rfc3339;
 use crate::store::keys::{GenerationId, ObjectKey};
-use crate::store::retry::Backoff;
+use crate::store::retry::{Backoff, repeat};
 use crate::store::{Body, Put, StoreError};
 use crate::tenant::roster::{Client, Status};
 
+/// How often a further snapshot is tried before it is given up for a while.
+const SNAPSHOT_ATTEMPTS: u32 = 4;
 /// Bytes of an LTX file's checksum, at its very end.
 const FILE_CHECKSUM_SIZE: u64 = 8;
 
@@ -38,7 +40,7 @@ pub(super) enum Found {
 impl Replicator {
     /// Stores a segment; a generation's first snapshot with its description before it.
     pub(super) async fn upload(&self, client: &Client, segment: &Segment) -> Uploaded {
-        if segment.snapshot {
+        if segment.snapshot && segment.end.seq == 0 {
             if let Some(newest) = self.newer_generation(client, segment).await {
                 return Uploaded::Outdated(newest);
             }
@@ -53,6 +55,35 @@ impl Replicator {
         }
         note_stored(client, segment, begun.elapsed());
         Uploaded::Done
+    }
+
+    /// Stores a further snapshot of a generation, with a few attempts: it can be made again.
+    ///
+    /// # Errors
+    /// The last attempt's; `Failed` where another object has its key.
+    pub(super) async fn upload_snapshot(
+        &self,
+        client: &Client,
+        segment: &Segment,
+    ) -> Result<(), StoreError> {
+        let key = segment.key().below(&client.s3_prefix);
+        let begun = Instant::now();
+        let put = repeat(SNAPSHOT_ATTEMPTS, || async {
+            let _permit = self.permits.acquire().await.expect("BUG: never closed");
+            self.store.put_new(&key, &segment.body).await
+        });
+        let put = put.await;
+        self.note_answer(put.as_ref().err());
+        match put? {
+            Put::Created => {}
+            Put::Exists if self.is_ours(client, &key, segment).await => {}
+            Put::Exists => {
+                let reason = "another snapshot has this key already".to_owned();
+                return Err(StoreError::Failed { key, reason });
+            }
+        }
+        note_stored(client, segment, begun.elapsed());
+        Ok(())
     }
 
     /// Repeats a request until the store gives an answer that is not a failure.
@@ -208,7 +239,10 @@ fn note_failure(client: &Client, error: &StoreError) {
         if !error.is_retryable() {
             progress.status = Status::Failing;
         }
-        progress.last_error = Some(format!("store: {error}"));
+        // That history has a gap weighs more than why it is not mended yet.
+        if progress.status != Status::Gapped {
+            progress.last_error = Some(format!("store: {error}"));
+        }
     });
     tracing::warn!(
         client = %client.id.label(),

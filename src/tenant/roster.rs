@@ -63,6 +63,8 @@ pub struct Progress {
     pub txid: u64,
     /// The newest transaction in the store; 0 before the first.
     pub replicated_txid: u64,
+    /// The newest transaction of which this run knows a snapshot in the store; 0 for none.
+    pub snapshot_txid: u64,
     /// Bytes of captured segments that are not in the store yet.
     pub pending_bytes: u64,
     /// When the oldest commit was seen that is not in the store yet.
@@ -82,6 +84,7 @@ impl Progress {
             status: Status::Active,
             txid: 0,
             replicated_txid: 0,
+            snapshot_txid: 0,
             pending_bytes: 0,
             oldest_pending_at: None,
             generation: None,
@@ -109,6 +112,7 @@ pub struct Client {
     pub s3_prefix: String,
     progress: Mutex<Progress>,
     replicated: watch::Sender<u64>,
+    snapshot: watch::Sender<u64>,
 }
 
 impl Client {
@@ -119,6 +123,7 @@ impl Client {
             db_path,
             progress: Mutex::new(Progress::new()),
             replicated: watch::Sender::new(0),
+            snapshot: watch::Sender::new(0),
         }
     }
 
@@ -127,23 +132,28 @@ impl Client {
         self.lock().clone()
     }
 
-    /// Changes the progress in place; whoever waits for `replicated_txid` sees it move.
+    /// Changes the progress in place; whoever waits for `replicated_txid` or `snapshot_txid` sees it move.
     pub fn update(&self, change: impl FnOnce(&mut Progress)) {
-        let replicated = {
+        let (replicated, snapshot) = {
             let mut progress = self.lock();
             change(&mut progress);
-            progress.replicated_txid
+            (progress.replicated_txid, progress.snapshot_txid)
         };
-        self.replicated.send_if_modified(|known| {
-            let moved = *known != replicated;
-            *known = replicated;
-            moved
-        });
+        let publish = |sender: &watch::Sender<u64>, txid| {
+            sender.send_if_modified(|known| std::mem::replace(known, txid) != txid);
+        };
+        publish(&self.replicated, replicated);
+        publish(&self.snapshot, snapshot);
     }
 
     /// Follows `replicated_txid`.
     pub fn watch_replicated(&self) -> watch::Receiver<u64> {
         self.replicated.subscribe()
+    }
+
+    /// Follows `snapshot_txid`.
+    pub fn watch_snapshot(&self) -> watch::Receiver<u64> {
+        self.snapshot.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {

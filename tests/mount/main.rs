@@ -13,3 +13,4 @@ mod stops;
 mod straight_path;
 #[path = "../support/mod.rs"]
 mod support;
+mod upkeep;

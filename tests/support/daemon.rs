@@ -17,6 +17,8 @@ use super::process::{Watchdog, binary, signal, succeeded, wait_until};
 pub struct Options {
     /// `tenantDefaults.syncInterval`.
     pub sync_interval: &'static str,
+    /// Further keys of `tenantDefaults`, each after a comma.
+    pub tenant_defaults: &'static str,
     /// Where replicas go; the directory `store` of the scratch directory by default.
     pub store: Option<S3>,
     /// Further lines of the configuration, at its top level.
@@ -40,6 +42,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             sync_interval: "50ms",
+            tenant_defaults: "",
             store: None,
             config: String::new(),
             flags: Vec::new(),
@@ -113,9 +116,10 @@ impl Daemon {
             ),
         };
         format!(
-            "{store}server: {{port: 0}}\nautoDiscovery: {{watchPaths: ['{}']}}\ntenantDefaults: {{syncInterval: {}}}\n{}",
+            "{store}server: {{port: 0}}\nautoDiscovery: {{watchPaths: ['{}']}}\ntenantDefaults: {{syncInterval: {}{}}}\n{}",
             self.data().display(),
             self.options.sync_interval,
+            self.options.tenant_defaults,
             self.options.config,
         )
     }

@@ -28,6 +28,11 @@ pub struct RetentionPlan {
 }
 
 impl RetentionPlan {
+    /// What goes, in runs that have to follow one another; within one the order says nothing.
+    pub fn steps(&self) -> impl Iterator<Item = &[AgedObject]> {
+        self.delete.chunk_by(|a, b| step(a.key) == step(b.key))
+    }
+
     /// Bytes of what goes.
     pub fn bytes(&self) -> u64 {
         self.delete.iter().map(|object| object.size).sum()

@@ -1,0 +1,192 @@
+//! What the pipelines and upkeep ask of one database: carried out by workers, answered when it is done.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::adopt::StoredSegment;
+use super::database::Database;
+use super::drain::Drained;
+use super::error::CaptureError;
+use super::mark::Segment;
+use super::snapshot::{self, Made};
+use super::state::{SnapshotNote, Stamps, Upkeep};
+use super::workers::{self, Look, caught};
+use super::{Capture, Shared};
+use crate::clock::UnixMs;
+use crate::store::keys::{GenerationId, ObjectKey};
+
+impl Capture {
+    /// The object that has to be looked for before anything is captured: an earlier run may have stored it and died
+    /// before it noted that. To be given to `adopt`. Named once.
+    pub async fn doubtful_successor(
+        &self,
+        db: &Arc<Database>,
+    ) -> Result<Option<ObjectKey>, CaptureError> {
+        self.ask(db, |db, shared| {
+            let mut history = db.history();
+            history.load(db, shared)?;
+            Ok(history.doubtful_successor())
+        })
+        .await
+    }
+
+    /// Captures what was committed since the last look.
+    pub async fn drain(&self, db: &Arc<Database>) -> Result<Drained, CaptureError> {
+        self.ask(db, workers::drain).await
+    }
+
+    /// Reads the whole database: a new generation, or what differs.
+    pub async fn image(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
+        self.ask_for_all_pages(db, workers::make_image).await
+    }
+
+    /// Makes a further snapshot of the present generation. It is not part of what waits: it may be stored once its state
+    /// is, and then `snapshot_stored` has to be told; or `drop_snapshot`.
+    pub async fn snapshot(&self, db: &Arc<Database>) -> Result<Made, CaptureError> {
+        self.ask_for_all_pages(db, snapshot::make).await
+    }
+
+    /// A snapshot that `snapshot` gave is in the store.
+    pub async fn snapshot_stored(
+        &self,
+        db: &Arc<Database>,
+        segment: Segment,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |db, shared| {
+            db.history().snapshot_stored(shared, &segment)?;
+            shared.remove_body(&segment)
+        })
+        .await
+    }
+
+    /// A snapshot that `snapshot` gave will not be stored.
+    pub async fn drop_snapshot(
+        &self,
+        db: &Arc<Database>,
+        segment: Segment,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |_, shared| shared.remove_body(&segment))
+            .await
+    }
+
+    /// The next segment to be stored.
+    pub async fn front(&self, db: &Arc<Database>) -> Result<Option<Segment>, CaptureError> {
+        self.ask(db, |db, _| Ok(db.history().front())).await
+    }
+
+    /// The segment that `front` gave is in the store. Gives the next one, and the newest snapshot with what has come
+    /// after it.
+    pub async fn stored(
+        &self,
+        db: &Arc<Database>,
+    ) -> Result<(Option<Segment>, Option<SnapshotNote>), CaptureError> {
+        self.ask(db, |db, shared| {
+            let mut history = db.history();
+            history.stored(db, shared)?;
+            Ok((history.front(), history.snapshot))
+        })
+        .await
+    }
+
+    /// When something of the replica may have outlived its retention is noted for the next start.
+    pub async fn save_retain_at(
+        &self,
+        db: &Arc<Database>,
+        at: Option<UnixMs>,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |db, shared| {
+            let id = db.id().ok_or(CaptureError::Stopped)?;
+            Ok(shared.state.save_retain_at(id, at)?)
+        })
+        .await
+    }
+
+    /// What earlier runs have left for upkeep.
+    pub async fn upkeep(&self) -> Result<Vec<Upkeep>, CaptureError> {
+        let (done, answer) = oneshot::channel();
+        let look = move |shared: &Shared| drop(done.send(caught(|| Ok(shared.state.upkeep()?))));
+        self.workers.look(Box::new(look));
+        answer.await.unwrap_or(Err(CaptureError::Stopped))
+    }
+
+    /// What waits can't be stored under its names: a new generation has to begin, after `newest` of the store.
+    pub async fn abandon(
+        &self,
+        db: &Arc<Database>,
+        newest: Option<GenerationId>,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |db, shared| db.history().abandon(shared, newest))
+            .await
+    }
+
+    /// Goes on from a segment that is in the store under the number of the oldest one that waits. False where it does
+    /// not follow what was stored before.
+    pub async fn adopt(
+        &self,
+        db: &Arc<Database>,
+        object: StoredSegment,
+    ) -> Result<bool, CaptureError> {
+        self.ask(db, move |db, shared| {
+            db.history().adopt(db, shared, &object)
+        })
+        .await
+    }
+
+    /// All is stored, and nothing was written since `stamps` were taken: the next start need not look.
+    pub async fn settled(
+        &self,
+        db: &Arc<Database>,
+        stamps: Option<Stamps>,
+    ) -> Result<(), CaptureError> {
+        self.ask(db, move |db, shared| {
+            let stamps = stamps.filter(|_| !db.is_dirty());
+            db.history().save_stamps(shared, stamps)
+        })
+        .await
+    }
+
+    /// A removed database has nothing left to store: forgets it.
+    pub async fn forget(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
+        self.ask(db, |db, shared| db.history().forget(shared)).await
+    }
+
+    /// Has a worker do something with one database; only workers wait for a database's history.
+    async fn ask<T: Send + 'static>(
+        &self,
+        db: &Arc<Database>,
+        work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let (look, answer) = asked(db, work);
+        self.workers.look(look);
+        answer.await.unwrap_or(Err(CaptureError::Stopped))
+    }
+
+    /// The same for what reads the whole database.
+    async fn ask_for_all_pages<T: Send + 'static>(
+        &self,
+        db: &Arc<Database>,
+        work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let (look, answer) = asked(db, work);
+        self.workers.image(look);
+        answer.await.unwrap_or(Err(CaptureError::Stopped))
+    }
+}
+
+/// The answer to what a worker was asked.
+type Answer<T> = oneshot::Receiver<Result<T, CaptureError>>;
+
+/// Work for a worker, and where its answer comes.
+fn asked<T: Send + 'static>(
+    db: &Arc<Database>,
+    work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+) -> (Look, Answer<T>) {
+    let (done, answer) = oneshot::channel();
+    let db = db.clone();
+    let look = move |shared: &Shared| {
+        // An asker that has gone away does not need the answer.
+        drop(done.send(caught(|| work(&db, shared))));
+    };
+    (Box::new(look), answer)
+}

@@ -1,0 +1,78 @@
+//! Which databases upkeep has to come back to, and when. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use crate::clock::UnixMs;
+
+/// What is to be done for a database.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) enum Chore {
+    /// Its newest snapshot is too old, or too much log has come after it.
+    Snapshot,
+    /// Something of its replica may have outlived its retention.
+    Retention,
+}
+
+/// The chores that wait, each of a database at most once. A database that nothing is to be done for is not in it.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    due: BTreeSet<(UnixMs, PathBuf, Chore)>,
+    times: HashMap<(PathBuf, Chore), UnixMs>,
+}
+
+impl Agenda {
+    /// Notes a chore; of two times the earlier one holds. Returns whether it is a new one or has become earlier.
+    pub fn note(&mut self, path: &Path, chore: Chore, at: UnixMs) -> bool {
+        let key = (path.to_owned(), chore);
+        if let Some(&known) = self.times.get(&key) {
+            if known <= at {
+                return false;
+            }
+            self.due.remove(&(known, path.to_owned(), chore));
+        }
+        self.due.insert((at, path.to_owned(), chore));
+        self.times.insert(key, at);
+        true
+    }
+
+    /// When the next one is due.
+    pub fn next_at(&self) -> Option<UnixMs> {
+        self.due.first().map(|(at, ..)| *at)
+    }
+
+    /// Takes out one that is due at `now`.
+    pub fn take_due(&mut self, now: UnixMs) -> Option<(PathBuf, Chore)> {
+        if self.next_at()? > now {
+            return None;
+        }
+        let (_, path, chore) = self.due.pop_first()?;
+        self.times.remove(&(path.clone(), chore));
+        Some((path, chore))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chores_come_in_time_and_the_earlier_time_holds() {
+        let mut agenda = Agenda::default();
+        let (a, b) = (Path::new("a.db"), Path::new("b.db"));
+        assert!(agenda.note(a, Chore::Snapshot, 50));
+        assert!(agenda.note(b, Chore::Retention, 40));
+        assert!(!agenda.note(a, Chore::Snapshot, 60));
+        assert!(agenda.note(a, Chore::Snapshot, 30));
+        assert!(agenda.note(a, Chore::Retention, 70));
+        assert_eq!(agenda.next_at(), Some(30));
+        assert_eq!(agenda.take_due(29), None);
+        assert_eq!(agenda.take_due(45), Some((a.to_owned(), Chore::Snapshot)));
+        assert_eq!(agenda.take_due(45), Some((b.to_owned(), Chore::Retention)));
+        assert_eq!(agenda.take_due(45), None);
+        assert!(agenda.note(a, Chore::Snapshot, 60), "it was taken out");
+        assert_eq!(agenda.take_due(100), Some((a.to_owned(), Chore::Snapshot)));
+        assert_eq!(agenda.take_due(100), Some((a.to_owned(), Chore::Retention)));
+        assert_eq!((agenda.take_due(100), agenda.next_at()), (None, None));
+    }
+}

@@ -1,0 +1,56 @@
+//! Carries out a replica's retention: lists it, plans, and deletes in batches.
+
+use std::time::Duration;
+
+use crate::clock::UnixMs;
+use crate::format::keys::ObjectKey;
+use crate::format::plan::retention::{AgedObject, RetentionPlan, plan};
+use crate::store::retry::repeat;
+use crate::store::{ObjectStore, StoreError};
+
+/// Stores tell whole seconds: what could be a second younger than it says stays.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
+/// How often a request is made before its error counts.
+const ATTEMPTS: u32 = 3;
+
+/// Plans what of the replica below `prefix` is older than `retention`, `now` being the store's time.
+///
+/// # Errors
+/// Those of the listing.
+pub async fn plan_for(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    retention: Duration,
+    now: UnixMs,
+) -> Result<RetentionPlan, StoreError> {
+    let below = format!("{prefix}/");
+    let listed = repeat(ATTEMPTS, || store.list(&below)).await?;
+    let objects: Vec<AgedObject> = listed
+        .iter()
+        .filter_map(|object| {
+            Some(AgedObject {
+                key: ObjectKey::parse(prefix, &object.key)?,
+                size: object.size,
+                modified_ms: object.modified_ms,
+            })
+        })
+        .collect();
+    let retention = i64::try_from((retention + CLOCK_GRAIN).as_millis()).unwrap_or(i64::MAX);
+    Ok(plan(&objects, now.saturating_sub(retention)))
+}
+
+/// Deletes what the plan names, in its order, with one batch of requests for each kind of object.
+///
+/// # Errors
+/// Those of the deletion; what is left is planned again the next time.
+pub async fn carry_out(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    plan: &RetentionPlan,
+) -> Result<(), StoreError> {
+    for kind in plan.steps() {
+        let keys: Vec<String> = kind.iter().map(|object| object.key.below(prefix)).collect();
+        repeat(ATTEMPTS, || store.delete(&keys)).await?;
+    }
+    Ok(())
+}

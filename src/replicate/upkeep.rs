@@ -1,0 +1,261 @@
+//! What is done for a replica now and then, beside its pipeline: further snapshots, and retention.
+//!
+//! A database comes onto the agenda when something of it is stored, and leaves it when nothing is left to do: one that
+//! is idle costs nothing.
+
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::Replicator;
+use super::agenda::{Agenda, Chore};
+use super::retention::{carry_out, plan_for};
+use crate::capture::{CaptureError, Database, Made, Segment, SnapshotNote};
+use crate::clock::{UnixMs, now_ms};
+use crate::store::{StoreError, probe_time};
+use crate::tenant::roster::{Client, Status};
+
+/// Chores at once; of these one at a time reads a whole database.
+const AT_ONCE: usize = 4;
+/// A log that is shorter makes no snapshot by its length alone, in bytes.
+const SHORT_LOG: u64 = 256 * 1024;
+/// What could not be done is tried again after so long.
+const RETRY: Duration = Duration::from_secs(30);
+/// How long a snapshot that is made waits for the state that it is of.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a reading of the store's clock is good for.
+const CLOCK_READING: Duration = Duration::from_secs(3600);
+
+/// Why a chore was not done; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UpkeepError {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    #[error("the state that it is of could not be stored")]
+    NotStored,
+}
+
+/// Does what is due, until `stop`.
+pub(super) async fn run(replicator: Arc<Replicator>) {
+    let mut stop = replicator.stop.subscribe();
+    let mut chores = JoinSet::new();
+    replicator.note_earlier().await;
+    loop {
+        let now = now_ms();
+        while chores.len() < AT_ONCE
+            && let Some((path, chore)) = replicator.agenda().take_due(now)
+        {
+            chores.spawn(do_chore(replicator.clone(), path, chore));
+        }
+        let next = replicator.agenda().next_at();
+        let pause = next
+            .filter(|_| chores.len() < AT_ONCE)
+            .map(|at| Duration::from_millis(at.saturating_sub(now).max(0) as u64));
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = replicator.agenda_changed.notified() => {}
+            () = sleep_for(pause) => {}
+            Some(done) = chores.join_next() => {
+                if let Err(error) = done {
+                    tracing::error!(error = %error, "A chore of upkeep did not end in order");
+                }
+            }
+        }
+    }
+    chores.shutdown().await;
+}
+
+/// Without a pause for ever.
+async fn sleep_for(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn do_chore(replicator: Arc<Replicator>, path: PathBuf, chore: Chore) {
+    let Some(db) = replicator.capture.at_path(&path) else {
+        return;
+    };
+    let Some(client) = db.client().filter(|client| is_kept_up(client)) else {
+        return;
+    };
+    let (operation, done) = match chore {
+        Chore::Snapshot => ("snapshot", replicator.snapshot_now(&db, &client).await),
+        Chore::Retention => ("retain", replicator.retain(&db, &client).await),
+    };
+    if let Err(error) = done {
+        let retry = now_ms() + RETRY.as_millis() as i64;
+        tracing::warn!(
+            client = %client.id.label(),
+            operation,
+            s3_path = %format!("{}/", client.s3_prefix),
+            error = %error,
+            "Upkeep has failed; it is tried again"
+        );
+        replicator.note_chore(&db, chore, retry);
+    }
+}
+
+/// Whether anything may be done for the client: what is absent or was never taken up is left as it is.
+fn is_kept_up(client: &Client) -> bool {
+    match client.progress().status {
+        Status::Active | Status::Gapped | Status::Failing => true,
+        Status::Paused | Status::Waiting | Status::Missing | Status::Refused => false,
+    }
+}
+
+impl Replicator {
+    /// What earlier runs left to be done.
+    async fn note_earlier(&self) {
+        let known = match self.capture.upkeep().await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::error!(error = %error, "What upkeep has to do can't be read");
+                return;
+            }
+        };
+        let interval = self.settings.snapshot_interval.as_millis() as i64;
+        let mut agenda = self.agenda();
+        for entry in known {
+            if let Some(since) = entry.outdated_since {
+                agenda.note(&entry.path, Chore::Snapshot, since + interval);
+            }
+            if let Some(at) = entry.retain_at {
+                agenda.note(&entry.path, Chore::Retention, at);
+            }
+        }
+    }
+
+    /// Something of the database has been stored: `newest` is its newest snapshot and what has come after it.
+    pub(super) fn note_progress(&self, db: &Database, newest: &SnapshotNote, database_bytes: u64) {
+        if newest.log_bytes == 0 {
+            return;
+        }
+        let outgrown = newest.log_bytes > database_bytes.max(SHORT_LOG);
+        let at = match outgrown {
+            true => now_ms(),
+            false => newest.stored_at + self.settings.snapshot_interval.as_millis() as i64,
+        };
+        self.note_chore(db, Chore::Snapshot, at);
+    }
+
+    /// A snapshot is stored: what is before it goes when it is old enough.
+    pub(super) async fn note_snapshot(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
+        let at = now_ms() + self.settings.retention.as_millis() as i64;
+        match self.note_chore(db, Chore::Retention, at) {
+            true => self.capture.save_retain_at(db, Some(at)).await,
+            false => Ok(()),
+        }
+    }
+
+    /// A snapshot of the client is wanted now.
+    pub(super) fn want_snapshot(&self, db: &Database) {
+        self.note_chore(db, Chore::Snapshot, now_ms());
+    }
+
+    fn note_chore(&self, db: &Database, chore: Chore, at: UnixMs) -> bool {
+        let is_news = self.agenda().note(&db.path, chore, at);
+        if is_news {
+            self.agenda_changed.notify_one();
+        }
+        is_news
+    }
+
+    fn agenda(&self) -> MutexGuard<'_, Agenda> {
+        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a snapshot of the present generation and stores it, after the state that it is of.
+    async fn snapshot_now(&self, db: &Arc<Database>, client: &Client) -> Result<(), UpkeepError> {
+        let made = {
+            let _one_reader = self.one_reader.acquire().await.expect("BUG: never closed");
+            self.capture.snapshot(db).await?
+        };
+        let segment = match made {
+            Made::Snapshot(segment) => segment,
+            Made::Nothing { newest_txid } => {
+                client.update(|progress| progress.snapshot_txid = newest_txid);
+                return Ok(());
+            }
+        };
+        let stored = self.store_snapshot(db, client, &segment).await;
+        match stored {
+            Ok(()) => {
+                let txid = segment.end.txid;
+                self.capture.snapshot_stored(db, segment).await?;
+                client.update(|progress| progress.snapshot_txid = txid);
+                Ok(self.note_snapshot(db).await?)
+            }
+            Err(error) => {
+                self.capture.drop_snapshot(db, segment).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn store_snapshot(
+        &self,
+        db: &Arc<Database>,
+        client: &Client,
+        segment: &Segment,
+    ) -> Result<(), UpkeepError> {
+        let mut replicated = client.watch_replicated();
+        db.look_soon();
+        let stored = replicated.wait_for(|txid| *txid >= segment.end.txid);
+        let in_time = matches!(timeout(PATIENCE, stored).await, Ok(Ok(_)));
+        let same = client.progress().generation == Some(segment.end.generation);
+        if !(in_time && same) {
+            return Err(UpkeepError::NotStored);
+        }
+        Ok(self.upload_snapshot(client, segment).await?)
+    }
+
+    /// Deletes what of the replica has outlived its retention.
+    async fn retain(&self, db: &Arc<Database>, client: &Client) -> Result<(), UpkeepError> {
+        let begun = Instant::now();
+        let store = self.store.as_ref();
+        let retention = self.settings.retention;
+        let ahead = self.store_clock_ahead().await?;
+        let now = now_ms() + ahead;
+        let plan = plan_for(store, &client.s3_prefix, retention, now).await?;
+        if !plan.delete.is_empty() {
+            carry_out(store, &client.s3_prefix, &plan).await?;
+            tracing::info!(
+                client = %client.id.label(),
+                operation = "retain",
+                duration = %format!("{}ms", begun.elapsed().as_millis()),
+                s3_path = %format!("{}/", client.s3_prefix),
+                objects = plan.delete.len(),
+                bytes = plan.bytes(),
+                "Deleted what has outlived its retention"
+            );
+        }
+        let next = plan
+            .next_ms
+            .map(|stored| stored - ahead + retention.as_millis() as i64 + 1);
+        self.capture.save_retain_at(db, next).await?;
+        if let Some(at) = next {
+            self.note_chore(db, Chore::Retention, at.max(now_ms() + 1_000));
+        }
+        Ok(())
+    }
+
+    /// Milliseconds that the store's clock is ahead of ours, within a second or so.
+    async fn store_clock_ahead(&self) -> Result<i64, StoreError> {
+        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read_at, ahead)) = known
+            && read_at.elapsed() < CLOCK_READING
+        {
+            return Ok(ahead);
+        }
+        let ahead = probe_time(self.store.as_ref()).await? - now_ms();
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ahead));
+        Ok(ahead)
+    }
+}

@@ -74,6 +74,8 @@ pub struct Database {
     touched: AtomicBool,
     /// A gate was passed before its capture had ended.
     gate_missed: AtomicBool,
+    /// The next state is of another database, and begins a generation.
+    begins_anew: AtomicBool,
     removed: AtomicBool,
     /// At the start its files were as they were when all was stored.
     as_stored: AtomicBool,
@@ -109,6 +111,7 @@ impl Database {
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             gate_missed: AtomicBool::new(false),
+            begins_anew: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             as_stored: AtomicBool::new(false),
             record: Mutex::new(None),
@@ -182,7 +185,7 @@ impl Database {
             // The first connection cuts the wal-index, and then begins it anew.
             FileKind::Shm => self.index_begun.store(true, Ordering::SeqCst),
             // SQLite cuts no database to nothing that has a log: something else is to be written in its place.
-            FileKind::Database if size == 0 => self.replaced(),
+            FileKind::Database if size == 0 => self.replaced(false),
             FileKind::Database => {
                 self.touched.store(true, Ordering::SeqCst);
                 self.look_soon();
@@ -197,8 +200,9 @@ impl Database {
         self.mark_dirty();
     }
 
-    /// Another file stands in its place.
-    pub(super) fn replaced(self: &Arc<Self>) {
+    /// Another file stands in its place. `keeps_log`: with the log of the one before, which SQLite would apply to it.
+    pub(super) fn replaced(self: &Arc<Self>, keeps_log: bool) {
+        self.begins_anew.fetch_or(keeps_log, Ordering::SeqCst);
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.mark_dirty();
     }
@@ -463,6 +467,10 @@ impl Database {
     /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.
     pub(super) fn is_gate_missed(&self) -> bool {
         self.gate_missed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn take_begins_anew(&self) -> bool {
+        self.begins_anew.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn take_gate_missed(&self) -> bool {

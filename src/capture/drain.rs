@@ -72,6 +72,10 @@ impl History {
             self.resync = Some("gate_missed");
             self.lose_image();
         }
+        if db.take_begins_anew() {
+            self.mark = None;
+            self.lose_image();
+        }
         if self.image.is_some() {
             self.save_for_image(db, shared, gate)?;
             return Ok(Drained::only(Next::Image));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::backing::companion;
 use super::database::Database;
 use super::state::Stamps;
 use super::{Capture, STATE_FOLDER, StartError};
@@ -99,8 +100,15 @@ impl Capture {
             return;
         };
         if replaced {
-            tracing::warn!(client = %db.label(), "Another file was put in the database's place");
-            db.replaced();
+            // A log that can't be looked at counts as one.
+            let log = self.shared.backing.stamp(&companion(path, "-wal"));
+            let keeps_log = log.map_or(true, |log| log.size > 0);
+            tracing::warn!(
+                client = %db.label(),
+                keeps_log,
+                "Another file was put in the database's place"
+            );
+            db.replaced(keeps_log);
         }
         self.register(path, &db);
         db.mark_dirty();

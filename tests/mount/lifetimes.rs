@@ -146,6 +146,21 @@ fn a_database_may_be_renamed_in_over_and_out() {
     let again = daemon.restore(&client, &["--txid", &then], "again.db");
     sqlite::assert_same(&daemon.path("then.db"), &again);
 
+    assert_eq!(daemon.generations(&client).len(), 1);
+
+    // With the log of the one before, SQLite takes the two for one database.
+    sqlite::with_unflushed_log(&database, "INSERT INTO t VALUES ('in the log')");
+    daemon.sync(&client);
+    let third = daemon.data().join("third");
+    sqlite::query(&third, &create("('third')"));
+    let mark = daemon.log.mark();
+    fs::rename(&third, &database).expect("renamed over");
+    daemon.wait_message(mark, "Another file was put in the database's place");
+    daemon.sync(&client);
+    assert_eq!(daemon.generations(&client).len(), 2, "a new generation");
+    daemon.command(&["verify"], |_| {});
+    daemon.assert_replicated(&client, "third.db");
+
     let mark = daemon.log.mark();
     fs::rename(&database, daemon.data().join("away")).expect("renamed out");
     daemon.wait_message(mark, &format!("Client unregistered: {client}"));

@@ -4,6 +4,8 @@
 //! the live connections never see and soon overwrite; and just before a reset the wal-index already speaks of the next
 //! log. So: while a `-shm` is open through the mount its header decides; where it speaks of another log, the record
 //! that was made when it last spoke of this one; where nobody has a `-shm` open, the chain, as SQLite's own recovery.
+//! The last close takes its `-shm` away before the log: what was noted then holds, whether its handle is gone by then
+//! or not.
 
 use crate::format::wal::Salt;
 use crate::format::wal_index::WalIndex;
@@ -15,6 +17,8 @@ pub struct Record {
     pub max_frame: u32,
     /// Writes to `-wal` that had been seen by then.
     pub wal_writes: u64,
+    /// Made at the unlink of `-shm`: nobody else has the database open then, so that no commit was under way.
+    pub last_close: bool,
 }
 
 /// What can be seen of the wal-index now.
@@ -47,11 +51,13 @@ pub fn limit(salt: Salt, index: Index, record: Option<Record>, wal_writes: u64) 
         (Index::Live(_), Some(record)) => Limit::Frame(record.max_frame),
         // The first commit of a new log is not published yet.
         (Index::Live(_), None) => Limit::Frame(0),
-        (Index::Unreadable, _) => Limit::Unknown,
-        // Nothing was written since: the last close.
-        (Index::Absent, Some(record)) if record.wal_writes == wal_writes => {
+        // Nothing was written since: the last close. The handle of the `-shm` that it took away may be open still.
+        (Index::Absent | Index::Unreadable, Some(record))
+            if record.last_close && record.wal_writes == wal_writes =>
+        {
             Limit::Frame(record.max_frame)
         }
+        (Index::Unreadable, _) => Limit::Unknown,
         // Killed writers, or one in exclusive mode without an index: recovery would take the whole chain.
         (Index::Absent, _) => Limit::Chain,
     }
@@ -77,6 +83,15 @@ mod tests {
             salt,
             max_frame,
             wal_writes: 10,
+            last_close: true,
+        })
+    }
+
+    /// As it is made at a complete checkpoint.
+    fn record_among_writers(salt: Salt, max_frame: u32) -> Option<Record> {
+        record(salt, max_frame).map(|record| Record {
+            last_close: false,
+            ..record
         })
     }
 
@@ -122,9 +137,25 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_that_was_under_way_at_a_checkpoint_counts_when_its_writers_died_after_it() {
+        let record = record_among_writers(OLD, 7);
+        assert_eq!(limit(OLD, Index::Absent, record, 10), Limit::Chain);
+    }
+
+    #[test]
     fn an_index_in_the_middle_of_an_update_says_nothing() {
+        let record = record_among_writers(OLD, 7);
+        assert_eq!(limit(OLD, Index::Unreadable, record, 10), Limit::Unknown);
+    }
+
+    #[test]
+    fn an_index_that_the_last_close_took_away_is_no_update_under_way() {
         assert_eq!(
             limit(OLD, Index::Unreadable, record(OLD, 7), 10),
+            Limit::Frame(7)
+        );
+        assert_eq!(
+            limit(OLD, Index::Unreadable, record(OLD, 7), 11),
             Limit::Unknown
         );
     }

@@ -409,9 +409,9 @@ impl Database {
             .map_or(Index::Unreadable, Index::Live))
     }
 
-    /// At a drain point: notes how far the present log's commits reach. False where the wal-index is open and could
-    /// not be read: a writer is in the middle of it.
-    pub(super) fn take_record(&self, backing: &Backing) -> std::io::Result<bool> {
+    /// At the drain point `at`: notes how far the present log's commits reach. False where the wal-index is open and
+    /// could not be read: a writer is in the middle of it.
+    pub(super) fn take_record(&self, backing: &Backing, at: Gate) -> std::io::Result<bool> {
         let index = match self.index(backing)? {
             Index::Live(index) => index,
             Index::Absent => return Ok(true),
@@ -421,6 +421,7 @@ impl Database {
             salt: index.salt,
             max_frame: index.max_frame,
             wal_writes: self.wal_writes.load(Ordering::SeqCst),
+            last_close: at == Gate::ShmUnlink,
         });
         Ok(true)
     }

@@ -214,7 +214,7 @@ impl Capture {
         if gate.destroys_frames() {
             return self.workers.gate(db, gate, proceed);
         }
-        match db.take_record(&self.shared.backing) {
+        match db.take_record(&self.shared.backing, gate) {
             Ok(true) => proceed(),
             Ok(false) => self.workers.gate(db, gate, proceed),
             Err(error) => {

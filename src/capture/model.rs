@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::database::{Database, Gate};
 use super::spool::SpoolLimits;
 use super::{Capture, FileKind, OpenedAs, Settings};
 use crate::format::ltx::Decoder;
+use crate::format::wal_index::INDEX_HEADERS_SIZE;
 use crate::store::Body;
 use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
 use crate::tenant::ids::ClientId;
@@ -100,6 +102,27 @@ impl Model {
         self.gate(Gate::DatabaseTruncate);
     }
 
+    /// A commit whose writer dies before it updates the wal-index: the log has it, and no connection sees it.
+    pub fn commit_unpublished(&mut self, sql: &str) {
+        let index = self.companion("-shm");
+        let index = File::options().read(true).write(true).open(index);
+        let index = index.expect("the wal-index");
+        let mut published = [0; INDEX_HEADERS_SIZE];
+        index.read_exact_at(&mut published, 0).expect("read");
+        self.connection.execute_batch(sql).expect("run");
+        index.write_all_at(&published, 0).expect("write");
+        self.db.written(FileKind::Wal);
+    }
+
+    /// As the last close does, whose handle is still open.
+    pub fn remove_index(&self) {
+        std::fs::remove_file(self.companion("-shm")).expect("removed");
+    }
+
+    fn companion(&self, suffix: &str) -> PathBuf {
+        super::backing::companion(&self.path(), suffix)
+    }
+
     /// One operation. Any of them may reset the log, so each passes the gate first.
     pub fn step(&mut self) {
         self.gate(Gate::DatabaseTruncate);
@@ -144,9 +167,9 @@ impl Model {
         let scratch = tempfile::tempdir_in(self.dir.path()).expect("a directory");
         let copy = scratch.path().join("copy.db");
         for suffix in ["", "-wal"] {
-            let from = format!("{}{suffix}", self.path().display());
-            if Path::new(&from).exists() {
-                std::fs::copy(from, format!("{}{suffix}", copy.display())).expect("copy");
+            let from = self.companion(suffix);
+            if from.exists() {
+                std::fs::copy(from, super::backing::companion(&copy, suffix)).expect("copy");
             }
         }
         let connection = Connection::open(&copy).expect("open the copy");

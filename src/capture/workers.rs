@@ -202,7 +202,7 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
             let drained = db.history().drain(db, shared, Some(gate), since);
             drained.map(|_| ())
         }
-        false => record(shared, db, held.deadline),
+        false => record(shared, db, gate, held.deadline),
     });
     match guarded {
         Ok(()) => {
@@ -214,9 +214,9 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
 }
 
 /// At a drain point: waits for the writer that is in the middle of the wal-index.
-fn record(shared: &Shared, db: &Database, deadline: Instant) -> Result<(), CaptureError> {
+fn record(shared: &Shared, db: &Database, at: Gate, deadline: Instant) -> Result<(), CaptureError> {
     let failed = || CaptureError::io("read the wal-index");
-    while !db.take_record(&shared.backing).map_err(failed())? {
+    while !db.take_record(&shared.backing, at).map_err(failed())? {
         if Instant::now() >= deadline {
             return Err(CaptureError::Disturbed);
         }

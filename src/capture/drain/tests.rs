@@ -1,0 +1,51 @@
+//! Following a real log, at the moments that a random run seldom meets.
+
+use super::*;
+use crate::capture::model::Model;
+use crate::capture::workers;
+
+/// The frames of a transaction that outgrew the cache and was rolled back stand at the start of the next log.
+#[test]
+fn a_log_that_begins_with_what_was_rolled_back_goes_on() {
+    let mut model = Model::new(1, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'before')");
+    workers::drain(&db, &shared).expect("captured");
+    model.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    model.run(
+        "BEGIN; WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2100)
+         INSERT INTO t SELECT i, randomblob(3000) FROM n; ROLLBACK",
+    );
+    let txid = db.history().mark.expect("a mark").txid;
+    let drained = workers::drain(&db, &shared).expect("looked");
+    assert_eq!(drained.next, Next::Nothing);
+    assert!(matches!(open_log(&db, &shared), Ok(Log::Valid(log)) if log.len > 100_000));
+    assert_eq!(db.history().mark.expect("a mark").txid, txid);
+
+    model.run("INSERT INTO t VALUES (1001, 'after')");
+    let drained = workers::drain(&db, &shared).expect("captured");
+    assert_eq!(drained.next, Next::Nothing);
+    let history = db.history();
+    assert_eq!(history.mark.expect("a mark").txid, txid + 1);
+    assert_eq!(history.resync, None);
+}
+
+/// The last close takes `-shm` away before it unlinks the log; its handle may be open still when the log's gate comes.
+#[test]
+fn a_last_close_does_not_capture_what_was_never_published() {
+    let mut model = Model::new(2, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'published')");
+    workers::drain(&db, &shared).expect("captured");
+    let before = db.history().mark;
+    model.commit_unpublished("INSERT INTO t VALUES (1001, 'not published')");
+
+    model.gate(Gate::DatabaseTruncate);
+    model.gate(Gate::ShmUnlink);
+    model.remove_index();
+    model.gate(Gate::WalUnlink);
+    assert_eq!(db.history().mark, before);
+    assert!(db.history().log_ended);
+}

@@ -99,6 +99,7 @@ impl History {
         self.stored = Some(end);
         self.snapshot = Some(note);
         self.mark = Some(end);
+        self.tail = object.sums.clone().into();
         self.last_txid = self.last_txid.max(end.txid);
         self.log_ended = false;
         if end.wal.is_none() {

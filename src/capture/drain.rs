@@ -1,13 +1,15 @@
 //! Follows the log: what was committed since the last look becomes segments.
 
+use std::sync::Arc;
+
 use super::Shared;
 use super::authority::{self, Limit};
 use super::backing::Stamp;
-use super::backing::companion;
+use super::backing::{companion, read_up_to};
 use super::database::{Database, Gate};
 use super::error::CaptureError;
 use super::history::History;
-use super::mark::{Mark, WalMark};
+use super::mark::{Mark, PageSum, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::wal_reader::WalReader;
@@ -16,6 +18,9 @@ use crate::format::ltx::{lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
 use crate::format::sqlite::{DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE};
 use crate::format::wal::HeaderError;
+
+/// So many pages of the newest transaction are looked for in the file before a log is destroyed: a gate has to be quick.
+const TAIL_PAGES: usize = 4096;
 
 /// What has to come next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +96,7 @@ impl History {
             Log::None => self.drained_without_log(db, shared, stamps)?,
             Log::Valid(log) => self.drain_log(db, shared, log, gate, since)?,
         };
-        if gate.is_some_and(Gate::destroys_frames) && drained.next != Next::Image {
+        if self.ends_log(gate) && drained.next != Next::Image {
             self.spool_all(shared)?;
             self.log_ended = true;
             db.set_captured_end(0);
@@ -100,6 +105,13 @@ impl History {
             stamps: (drained.next == Next::Nothing).then_some(stamps),
             ..drained
         })
+    }
+
+    /// Whether what was captured of the log is not in it any more after `gate`.
+    fn ends_log(&self, gate: Option<Gate>) -> bool {
+        let captured = self.mark.and_then(|mark| mark.wal);
+        gate.and_then(Gate::kept_bytes)
+            .is_some_and(|kept| captured.is_none_or(|place| kept < place.position.offset))
     }
 
     fn drained_without_mark(
@@ -147,8 +159,9 @@ impl History {
         let Some(from) = self.place_in(&log)? else {
             return Ok(Drained::only(Next::Image));
         };
-        let at_reset = gate.is_some_and(Gate::destroys_frames);
-        let Some(Extent { end, by_chain }) = committed_extent(db, shared, &log, at_reset)? else {
+        let kept = gate.and_then(Gate::kept_bytes);
+        let extent = committed_extent(db, shared, &log, kept.is_some())?;
+        let Some(Extent { end, by_chain }) = extent else {
             return Ok(Drained::only(Next::LookAgain));
         };
         if end < from.position.offset {
@@ -180,8 +193,13 @@ impl History {
             && log
                 .may_commit_after(place.position)
                 .map_err(CaptureError::io("read the log's tail"))?;
-        if unpublished && at_reset {
-            self.keep_doubtful(db, shared, &log, place)?;
+        if let Some(kept) = kept.filter(|_| unpublished) {
+            self.keep_doubtful(db, shared, &mut log, place, kept)?;
+        }
+        if by_chain && self.ends_log(gate) && !self.tail_is_in(db, shared)? {
+            // Nobody but the chain said that it was committed, and it was not checkpointed.
+            self.resync = Some("retracted");
+            return Ok(Drained::only(Next::Image));
         }
         Ok(Drained::only(if unpublished {
             Next::LookAgain
@@ -302,23 +320,55 @@ impl History {
         }
         self.mark = Some(end);
         self.last_txid = end.txid;
+        self.tail = tail_of(&segment.sums, &group[group.len() - 1]);
         self.push(db, shared, segment)
     }
 
+    /// Whether the database's file has the pages that were captured last, as it has before a log is destroyed in order.
+    fn tail_is_in(&self, db: &Database, shared: &Shared) -> Result<bool, CaptureError> {
+        let (Some(mark), false) = (self.mark, self.tail.is_empty()) else {
+            return Ok(true);
+        };
+        let failed = || CaptureError::io("compare the database with its log");
+        let Some(file) = shared.backing.open(&db.path).map_err(failed())? else {
+            return Ok(false);
+        };
+        let mut page = vec![0; mark.page_size as usize];
+        for &(pgno, sum) in self.tail.iter().take(TAIL_PAGES) {
+            let at = u64::from(pgno - 1) * u64::from(mark.page_size);
+            let read = read_up_to(&file, &mut page, at).map_err(failed())?;
+            if read < page.len() || page_checksum(pgno, &page) != sum {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Keeps the raw frames of a commit that no live connection has seen and that is about to be destroyed: SQLite's
-    /// own recovery would have taken it. Never removed by the program.
+    /// own recovery would have taken it. Never removed by the program. Bytes of the log before `kept` stay in it.
     fn keep_doubtful(
         &self,
         db: &Database,
         shared: &Shared,
-        log: &WalReader,
+        log: &mut WalReader,
         from: WalMark,
+        kept: u64,
     ) -> Result<(), CaptureError> {
+        let tail = log
+            .transactions(from.position, log.len)
+            .map_err(CaptureError::io("read the log's tail"))?;
+        let Some(end) = tail
+            .last()
+            .map(|last| last.end.offset)
+            .filter(|end| *end > kept)
+        else {
+            return Ok(());
+        };
         let path = shared
             .spool
             .doubtful_path(self.id, from.salt, from.position.offset);
         let mut writer = shared.spool.write(&path)?;
-        log.copy_tail(from.position.offset, &mut writer)
+        log.copy_frames(from.position.offset, end, &mut writer)
             .map_err(CaptureError::io("keep an unpublished commit"))?;
         let bytes = writer.keep()?;
         tracing::warn!(
@@ -329,6 +379,14 @@ impl History {
         );
         Ok(())
     }
+}
+
+/// The sums of those pages that the last of a stretch's transactions changed.
+fn tail_of(sums: &[PageSum], last: &Transaction) -> Arc<[PageSum]> {
+    let mut changed: Vec<u32> = last.pages.iter().map(|page| page.pgno).collect();
+    changed.sort_unstable();
+    let in_last = |(pgno, _): &&PageSum| changed.binary_search(pgno).is_ok();
+    sums.iter().filter(in_last).copied().collect()
 }
 
 /// In WAL mode SQLite writes every page that a database grows by, so that a replica needs no page that is in no segment.
@@ -375,7 +433,7 @@ pub(super) fn committed_extent(
         match authority::limit(log.header.salt, index, db.record(), db.wal_writes()) {
             Limit::Chain => (log.len, true),
             Limit::Frame(frame) => (log.header.end_of_frame(frame), false),
-            Limit::Unknown if before_reset => (log.len, false),
+            Limit::Unknown if before_reset => (log.len, true),
             Limit::Unknown => return Ok(None),
         };
     Ok(Some(Extent { end, by_chain }))
@@ -409,7 +467,7 @@ pub(super) fn read_header(
             return Ok(None);
         };
         let mut bytes = [0; DATABASE_HEADER_SIZE];
-        let len = super::backing::read_up_to(&file, &mut bytes, 0)?;
+        let len = read_up_to(&file, &mut bytes, 0)?;
         Ok(DatabaseHeader::decode(&bytes[..len]))
     };
     read().map_err(CaptureError::io("read the database's header"))

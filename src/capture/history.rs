@@ -4,11 +4,12 @@ use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::database::Database;
 use super::error::CaptureError;
 use super::image::ImageRun;
-use super::mark::{Mark, Segment};
+use super::mark::{Mark, PageSum, Segment};
 use super::page_sums::{PageSums, SumsHeader};
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
@@ -28,6 +29,8 @@ pub struct History {
     /// Captured and not stored, oldest first.
     pub(super) pending: VecDeque<Segment>,
     pub(super) sums: Option<PageSums>,
+    /// Of pages that the newest transactions changed; where a log was read, those of its last one at least.
+    pub(super) tail: Arc<[PageSum]>,
     /// The newest state in the store.
     pub(super) stored: Option<Mark>,
     /// The newest snapshot in the store.
@@ -74,6 +77,7 @@ impl History {
             && bring_table_to(&mut table, last, &known)?
         {
             self.mark = Some(last.mark);
+            self.tail = last.sums.clone().into();
             // With the files as they were when all was stored, the present log is one that has not been seen.
             self.log_ended = db.is_as_stored();
             self.is_newest_known = db.is_as_stored();

@@ -230,7 +230,7 @@ impl History {
                 commit = Some(*size);
             }
         }
-        let wal = self.lay_log_over(db, shared, image, &mut commit)?;
+        let (wal, last) = self.lay_log_over(db, shared, image, &mut commit)?;
         if db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
@@ -239,6 +239,8 @@ impl History {
             None => size_without_log(db, shared, &run, image)?,
         };
         image.set_size(commit)?;
+        let sum_of = |page: &PageRef| (page.pgno, image.sums[page.pgno as usize - 1]);
+        self.tail = last.iter().map(sum_of).collect();
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
         self.log_ended = false;
@@ -254,15 +256,16 @@ impl History {
         Ok(work)
     }
 
+    /// Gives where the log goes on, and the pages of its last transaction.
     fn lay_log_over(
         &self,
         db: &Database,
         shared: &Shared,
         image: &mut Image,
         commit: &mut Option<u32>,
-    ) -> Result<Option<WalMark>, CaptureError> {
+    ) -> Result<(Option<WalMark>, Vec<PageRef>), CaptureError> {
         let Log::Valid(mut log) = open_log(db, shared)? else {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         };
         if log.header.page_size != image.page_size {
             return Err(CaptureError::Disturbed);
@@ -277,10 +280,14 @@ impl History {
         }
         let last = transactions.last();
         *commit = last.map(|last| last.commit).or(*commit);
-        Ok(Some(WalMark {
+        let mark = WalMark {
             salt: log.header.salt,
             position: last.map_or(log.header.start(), |last| last.end),
-        }))
+        };
+        let last = last.map_or_else(Vec::new, |last| {
+            newest_pages(std::slice::from_ref(last), image.page_size)
+        });
+        Ok((Some(mark), last))
     }
 
     fn carry_on(

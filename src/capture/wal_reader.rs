@@ -119,18 +119,20 @@ impl WalReader {
         Ok(())
     }
 
-    /// Copies everything from `from` to the end of the file.
-    pub fn copy_tail(&self, from: u64, to: &mut impl io::Write) -> io::Result<()> {
+    /// Copies the bytes from `from` up to `end`.
+    pub fn copy_frames(&self, from: u64, end: u64, to: &mut impl io::Write) -> io::Result<()> {
         let mut buffer = vec![0; WINDOW as usize];
         let mut at = from;
-        loop {
-            let read = read_up_to(&self.file, &mut buffer, at)?;
+        while at < end {
+            let want = (end - at).min(WINDOW) as usize;
+            let read = read_up_to(&self.file, &mut buffer[..want], at)?;
             if read == 0 {
-                return Ok(());
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
             to.write_all(&buffer[..read])?;
             at += read as u64;
         }
+        Ok(())
     }
 
     fn fill(&mut self, at: u64, want: usize) -> io::Result<usize> {

@@ -246,7 +246,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             | FallocateFlags::INSERT_RANGE;
         let gates = match &handle.tracked {
             Some((database, FileKind::Wal)) if mode.intersects(destroys) => {
-                vec![(database.clone(), Gate::WalTruncate)]
+                vec![(database.clone(), Gate::WalTruncate { kept: offset })]
             }
             _ => Vec::new(),
         };
@@ -272,7 +272,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             (None, Some(_)) => self.classify_node(node),
         };
         let gates = match &tracked {
-            Some((database, FileKind::Wal)) => vec![(database.clone(), Gate::WalTruncate)],
+            Some((database, FileKind::Wal)) => {
+                let kept = change.size.unwrap_or(u64::MAX);
+                vec![(database.clone(), Gate::WalTruncate { kept })]
+            }
             Some((database, FileKind::Database)) => {
                 vec![(database.clone(), Gate::DatabaseTruncate)]
             }

@@ -7,6 +7,7 @@ mod journals;
 mod kills;
 mod lifetimes;
 mod load;
+mod logs;
 mod outages;
 mod phantoms;
 mod stops;

@@ -3,8 +3,8 @@
 
 use super::Shared;
 use super::database::Database;
-use super::drain::{Log, open_log};
 use super::error::CaptureError;
+use super::files::{Log, open_log};
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
 use super::state::Entry;

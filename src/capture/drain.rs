@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::authority::{self, Limit};
-use super::backing::Stamp;
-use super::backing::{companion, read_up_to};
-use super::database::{Database, Gate};
+use super::backing::read_up_to;
+use super::database::Database;
 use super::error::CaptureError;
+use super::files::{Log, in_wal_mode, open_log};
+use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, PageSum, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
@@ -16,8 +17,6 @@ use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
 use crate::format::ltx::{lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
-use crate::format::sqlite::{DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE};
-use crate::format::wal::HeaderError;
 
 /// So many pages of the newest transaction are looked for in the file before a log is destroyed: a gate has to be quick.
 const TAIL_PAGES: usize = 4096;
@@ -50,12 +49,6 @@ impl Drained {
     fn only(next: Next) -> Self {
         Self { next, stamps: None }
     }
-}
-
-/// What stands at `<database>-wal`.
-pub(super) enum Log {
-    None,
-    Valid(WalReader),
 }
 
 impl History {
@@ -437,55 +430,6 @@ pub(super) fn committed_extent(
             Limit::Unknown => return Ok(None),
         };
     Ok(Some(Extent { end, by_chain }))
-}
-
-/// Opens the log; one that SQLite itself would ignore is none.
-pub(super) fn open_log(db: &Database, shared: &Shared) -> Result<Log, CaptureError> {
-    let open = || shared.backing.open(&companion(&db.path, "-wal"));
-    let Some(file) = open().map_err(CaptureError::io("open the log"))? else {
-        return Ok(Log::None);
-    };
-    match WalReader::open(file).map_err(CaptureError::io("read the log's header"))? {
-        Ok(log) => Ok(Log::Valid(log)),
-        Err(error @ HeaderError::Version(_)) => Err(error.into()),
-        Err(_) => Ok(Log::None),
-    }
-}
-
-/// Whether the file says that its changes go through a log.
-pub(super) fn in_wal_mode(db: &Database, shared: &Shared) -> Result<bool, CaptureError> {
-    Ok(read_header(db, shared)?.is_some_and(|header| header.wal_mode))
-}
-
-/// The database's header, where it has one.
-pub(super) fn read_header(
-    db: &Database,
-    shared: &Shared,
-) -> Result<Option<DatabaseHeader>, CaptureError> {
-    let read = || -> std::io::Result<Option<DatabaseHeader>> {
-        let Some(file) = shared.backing.open(&db.path)? else {
-            return Ok(None);
-        };
-        let mut bytes = [0; DATABASE_HEADER_SIZE];
-        let len = read_up_to(&file, &mut bytes, 0)?;
-        Ok(DatabaseHeader::decode(&bytes[..len]))
-    };
-    read().map_err(CaptureError::io("read the database's header"))
-}
-
-impl Shared {
-    /// The stamps of the database's file and of its log.
-    pub(super) fn stamps(&self, db: &Database) -> Result<Stamps, CaptureError> {
-        let stamp = |path| -> Result<Stamp, CaptureError> {
-            self.backing
-                .stamp(path)
-                .map_err(CaptureError::io("look at the files"))
-        };
-        Ok(Stamps {
-            database: stamp(&db.path)?,
-            wal: stamp(&companion(&db.path, "-wal"))?,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::database::{Database, Gate};
+use super::database::Database;
+use super::gate::Gate;
 use super::spool::SpoolLimits;
 use super::{Capture, FileKind, OpenedAs, Settings};
 use crate::format::ltx::Decoder;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 
-use super::database::{Database, Gate};
+use super::database::Database;
 use super::drain::{Drained, Next};
 use super::error::CaptureError;
+use super::gate::Gate;
 use super::{Proceed, Shared, image};
 use crate::clock::{UnixMs, now_ms};
 use crate::tenant::roster::Status;

@@ -1,0 +1,33 @@
+//! The file operations that the capture has to come before.
+
+/// The operations that may destroy committed frames (gates), or that tell how far the commits reach (drain points).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Gate {
+    /// WRITE to `-wal` into its header or into captured frames.
+    WalOverwrite,
+    /// SETATTR size of `-wal`, open of it with O_TRUNC, or a fallocate that punches, zeroes or collapses: bytes before
+    /// this offset stay as they are.
+    WalTruncate { kept: u64 },
+    /// UNLINK of `-wal`, and RENAME from it or over it.
+    WalUnlink,
+    /// SETATTR size of `.db`: a complete checkpoint.
+    DatabaseTruncate,
+    /// UNLINK of `-shm`.
+    ShmUnlink,
+}
+
+impl Gate {
+    /// Whether committed frames may be gone after it.
+    pub fn destroys_frames(self) -> bool {
+        self.kept_bytes().is_some()
+    }
+
+    /// Where it may destroy frames: up to which byte of the log there are none of these.
+    pub(super) fn kept_bytes(self) -> Option<u64> {
+        match self {
+            Gate::WalOverwrite | Gate::WalUnlink => Some(0),
+            Gate::WalTruncate { kept } => Some(kept),
+            Gate::DatabaseTruncate | Gate::ShmUnlink => None,
+        }
+    }
+}

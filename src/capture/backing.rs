@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
 use crate::format::wal_index::{INDEX_HEADERS_SIZE, WalIndex};
@@ -56,9 +57,7 @@ impl Backing {
                 let file = File::from(fd);
                 Ok(file.metadata()?.is_file().then_some(file))
             }
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                Ok(None)
-            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -75,7 +74,7 @@ impl Backing {
                 size: stat.st_size as u64,
                 modified_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
             }),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(Stamp::default()),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Stamp::default()),
             Err(error) => Err(error.into()),
         }
     }
@@ -160,6 +159,16 @@ impl Backing {
             rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
         )?;
         Ok(FileType::from_raw_mode(stat.st_mode))
+    }
+}
+
+/// Claims a directory for this process, for as long as the descriptor or a copy of it is open. False where another
+/// process has it.
+pub fn claim(directory: impl AsFd) -> io::Result<bool> {
+    match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

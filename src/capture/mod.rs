@@ -25,6 +25,7 @@ mod state_vfs;
 mod wal_reader;
 mod workers;
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +77,8 @@ struct Shared {
     settings: Settings,
     /// Of the page sums and of scratch files.
     directory: PathBuf,
+    /// `directory`, which no other process may use meanwhile.
+    _claim: File,
 }
 
 impl Shared {
@@ -115,6 +118,10 @@ pub enum StartError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(
+        "state directory {path}: another instance uses it; end that, or give another one with -state-dir"
+    )]
+    InUse { path: PathBuf },
     #[error("{0}; it may be deleted while nothing runs, and is made anew")]
     State(#[from] StateError),
     #[error(transparent)]
@@ -136,6 +143,21 @@ pub struct Capture {
     workers: Workers,
 }
 
+/// Makes the state directory where there is none, and keeps other instances out of it.
+fn claim_state(directory: &Path) -> Result<File, StartError> {
+    let claim = || -> std::io::Result<Option<File>> {
+        std::fs::create_dir_all(directory)?;
+        let opened = File::open(directory)?;
+        Ok(backing::claim(&opened)?.then_some(opened))
+    };
+    let path = directory.to_owned();
+    match claim() {
+        Ok(Some(claimed)) => Ok(claimed),
+        Ok(None) => Err(StartError::InUse { path }),
+        Err(source) => Err(StartError::Directory { path, source }),
+    }
+}
+
 /// A file operation that waits for its gate: it carries the operation out and answers the kernel.
 pub type Proceed = Box<dyn FnOnce() + Send>;
 
@@ -150,16 +172,14 @@ impl Capture {
         roster: Arc<Roster>,
         room: usize,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Arc<Database>>), StartError> {
-        std::fs::create_dir_all(directory).map_err(|source| StartError::Directory {
-            path: directory.to_owned(),
-            source,
-        })?;
+        let claim = claim_state(directory)?;
         let shared = Arc::new(Shared {
             backing: Backing::new(root),
             state: StateDb::open(&directory.join("state.db"), random())?,
             spool: Spool::open(directory.join("spool"), settings.spool)?,
             settings,
             directory: directory.to_owned(),
+            _claim: claim,
         });
         let (queue, dirty) = mpsc::channel(room);
         let workers =

@@ -16,6 +16,7 @@ use rustix::process::{PidfdFlags, Signal};
 
 use super::holders::{Holder, daemon_of, holders, holders_of_device};
 use super::mountinfo::{MountPoint, mounts_of, topmost};
+use crate::capture::backing::claim;
 
 /// The file system type under which our mounts stand in the table of mounts.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.litestream-multitenant";
@@ -52,6 +53,8 @@ pub enum MountError {
         path.display(), list(holders)
     )]
     DeadMountInUse { path: PathBuf, holders: Vec<Holder> },
+    #[error("{}: another instance serves this directory; end that first", path.display())]
+    InUse { path: PathBuf },
     #[error(
         "{}: files are open past the mount: {}: end what uses them, and start again",
         path.display(), list(holders)
@@ -113,12 +116,19 @@ pub fn open_backing_directory(watch_path: &Path) -> Result<Arc<OwnedFd>, MountEr
         clear_dead_mount(&path, &mount)?;
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(&path, flags, Mode::empty()) {
-        Ok(directory) => Ok(Arc::new(directory)),
-        Err(Errno::NOTDIR) => Err(MountError::NotADirectory { path }),
-        Err(error) => Err(MountError::failed(&path, "open the directory")(
-            error.into(),
-        )),
+    let directory = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR) => return Err(MountError::NotADirectory { path }),
+        Err(error) => {
+            return Err(MountError::failed(&path, "open the directory")(
+                error.into(),
+            ));
+        }
+    };
+    // Whatever their mount points: a second one would see neither the locks nor the commits of the first one's users.
+    match claim(&directory).map_err(MountError::failed(&path, "lock the directory"))? {
+        true => Ok(Arc::new(directory)),
+        false => Err(MountError::InUse { path }),
     }
 }
 

@@ -130,6 +130,33 @@ fn an_address_that_is_taken() {
     refused_over(&daemon, &mut command, 1, &[&address]);
 }
 
+/// Neither by another mount point nor by another state directory can two instances work on one directory; and two
+/// directories have no state in common.
+#[test]
+fn what_another_instance_works_on() {
+    let mut daemon = Daemon::prepare(Options::default());
+    let (data, other) = (daemon.data(), daemon.path("other"));
+    let (state, mountpoint) = (daemon.path("state"), daemon.path("elsewhere"));
+    for folder in [&other, &mountpoint] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    daemon.add_flag("-mountpoint", &mountpoint);
+    daemon.add_flag("-state-dir", &state);
+    daemon.restart();
+    let store = format!("file://{}", daemon.path("store").display());
+    let refused_with = |watch_path: &Path, state: &Path, named: &Path| {
+        let mut command = mount(&store, watch_path);
+        command.arg("-state-dir").arg(state);
+        let named = named.to_str().expect("text");
+        refused(&mut command, 1, &[named, "another instance"]);
+        assert_eq!(mounts::connection_at(watch_path), None);
+    };
+    refused_with(&data, &daemon.path("state of its own"), &data);
+    refused_with(&other, &state, &state);
+    assert!(!daemon.path("state of its own").exists());
+    assert!(daemon.terminate().success());
+}
+
 #[test]
 fn no_device() {
     let daemon = prepared();

@@ -124,6 +124,12 @@ impl Daemon {
         )
     }
 
+    /// A further flag of the next start.
+    pub fn add_flag(&mut self, flag: &str, value: &Path) {
+        let value = value.to_str().expect("text").to_owned();
+        self.options.flags.extend([flag.to_owned(), value]);
+    }
+
     /// A path in the scratch directory, outside the mount.
     pub fn path(&self, name: &str) -> PathBuf {
         let scratch = self.scratch.as_ref().expect("kept until the drop");

@@ -7,6 +7,7 @@ use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
+use super::segment::newest_pages;
 use super::state::Entry;
 use crate::clock::now_ms;
 use crate::format::ltx::{DatabaseChecksum, Decoder, Header, LtxError, page_checksum};
@@ -78,7 +79,7 @@ impl History {
             checksum: object.checksum,
             commit: header.commit,
             time_ms: header.timestamp_ms,
-            wal: self.place_behind(db, shared, header)?,
+            wal: place_behind(db, shared, before.wal, object)?,
             ..before
         };
         let entry = Entry {
@@ -108,26 +109,112 @@ impl History {
         self.report(db);
         Ok(true)
     }
+}
 
-    /// Where the present log goes on behind what the object holds of it; none where that was another log.
-    fn place_behind(
-        &self,
-        db: &Database,
-        shared: &Shared,
-        header: &Header,
-    ) -> Result<Option<WalMark>, CaptureError> {
-        let Log::Valid(log) = open_log(db, shared)? else {
-            return Ok(None);
+/// Where the present log goes on behind what the object holds of it; none where that was another log, or where these
+/// frames were overwritten: by whoever had not seen the commit, or after a power cut.
+fn place_behind(
+    db: &Database,
+    shared: &Shared,
+    before: Option<WalMark>,
+    object: &StoredSegment,
+) -> Result<Option<WalMark>, CaptureError> {
+    let header = &object.header;
+    let Log::Valid(mut log) = open_log(db, shared)? else {
+        return Ok(None);
+    };
+    if log.header.salt != header.wal_salt {
+        return Ok(None);
+    }
+    let start = log.header.start();
+    let from = [before.map(|mark| mark.position), Some(start)]
+        .into_iter()
+        .flatten()
+        .find(|position| position.offset == header.wal_offset);
+    let Some(from) = from else {
+        return Ok(None);
+    };
+    let failed = || CaptureError::io("read the log");
+    let end = header.wal_offset + header.wal_size;
+    let transactions = log.transactions(from, end).map_err(failed())?;
+    let mut page = vec![0; header.page_size as usize];
+    let mut sums = Vec::new();
+    for found in newest_pages(&transactions, header.page_size) {
+        log.page(found, &mut page).map_err(failed())?;
+        sums.push((found.pgno, page_checksum(found.pgno, &page)));
+    }
+    let position = transactions.last().map(|last| last.end);
+    let found = position.filter(|position| position.offset == end && sums == object.sums);
+    Ok(found.map(|position| WalMark {
+        salt: header.wal_salt,
+        position,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::drain::Next;
+    use crate::capture::mark::Segment;
+    use crate::capture::model::{Model, bytes_of};
+    use crate::capture::{FileKind, OpenedAs, workers};
+
+    fn decoded(segment: &Segment) -> StoredSegment {
+        StoredSegment::decode(&bytes_of(&segment.body)).expect("a whole segment")
+    }
+
+    fn front(db: &Database) -> Segment {
+        db.history().front().expect("something waits")
+    }
+
+    /// A model whose history is stored but for one commit that only its log shows, and that commit's segment.
+    fn with_a_commit_that_was_not_seen() -> (Model, StoredSegment) {
+        let mut model = Model::new(1, 16 << 20);
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        model.run("INSERT INTO t VALUES (1000, 'first')");
+        workers::make_image(&db, &shared).expect("a first image");
+        db.history().stored(&db, &shared).expect("stored");
+        // Without sight of the index the chain decides.
+        let hidden = OpenedAs {
+            writable: true,
+            passthrough: false,
         };
-        if log.header.salt != header.wal_salt {
-            return Ok(None);
+        db.opened(FileKind::Shm, hidden);
+        model.commit_unpublished("INSERT INTO t VALUES (1001, 'never seen')");
+        workers::drain(&db, &shared).expect("captured");
+        let segment = front(&db);
+        (model, decoded(&segment))
+    }
+
+    #[test]
+    fn what_the_log_still_shows_is_gone_on_from() {
+        let (model, object) = with_a_commit_that_was_not_seen();
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        let captured = db.history().mark;
+        assert!(db.history().adopt(&db, &shared, &object).expect("adopted"));
+        let adopted = db.history().mark.and_then(|mark| mark.wal);
+        assert_eq!(adopted, captured.and_then(|mark| mark.wal));
+        assert_eq!(db.history().resync, None);
+    }
+
+    #[test]
+    fn frames_that_were_overwritten_are_not_taken_for_those_of_the_object() {
+        let (mut model, object) = with_a_commit_that_was_not_seen();
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        model.execute("INSERT INTO t VALUES (1002, 'in its place')");
+        assert!(db.history().adopt(&db, &shared, &object).expect("adopted"));
+        let drained = workers::drain(&db, &shared).expect("looked");
+        assert_eq!(drained.next, Next::Image);
+        workers::make_image(&db, &shared).expect("compared");
+
+        let shown = model.shown();
+        let page_size = object.header.page_size as usize;
+        let mut checksum = DatabaseChecksum::EMPTY;
+        for (index, page) in shown.chunks(page_size).enumerate() {
+            checksum.toggle(page_checksum(index as u32 + 1, page));
         }
-        let position = log
-            .position_at(header.wal_offset + header.wal_size)
-            .map_err(CaptureError::io("read the log"))?;
-        Ok(position.map(|position| WalMark {
-            salt: header.wal_salt,
-            position,
-        }))
+        let mark = db.history().mark.expect("a mark");
+        assert_eq!(mark.checksum, checksum);
+        assert_eq!(mark.txid, object.header.max_txid + 1);
     }
 }

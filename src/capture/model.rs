@@ -110,8 +110,13 @@ impl Model {
         let index = index.expect("the wal-index");
         let mut published = [0; INDEX_HEADERS_SIZE];
         index.read_exact_at(&mut published, 0).expect("read");
-        self.connection.execute_batch(sql).expect("run");
+        self.execute(sql);
         index.write_all_at(&published, 0).expect("write");
+    }
+
+    /// Statements past all gates.
+    pub fn execute(&mut self, sql: &str) {
+        self.connection.execute_batch(sql).expect("run");
         self.db.written(FileKind::Wal);
     }
 
@@ -208,12 +213,16 @@ fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Datab
     (capture, db)
 }
 
-/// The pages of a snapshot, one after the other.
-pub fn pages_of(body: &Body) -> Vec<u8> {
-    let bytes = match body {
+pub fn bytes_of(body: &Body) -> Vec<u8> {
+    match body {
         Body::Bytes(bytes) => bytes.to_vec(),
         Body::File(path) => std::fs::read(path).expect("read the spool"),
-    };
+    }
+}
+
+/// The pages of a snapshot, one after the other.
+pub fn pages_of(body: &Body) -> Vec<u8> {
+    let bytes = bytes_of(body);
     let mut decoder = Decoder::new(bytes.as_slice()).expect("a header");
     let mut page = vec![0; decoder.header().page_size as usize];
     let mut pages = Vec::new();

@@ -49,7 +49,7 @@ impl WalReader {
 
     /// The position behind the frame that ends at `offset`, as that frame's own header has it; none where no frame of
     /// this log ends there.
-    pub fn position_at(&self, offset: u64) -> io::Result<Option<Position>> {
+    fn position_at(&self, offset: u64) -> io::Result<Option<Position>> {
         if offset == HEADER_SIZE {
             return Ok(Some(self.header.start()));
         }

@@ -442,7 +442,7 @@ impl Database {
     }
 
     /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.
-    pub(super) fn is_gate_missed(&self) -> bool {
+    pub fn is_gate_missed(&self) -> bool {
         self.gate_missed.load(Ordering::SeqCst)
     }
 

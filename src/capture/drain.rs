@@ -28,6 +28,8 @@ pub enum Next {
     Nothing,
     /// Something is written that may yet be published without any further request to the mount.
     LookAgain,
+    /// The wal-index can't be read: there may be commits that can't be told from what was not published.
+    Unknown,
     /// The whole file has to be read: a new generation, or a comparison.
     Image,
 }
@@ -155,7 +157,7 @@ impl History {
         let kept = gate.and_then(Gate::kept_bytes);
         let extent = committed_extent(db, shared, &log, kept.is_some())?;
         let Some(Extent { end, by_chain }) = extent else {
-            return Ok(Drained::only(Next::LookAgain));
+            return Ok(Drained::only(Next::Unknown));
         };
         if end < from.position.offset {
             // Stored, and never published to the live connections: what they do see has to follow it.

@@ -232,7 +232,9 @@ pub(super) fn drain(db: &Database, shared: &Shared) -> Result<Drained, CaptureEr
     let drained = db
         .history()
         .drain(db, shared, None, seen.unwrap_or_else(now_ms));
-    let found = drained.as_ref().is_ok_and(|d| d.next == Next::Nothing);
+    let found = drained
+        .as_ref()
+        .is_ok_and(|drained| matches!(drained.next, Next::Nothing | Next::LookAgain));
     settle_time(db, seen, found);
     drained
 }

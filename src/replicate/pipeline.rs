@@ -126,14 +126,16 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
     match drained.next {
         Next::Image => Round::Disturbed,
         Next::LookAgain => {
+            recovered(db, client);
             db.settle(ticket);
             Round::LookAgain
         }
+        Next::Unknown => Round::LookAgain,
         Next::Nothing => {
             if let Err(error) = replicator.capture.settled(db, drained.stamps).await {
                 return failed(db, client, &error);
             }
-            recovered(client);
+            recovered(db, client);
             db.settle(ticket);
             Round::Done { captured }
         }
@@ -272,7 +274,12 @@ fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {
     }
 }
 
-fn recovered(client: &Client) {
+/// Everything that is committed is stored, and what was lost of the history is mended.
+fn recovered(db: &Database, client: &Client) {
+    if db.is_gate_missed() {
+        // The next look mends it.
+        return;
+    }
     client.update(|progress| {
         if matches!(progress.status, Status::Failing | Status::Gapped) {
             progress.status = Status::Active;

@@ -7,11 +7,11 @@ use tokio::io::AsyncReadExt;
 
 use super::Replicator;
 use crate::capture::{Segment, StoredSegment};
-use crate::clock::rfc3339;
+use crate::clock::{UnixMs, rfc3339};
 use crate::store::keys::{GenerationId, ObjectKey};
 use crate::store::retry::{Backoff, repeat};
 use crate::store::{Body, Put, StoreError};
-use crate::tenant::roster::{Client, Status};
+use crate::tenant::roster::{Client, Progress, Status};
 
 /// How often a further snapshot is tried before it is given up for a while.
 const SNAPSHOT_ATTEMPTS: u32 = 4;
@@ -212,11 +212,7 @@ fn note_stored(client: &Client, segment: &Segment, took: Duration) {
         if segment.snapshot {
             progress.last_snapshot_at = Some(now);
         }
-        progress.last_sync_at = Some(now);
-        if matches!(progress.status, Status::Failing | Status::Gapped) {
-            progress.status = Status::Active;
-        }
-        progress.last_error = None;
+        note_accepted(progress, now);
     });
     let (operation, message) = if segment.snapshot {
         ("snapshot", "Snapshot stored")
@@ -231,6 +227,17 @@ fn note_stored(client: &Client, segment: &Segment, took: Duration) {
         s3_path = %format!("{}/", client.s3_prefix),
         "{message}"
     );
+}
+
+/// The store took something at `now`. That mends no gap: what waited may be from before it.
+fn note_accepted(progress: &mut Progress, now: UnixMs) {
+    progress.last_sync_at = Some(now);
+    if progress.status == Status::Failing {
+        progress.status = Status::Active;
+    }
+    if progress.status != Status::Gapped {
+        progress.last_error = None;
+    }
 }
 
 fn note_failure(client: &Client, error: &StoreError) {
@@ -252,4 +259,27 @@ fn note_failure(client: &Client, error: &StoreError) {
         error = %error,
         "The store did not take a segment; it is tried again"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::ids::ClientId;
+
+    #[test]
+    fn a_segment_from_before_a_gap_does_not_mend_it() {
+        let id = ClientId::guid("", "12345678-1234-5678-9abc-123456789012");
+        let mut progress = Client::new(id, "a.db".into()).progress();
+        progress.status = Status::Gapped;
+        progress.last_error = Some("gapped: the spool is full".to_owned());
+        note_accepted(&mut progress, 7);
+        assert_eq!(progress.status, Status::Gapped);
+        assert!(progress.last_error.is_some());
+        assert_eq!(progress.last_sync_at, Some(7));
+
+        progress.status = Status::Failing;
+        note_accepted(&mut progress, 8);
+        assert_eq!(progress.status, Status::Active);
+        assert_eq!(progress.last_error, None);
+    }
 }

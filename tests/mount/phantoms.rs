@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use litestream_multitenant::format::wal::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, checksum};
 
 use super::support::daemon::{Daemon, Options, guid};
-use super::support::sqlite::{self, Session};
+use super::support::sqlite::{self, Session, companion};
 use super::support::workload::{Workload, acknowledged, assert_has_all};
 
 fn wal_of(database: &Path) -> PathBuf {
-    PathBuf::from(format!("{}-wal", database.display()))
+    companion(database, "-wal")
 }
 
 /// Appends a valid commit frame to the log, as a writer leaves it that dies before it updates the wal-index: page 2
@@ -176,6 +176,25 @@ fn after_all_writers_died_the_chain_decides_as_recovery_does() {
     // Whoever opens the database now recovers it, and sees that commit.
     assert_replica_equals(&daemon, &client, &database, "restored.db");
     assert_eq!(generations(&daemon, &client), 1);
+}
+
+/// A writer that dies in the middle of an update leaves an index that cannot be read: what is committed then is not
+/// known, and nothing is said of it.
+#[test]
+fn with_an_index_that_cannot_be_read_nothing_is_said_to_be_stored() {
+    let daemon = Daemon::start(Options::served(true));
+    let (client, database, _session) = live_database(&daemon);
+    let index = companion(&database, "-shm");
+    let index = OpenOptions::new().read(true).write(true).open(index);
+    let index = index.expect("the wal-index");
+    let mut first_salt = [0; 4];
+    index.read_exact_at(&mut first_salt, 32).expect("read");
+    index.write_all_at(&[0xff; 4], 32).expect("written");
+    let sync = format!("/api/databases/{client}/{client}/sync?timeout=300ms");
+    let (status, answer) = daemon.post(&sync);
+    assert_eq!(status, 504, "{answer}");
+    index.write_all_at(&first_salt, 32).expect("written");
+    assert_replica_equals(&daemon, &client, &database, "restored.db");
 }
 
 /// The index that a crash leaves behind is valid, has the log's salts, and says less than the log.

@@ -1,5 +1,8 @@
 //! The wiring of all parts into one running instance, and its ordered end.
 
+mod exec;
+
+use std::ffi::OsString;
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -7,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -22,6 +26,8 @@ use crate::mount::{
 use crate::replicate::{self, Replicator};
 use crate::store::{Body, ObjectStore, StoreError, probe_conditional_put};
 use crate::tenant::roster::Roster;
+
+use exec::{Exec, ExecError};
 
 /// Threads that serve file operations.
 const FUSE_THREADS: usize = 2;
@@ -46,6 +52,8 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("{0}; end those, then unmount")]
     Unmount(#[from] UnmountError),
+    #[error(transparent)]
+    Exec(#[from] ExecError),
 }
 
 impl Error {
@@ -57,8 +65,9 @@ impl Error {
     }
 }
 
-/// Mounts, replicates and serves the API until SIGINT, SIGTERM or an unmount from outside.
-pub async fn run(config: Config) -> Result<(), Error> {
+/// Mounts, replicates and serves the API until SIGINT, SIGTERM or an unmount from outside; where `exec` has words, as
+/// long as that command runs. The exit code: its own, or 0.
+pub async fn run(config: Config, exec: &[OsString]) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
     let backing = open_backing_directory(&config.watch_path.path)?;
     let store = config.store.open(&config.s3).await?;
@@ -96,7 +105,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         end,
     };
     instance
-        .serve(&config, store, dirty, api, &mut signals)
+        .serve(&config, store, dirty, api, &mut signals, exec)
         .await
 }
 
@@ -123,7 +132,8 @@ impl Instance {
         dirty: mpsc::Receiver<Arc<Database>>,
         api: Served,
         signals: &mut Signals,
-    ) -> Result<(), Error> {
+        exec: &[OsString],
+    ) -> Result<u8, Error> {
         let pipelines = tokio::spawn(self.replicator.clone().run(dirty));
         let probing = tokio::spawn(probe_store(store.clone(), self.replicator.clone()));
         let prefix = config.watch_path.prefix.clone();
@@ -134,11 +144,7 @@ impl Instance {
             .map_or_else(|| "none".to_owned(), |address| address.to_string());
         tracing::info!(listen = %listen, "Ready");
 
-        let gone = self.mounts.unmounted();
-        tokio::select! {
-            () = gone => tracing::info!("The mount was unmounted from outside"),
-            name = signals.next() => tracing::info!(signal = name, "Ending"),
-        }
+        let code = self.attend(exec, signals).await;
         let unmounted = self.finish().await;
         self.replicator.stop();
         self.end.send_replace(true);
@@ -149,7 +155,46 @@ impl Instance {
                 tracing::error!(error = %error, "A task did not end in order");
             }
         }
-        Ok(unmounted?)
+        unmounted?;
+        Ok(code?)
+    }
+
+    /// Runs the command, where there is one, until it or the instance is asked to end.
+    async fn attend(&self, exec: &[OsString], signals: &mut Signals) -> Result<u8, ExecError> {
+        let mut exec = match exec {
+            [] => None,
+            words => Some(Exec::start(words)?),
+        };
+        let gone = self.mounts.unmounted();
+        tokio::pin!(gone);
+        loop {
+            let command = async {
+                match &mut exec {
+                    Some(exec) => exec.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let signal = tokio::select! {
+                code = command => return Ok(code),
+                () = &mut gone => {
+                    tracing::info!("The mount was unmounted from outside");
+                    Signal::TERM
+                }
+                signal = signals.next() => {
+                    tracing::info!(?signal, "Asked by a signal");
+                    signal
+                }
+            };
+            if let Some(exec) = &exec {
+                exec.forward(signal);
+            }
+            if signal != Signal::HUP {
+                return Ok(match &mut exec {
+                    Some(exec) => exec.stop().await,
+                    None => 0,
+                });
+            }
+        }
     }
 
     /// Stores what is committed, unmounts, and stores what was written meanwhile.
@@ -313,24 +358,28 @@ impl Mounts {
     }
 }
 
-/// What asks the process to end.
+/// What the process is asked by signals.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(Error::Signals);
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::HUP,
         }
     }
 }

@@ -140,18 +140,6 @@ fn wrong_usage_ends_with_two_and_one_line() {
             vec!["-bucket", store, "-watch-path", "a//b=@/data"],
             "no prefix",
         ),
-        (
-            vec![
-                "-bucket",
-                store,
-                "-watch-path",
-                "@/data",
-                "-exec",
-                "sleep",
-                "1",
-            ],
-            "`-exec` is not supported yet",
-        ),
         (vec!["-nonsense"], "--help"),
         (vec!["export", GUID], "`export` is not supported yet"),
         (

@@ -85,7 +85,8 @@ pub(super) struct MountArgs {
     /// Serve reads and writes of every file by the daemon, even where the kernel could pass them through
     #[arg(long)]
     pub no_passthrough: bool,
-    #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
+    /// Start this command once mounted, hand signals on to it, end with its exit code; takes all words that follow
+    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
     pub exec: Vec<OsString>,
 }
 
@@ -243,7 +244,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, 
     }
 }
 
-/// `-bucket` is `--bucket`; flags of one letter, and all that follows `--`, stay as they are.
+/// `-bucket` is `--bucket`; flags of one letter, and all that follows `--` or `-exec`, stay as they are.
 fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let known = long_flags(&Cli::command());
     let mut flags_ended = false;
@@ -252,12 +253,14 @@ fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item =
         let bytes = arg.as_bytes();
         let name = bytes.split(|b| *b == b'=').next().unwrap_or_default();
         let is_known = |name: &[u8]| known.iter().any(|flag| flag.as_bytes() == name);
-        match name.strip_prefix(b"-") {
+        let with_two = match name.strip_prefix(b"-") {
             Some(name) if !flags_ended && is_known(name) => {
                 OsString::from_vec([b"-", bytes].concat())
             }
             _ => arg,
-        }
+        };
+        flags_ended |= with_two == "--exec";
+        with_two
     })
 }
 
@@ -327,6 +330,17 @@ mod tests {
             assert_eq!(args.store.region.as_deref(), Some("eu"), "{line}");
             assert_eq!(args.watch_path[0].path, Some("/data/".into()));
         }
+    }
+
+    #[test]
+    fn a_command_to_run_takes_all_that_follows() {
+        let Ok(Command::Mount(args)) = parsed("-region eu -exec app -config x -- -exec list")
+        else {
+            panic!("it mounts");
+        };
+        assert_eq!(args.store.config, None);
+        assert_eq!(args.exec, ["app", "-config", "x", "--", "-exec", "list"]);
+        assert!(parsed("-exec").is_err(), "it needs a command");
     }
 
     #[test]

@@ -72,11 +72,11 @@ impl From<RestoreError> for Failure {
 pub fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os()) {
         Ok(Parsed::Run(command)) => run(*command),
-        Ok(Parsed::Print(text)) => print(&text),
+        Ok(Parsed::Print(text)) => print(&text).map(|()| ExitCode::SUCCESS),
         Err(failure) => Err(failure),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("{NAME}: {}", one_line(&failure.to_string()));
             ExitCode::from(failure.exit_code())
@@ -84,16 +84,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Mount(args) => mount::run(args),
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = match command {
+        Command::Mount(args) => return mount::run(args),
         Command::Restore(args) => block_on(restore::run(args)),
         Command::List(args) => block_on(list::run(args)),
         Command::Verify(args) => block_on(verify::run(args)),
         Command::Retain(args) => block_on(retain::run(args)),
         Command::Demo => demo::run(),
         Command::Other(words) => Err(args::unknown_command(&words)),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -1,19 +1,20 @@
 //! `mount`: flags over the file, then the daemon in the foreground.
 
-use super::args::{MountArgs, not_yet};
+use std::process::ExitCode;
+
+use super::args::MountArgs;
 use super::{Failure, block_on, logging};
 use crate::config::{Config, Written};
 
-pub(super) fn run(args: MountArgs) -> Result<(), Failure> {
+pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
+    let exec = args.exec.clone();
     let config = configured(args)?;
     logging::start(config.log_format);
-    block_on(async { Ok(crate::daemon::run(config).await?) })
+    let code = block_on(async { Ok(crate::daemon::run(config, &exec).await?) })?;
+    Ok(ExitCode::from(code))
 }
 
 fn configured(args: MountArgs) -> Result<Config, Failure> {
-    if !args.exec.is_empty() {
-        return Err(not_yet("-exec"));
-    }
     let written = args.store.load()?;
     Ok(over(written, args)?.resolve()?)
 }

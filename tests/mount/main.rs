@@ -10,6 +10,7 @@ mod load;
 mod logs;
 mod outages;
 mod phantoms;
+mod service;
 mod stops;
 mod straight_path;
 #[path = "../support/mod.rs"]

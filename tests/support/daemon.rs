@@ -150,6 +150,11 @@ impl Daemon {
         self.path("config.yml")
     }
 
+    /// Further flags of its next start.
+    pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
+        self.options.flags.extend(flags);
+    }
+
     /// Starts it again over the same directories, and waits until it is ready.
     pub fn restart(&mut self) {
         assert!(self.running.is_none(), "it runs already");
@@ -201,9 +206,13 @@ impl Daemon {
         running.child.wait().expect("a child of ours");
     }
 
+    pub fn signal(&self, number: i32) {
+        signal(&self.running().child, number);
+    }
+
     /// Asks it to stop, and waits for that.
     pub fn terminate(&mut self) -> ExitStatus {
-        signal(&self.running().child, libc::SIGTERM);
+        self.signal(libc::SIGTERM);
         self.ended()
     }
 

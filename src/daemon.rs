@@ -273,6 +273,7 @@ async fn start_api(
         roster: roster.clone(),
         replicator: replicator.clone(),
         mounts: Box::new(move || shown.status()),
+        changes: None,
         watch_path: config.watch_path.mountpoint.clone(),
         max_lag: config.limits.max_lag,
         started: Instant::now(),

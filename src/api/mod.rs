@@ -20,16 +20,30 @@ use tokio::net::TcpListener;
 
 use crate::mount::MountStatus;
 use crate::replicate::{Replicator, StoreHealth, SyncError, Synced};
+use crate::tenant::request::{RegisterRequest, Registered, RequestError};
 use crate::tenant::roster::{Client, Roster};
 
 /// Asks for the present state of all mounts.
 pub type AskMounts = Box<dyn Fn() -> Vec<MountStatus> + Send + Sync>;
+
+/// What a request for a change will have come to.
+pub type Outcome<T> = BoxFuture<'static, Result<T, RequestError>>;
+
+/// Changes who is replicated. Each is durable once its answer is there.
+pub struct Changes {
+    pub register: Box<dyn Fn(RegisterRequest) -> Outcome<Registered> + Send + Sync>,
+    /// Pauses a client, or has it go on.
+    pub set_paused: Box<dyn Fn(Arc<Client>, bool) -> Outcome<()> + Send + Sync>,
+    pub unregister: Box<dyn Fn(Arc<Client>) -> Outcome<()> + Send + Sync>,
+}
 
 /// What the API answers from.
 pub struct Api {
     pub roster: Arc<Roster>,
     pub replicator: Arc<Replicator>,
     pub mounts: AskMounts,
+    /// None where this instance takes no changes.
+    pub changes: Option<Changes>,
     /// Where applications see the databases: `dbPath` is a client's path below it.
     pub watch_path: PathBuf,
     /// Beyond this lag health is `degraded`.

@@ -2,4 +2,5 @@
 
 pub mod discovery;
 pub mod ids;
+pub mod request;
 pub mod roster;

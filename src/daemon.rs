@@ -274,6 +274,7 @@ async fn start_api(
         replicator: replicator.clone(),
         mounts: Box::new(move || shown.status()),
         changes: None,
+        token: config.api_token.clone(),
         watch_path: config.watch_path.mountpoint.clone(),
         max_lag: config.limits.max_lag,
         started: Instant::now(),

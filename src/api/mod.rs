@@ -1,12 +1,19 @@
 //! The HTTP API: what is known of clients, mounts and store as JSON, a sync on demand, and metrics.
 
+mod access;
+mod bodies;
 mod calls;
+mod changes;
 mod metrics;
+mod openapi;
+mod query;
+mod reads;
 mod replies;
 mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod validation;
 mod views;
 
 use std::future::Future;
@@ -20,6 +27,7 @@ use tokio::net::TcpListener;
 
 use crate::mount::MountStatus;
 use crate::replicate::{Replicator, StoreHealth, SyncError, Synced};
+use crate::store::spec::Secret;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
 use crate::tenant::roster::{Client, Roster};
 
@@ -49,6 +57,8 @@ pub struct Api {
     /// Beyond this lag health is `degraded`.
     pub max_lag: Duration,
     pub started: Instant,
+    /// Without one only this machine is answered, and no page of another site.
+    pub token: Option<Secret>,
 }
 
 /// Why the API can't be served.
@@ -95,6 +105,8 @@ struct State {
     max_lag: Duration,
     started: Instant,
     mounts: AskMounts,
+    changes: Option<Changes>,
+    token: Option<Secret>,
     store_health: Box<dyn Fn() -> StoreHealth + Send + Sync>,
     sync: AskSync,
 }
@@ -109,6 +121,8 @@ impl From<Api> for State {
             max_lag: api.max_lag,
             started: api.started,
             mounts: api.mounts,
+            changes: api.changes,
+            token: api.token,
             store_health: Box::new(move || for_health.store_health()),
             sync: Box::new(move |wanted, client, timeout| {
                 let replicator = for_sync.clone();

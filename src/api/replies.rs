@@ -2,24 +2,36 @@
 
 use serde::Serialize;
 use serde_json::json;
-use warp::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use warp::http::{Response, StatusCode};
+use warp::http::StatusCode;
+use warp::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+
+use crate::tenant::request::RequestError;
 
 /// A whole answer.
-pub type Reply = Response<String>;
+pub type Reply = warp::reply::Response;
 
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     let text = serde_json::to_string(value).expect("BUG: an answer that is no JSON");
-    body(status, "application/json", text)
+    let mut reply = media("application/json", Reply::new(text.into()));
+    *reply.status_mut() = status;
+    reply
 }
 
 pub fn text(content_type: &'static str, text: String) -> Reply {
-    body(StatusCode::OK, content_type, text)
+    media(content_type, Reply::new(text.into()))
 }
 
-fn body(status: StatusCode, content_type: &'static str, text: String) -> Reply {
-    let mut reply = Response::new(text);
-    *reply.status_mut() = status;
+/// An answer without a body.
+pub fn nothing() -> Reply {
+    let mut reply = Reply::default();
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    reply
+}
+
+/// Takes the body over, as what it is.
+pub fn media(content_type: &'static str, mut reply: Reply) -> Reply {
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -33,8 +45,8 @@ pub struct Refusal {
     pub status: StatusCode,
     pub code: &'static str,
     pub message: String,
-    /// The methods that the path has.
-    pub allow: Option<String>,
+    /// What the status asks to be said besides.
+    pub header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
@@ -43,12 +55,24 @@ impl Refusal {
             status,
             code,
             message: message.into(),
-            allow: None,
+            header: None,
         }
     }
 
     pub fn bad_query(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_query", message)
+    }
+
+    pub fn bad_body(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_body", message)
+    }
+
+    pub fn wrong_method(message: String, allowed: &[&str]) -> Self {
+        let allowed = HeaderValue::from_str(&allowed.join(", "));
+        Self {
+            header: Some((ALLOW, allowed.expect("BUG: a method that is no token"))),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+        }
     }
 
     pub fn not_yet(what: &str) -> Self {
@@ -60,15 +84,24 @@ impl Refusal {
     }
 }
 
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        let status = match &error {
+            RequestError::Invalid { .. } => StatusCode::BAD_REQUEST,
+            RequestError::Taken { .. } => StatusCode::CONFLICT,
+            RequestError::Limit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            RequestError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.code(), error.to_string())
+    }
+}
+
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
         let error = json!({"error": {"code": refusal.code, "message": refusal.message}});
         let mut reply = json(refusal.status, &error);
-        if let Some(allow) = refusal
-            .allow
-            .and_then(|allow| HeaderValue::try_from(allow).ok())
-        {
-            reply.headers_mut().insert(ALLOW, allow);
+        if let Some((name, value)) = refusal.header {
+            reply.headers_mut().insert(name, value);
         }
         reply
     }

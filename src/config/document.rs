@@ -250,7 +250,6 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
     fn what_does_not_work_yet_is_refused_where_it_stands() {
         for (text, line, name) in [
             ("clients:\n  - clientId: x\n", 1, "`clients`"),
-            ("server:\n  apiToken: x\n", 2, "`server.apiToken`"),
             (
                 "tenantDefaults:\n\n  removedRetention: 72h\n",
                 3,
@@ -267,7 +266,6 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
                 "`autoDiscovery.enabled: false`",
             ),
             ("mount:\n  capture: passthrough\n", 2, "`passthrough`"),
-            ("server:\n  host: 0.0.0.0\n", 2, "`server.apiToken`"),
             (
                 "autoDiscovery:\n  watchPaths:\n  - /a\n  - /b\n",
                 4,

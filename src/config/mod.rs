@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use document::load;
 pub use written::{WatchPathWritten, Written};
 
-use crate::store::spec::{S3Options, StoreSpec};
+use crate::store::spec::{S3Options, Secret, StoreSpec};
 use crate::tenant::discovery::Rules;
 
 /// Read where no `-config` is given and the file exists.
@@ -31,6 +31,8 @@ pub struct Config {
     pub s3: S3Options,
     /// Where the API listens; none for `-listen none`.
     pub listen: Option<SocketAddr>,
+    /// Every request needs it; without one the API listens on loopback only.
+    pub api_token: Option<Secret>,
     pub watch_path: WatchPath,
     pub rules: Rules,
     /// Zero makes each captured transaction a segment.
@@ -124,6 +126,10 @@ pub enum ConfigError {
         "no watch path is configured: give `-watch-path DIR`, or `autoDiscovery.watchPaths` in the configuration"
     )]
     NoWatchPath,
+    #[error(
+        "the API's address {0} is not loopback and needs `server.apiToken`: set that key, or write 127.0.0.1"
+    )]
+    NoToken(SocketAddr),
     #[error("{}: {reason}", path.display())]
     Path { path: PathBuf, reason: String },
     #[error(transparent)]

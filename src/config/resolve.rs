@@ -54,10 +54,16 @@ impl Written {
             let host = self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             Some(SocketAddr::new(host, self.port.unwrap_or(DEFAULT_PORT)))
         });
+        if let Some(address) = listen.filter(|address| !address.ip().is_loopback())
+            && self.api_token.is_none()
+        {
+            return Err(ConfigError::NoToken(address));
+        }
         Ok(Config {
             store,
             s3: self.s3,
             listen,
+            api_token: self.api_token,
             watch_path,
             rules,
             sync_interval: self.sync_interval.unwrap_or(Duration::from_secs(1)),
@@ -169,6 +175,7 @@ fn outside(watch_path: &WatchPath, what: &str, path: &Path) -> Result<(), Config
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::spec::Secret;
 
     struct Scratch(tempfile::TempDir);
 
@@ -206,6 +213,25 @@ mod tests {
         assert_eq!(config.sync_interval, Duration::from_secs(1));
         assert_eq!(config.limits.spool_bytes, 10 << 30);
         assert!(config.passthrough && config.state_dir.is_none());
+    }
+
+    #[test]
+    fn other_machines_need_the_token() {
+        let scratch = Scratch::new();
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], 80));
+        for (host, listen) in [
+            (Some(everywhere.ip()), None),
+            (None, Some(Some(everywhere))),
+        ] {
+            let mut written = scratch.written();
+            (written.host, written.port, written.listen) = (host, Some(80), listen);
+            let error = written.clone().resolve().expect_err("no token").to_string();
+            assert!(error.contains("`server.apiToken`"), "{error}");
+            written.api_token = Some(Secret("not-to-be-shown".to_owned()));
+            let config = written.resolve().expect("a token");
+            assert_eq!(config.listen, Some(everywhere));
+            assert!(!format!("{config:?}").contains("not-to-be-shown"));
+        }
     }
 
     #[test]

@@ -53,9 +53,9 @@ pub const KEYS: &[Key] = &[
     synonym("server.bucket", Value(store), "bucket"),
     key(
         "server.host",
-        Value(|w, text| put(&mut w.host, units::loopback_host(text))),
+        Value(|w, text| put(&mut w.host, units::host(text))),
         "127.0.0.1",
-        "the API's address; only loopback, as long as `server.apiToken` is not supported",
+        "the API's address; one that is not loopback needs `server.apiToken`",
     ),
     key(
         "server.port",
@@ -63,7 +63,12 @@ pub const KEYS: &[Key] = &[
         "8080",
         "the API's port; 0 takes a free one, which the log line `Ready` names",
     ),
-    not_yet("server.apiToken"),
+    key(
+        "server.apiToken",
+        Value(|w, text| put(&mut w.api_token, units::api_token(text))),
+        "none",
+        "every request then needs `Authorization: Bearer …`, but `GET /api/health` and the page; never printed",
+    ),
     section("s3"),
     key(
         "s3.endpoint",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::units;
 use super::{LogFormat, SpoolReserve};
-use crate::store::spec::{S3Options, StoreSpec};
+use crate::store::spec::{S3Options, Secret, StoreSpec};
 
 /// What was written; absent means the default. Flags are written over the file by assigning the fields.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,7 @@ pub struct Written {
     pub s3: S3Options,
     pub host: Option<IpAddr>,
     pub port: Option<u16>,
+    pub api_token: Option<Secret>,
     /// What the flag says: an address, or `none`. Before `host` and `port`.
     pub listen: Option<Option<SocketAddr>>,
     pub watch_path: Option<WatchPathWritten>,

@@ -107,7 +107,7 @@ impl Rules {
 }
 
 /// Whether a name can stand in a key and in a path as it is, whatever the configured pattern lets through.
-fn is_safe_name(name: &str) -> bool {
+pub fn is_safe_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 200
         && name != "."

@@ -1,0 +1,78 @@
+//! The calls that do something: register, pause, unregister, sync, make a snapshot.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use warp::http::StatusCode;
+
+use super::bodies::{NewDatabase, NewStatus, Wish};
+use super::calls::lookup;
+use super::query::Query;
+use super::replies::{self, Refusal, Reply};
+use super::routes::Named;
+use super::{Changes, State, Wanted, validation, views};
+use crate::replicate::SyncError;
+use crate::tenant::request::Registered;
+use crate::tenant::roster::Client;
+
+pub async fn register(state: &State, body: NewDatabase) -> Result<Reply, Refusal> {
+    let changes = changes(state, "POST /api/databases")?;
+    let roots: Vec<_> = (state.mounts)()
+        .into_iter()
+        .map(|mount| mount.mountpoint)
+        .collect();
+    let request = validation::registration(body, &roots)?;
+    let registered = (changes.register)(request).await?;
+    let status = match &registered {
+        Registered::New(_) => StatusCode::CREATED,
+        Registered::Known(_) => StatusCode::OK,
+    };
+    Ok(database(state, status, registered.client()))
+}
+
+pub async fn set_status(
+    state: &State,
+    client: Arc<Client>,
+    body: NewStatus,
+) -> Result<Reply, Refusal> {
+    let changes = changes(state, "PUT …/status")?;
+    (changes.set_paused)(client.clone(), body.status == Wish::Paused).await?;
+    Ok(database(state, StatusCode::OK, &client))
+}
+
+pub async fn unregister(state: &State, client: Arc<Client>) -> Result<Reply, Refusal> {
+    let changes = changes(state, "DELETE /api/databases/{tenantId}/{dbName}")?;
+    (changes.unregister)(client).await?;
+    Ok(replies::nothing())
+}
+
+pub async fn wait_for(
+    state: &State,
+    wanted: Wanted,
+    named: &Named,
+    query: &Query,
+) -> Result<Reply, Refusal> {
+    let timeout = query.timeout()?;
+    let client = lookup(state, named, query)?;
+    let synced = (state.sync)(wanted, client, timeout)
+        .await
+        .map_err(|error| {
+            let (status, code) = match &error {
+                SyncError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
+                SyncError::NotActive(_) => (StatusCode::CONFLICT, "not_active"),
+                SyncError::Empty => (StatusCode::CONFLICT, "empty"),
+            };
+            Refusal::new(status, code, error.to_string())
+        })?;
+    let body = json!({"txid": synced.txid, "durationMs": synced.duration.as_millis() as u64});
+    Ok(replies::json(StatusCode::OK, &body))
+}
+
+fn changes<'a>(state: &'a State, what: &str) -> Result<&'a Changes, Refusal> {
+    state.changes.as_ref().ok_or_else(|| Refusal::not_yet(what))
+}
+
+fn database(state: &State, status: StatusCode, client: &Client) -> Reply {
+    let view = views::database(client, client.progress().status, &state.watch_path);
+    replies::json(status, &view)
+}

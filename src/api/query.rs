@@ -1,0 +1,74 @@
+//! The query of a request: which parameters it has, and what they mean.
+
+use std::time::Duration;
+
+use super::replies::Refusal;
+use super::routes::Parameter;
+use crate::format::quantity;
+use crate::tenant::roster::Status;
+
+/// How long a sync may be waited for, unless the query says otherwise, and at most.
+const WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// The parameters of a query, in order: each one known to the route, each at most once.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// None for a query that can't be read.
+    pub fn new(
+        written: Option<Vec<(String, String)>>,
+        known: &[Parameter],
+    ) -> Result<Self, Refusal> {
+        let written = written.ok_or_else(|| Refusal::bad_query("the query can't be read"))?;
+        for (at, (name, _)) in written.iter().enumerate() {
+            if !known.iter().any(|parameter| parameter.name == name) {
+                let known: Vec<_> = known.iter().map(|parameter| parameter.name).collect();
+                let known = match known.as_slice() {
+                    [] => "this call has none".to_owned(),
+                    known => format!("known here: {}", known.join(", ")),
+                };
+                return Err(Refusal::bad_query(format!(
+                    "there is no parameter {name:?}; {known}"
+                )));
+            }
+            if written[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Refusal::bad_query(format!("{name:?} is given twice")));
+            }
+        }
+        Ok(Self(written))
+    }
+
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn status(&self) -> Result<Option<Status>, Refusal> {
+        let Some(word) = self.text("status") else {
+            return Ok(None);
+        };
+        if word == "ignored" {
+            return Err(Refusal::not_yet("status=ignored"));
+        }
+        Status::ALL
+            .into_iter()
+            .find(|status| status.as_str() == word)
+            .map(Some)
+            .ok_or_else(|| Refusal::bad_query(format!("there is no status {word:?}")))
+    }
+
+    pub fn timeout(&self) -> Result<Duration, Refusal> {
+        let Some(text) = self.text("timeout") else {
+            return Ok(WAIT);
+        };
+        quantity::duration(text)
+            .ok()
+            .filter(|timeout| *timeout <= LONGEST_WAIT)
+            .ok_or_else(|| {
+                Refusal::bad_query(format!("timeout={text:?} is no duration of at most 5m"))
+            })
+    }
+}

@@ -1,0 +1,94 @@
+//! Who is answered, and what is refused by name.
+
+use super::Served;
+
+#[tokio::test]
+async fn what_does_not_work_is_said_by_name() {
+    let api = Served::start().await;
+    for (method, path) in [
+        ("GET", "/api/databases/t/d/moments"),
+        ("GET", "/api/databases/t/d/download"),
+        ("GET", "/api/events"),
+        ("GET", "/"),
+        ("GET", "/api/databases?status=ignored"),
+    ] {
+        let answer = api.ask(method, path, &[]).await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (501, "not_supported_yet".to_owned()),
+            "{path}"
+        );
+    }
+    let answer = api.get("/api/nothing").await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (404, "unknown_route".to_owned())
+    );
+    let answer = api.ask("DELETE", "/api/health", &[]).await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (405, "wrong_method".to_owned())
+    );
+    assert!(answer.head.contains("allow: get"), "{}", answer.head);
+    for query in ["status=odd", "nobody=1", "status=active&status=active"] {
+        let answer = api.get(&format!("/api/databases?{query}")).await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "bad_query".to_owned()),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused() {
+    let api = Served::start().await;
+    let own = api.addr.to_string();
+    let origin = format!("http://{own}");
+    for (headers, status) in [
+        (vec![("Host", "localhost")], 200),
+        (vec![("Host", "[::1]:8080")], 200),
+        (
+            vec![("Host", own.as_str()), ("Origin", origin.as_str())],
+            200,
+        ),
+        (vec![("Host", "evil.example")], 403),
+        (vec![("Host", "evil.example:80")], 403),
+        (vec![("Host", "127.0.0.1.evil.example")], 403),
+        (vec![("Host", "10.0.0.1")], 403),
+        (vec![("Origin", "http://evil.example")], 403),
+        (vec![("Origin", "http://127.0.0.1:1")], 403),
+        (vec![("Origin", "null")], 403),
+    ] {
+        let answer = api.ask("GET", "/api/health", &headers).await;
+        assert_eq!(answer.status, status, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_token_only_its_bearer_is_answered() {
+    let api = Served::start_with(Some("s3cret-token")).await;
+    let right = ("Authorization", "Bearer s3cret-token");
+    for path in [
+        "/api/databases",
+        "/metrics",
+        "/api/health/clients",
+        "/api/nothing",
+    ] {
+        for headers in [vec![], vec![("Authorization", "Bearer other")]] {
+            let answer = api.ask("GET", path, &headers).await;
+            assert_eq!(
+                (answer.status, answer.code()),
+                (401, "unauthorized".to_owned())
+            );
+            assert!(answer.head.contains("www-authenticate: bearer realm="));
+            assert!(!answer.body.contains("s3cret"), "{}", answer.body);
+        }
+    }
+    let answer = api.ask("POST", "/api/databases", &[]).await;
+    assert_eq!(answer.status, 401, "before the body is read");
+    let foreign = [right, ("Host", "backup.example.org")];
+    assert_eq!(api.ask("GET", "/api/databases", &foreign).await.status, 200);
+    assert_eq!(api.ask("GET", "/api/nothing", &[right]).await.status, 404);
+    assert_eq!(api.get("/api/health").await.status, 200);
+}

@@ -1,0 +1,235 @@
+//! The API over a real connection, on a roster made by hand.
+
+mod access;
+mod changes;
+mod connections;
+mod reads;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use super::{Changes, State, Wanted, server};
+use crate::mount::MountStatus;
+use crate::replicate::{StoreHealth, SyncError, Synced};
+use crate::store::spec::Secret;
+use crate::tenant::ids::ClientId;
+use crate::tenant::request::{RegisterRequest, Registered, RequestError};
+use crate::tenant::roster::{Client, Registration, Roster, Status};
+
+const GUID: &str = "12345678-1234-5678-9abc-123456789012";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Served {
+    addr: SocketAddr,
+    roster: Arc<Roster>,
+    mount_state: Arc<Mutex<&'static str>>,
+    shutdown: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn code(&self) -> String {
+        let json = self.json();
+        assert!(json["error"]["message"].is_string(), "{json}");
+        json["error"]["code"].as_str().expect("a code").to_owned()
+    }
+}
+
+impl Served {
+    async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(token: Option<&str>) -> Self {
+        let roster = Arc::new(Roster::new(10));
+        let mount_state = Arc::new(Mutex::new("mounted"));
+        let mounts = mount_state.clone();
+        let state = State {
+            roster: roster.clone(),
+            watch_path: "/data".into(),
+            max_lag: Duration::from_secs(30),
+            started: Instant::now(),
+            mounts: Box::new(move || vec![mount(*mounts.lock().expect("not poisoned"))]),
+            changes: Some(changes(&roster)),
+            token: token.map(|token| Secret(token.to_owned())),
+            store_health: Box::new(|| StoreHealth {
+                reachable: Some(true),
+                conditional_put: Some(true),
+                error: None,
+            }),
+            sync: Box::new(|wanted, client, timeout| Box::pin(sync(wanted, client, timeout))),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (shutdown, stop) = oneshot::channel::<()>();
+        let task = tokio::spawn(server::serve(listener, Arc::new(state), async move {
+            stop.await.expect("the sender is kept");
+        }));
+        Self {
+            addr,
+            roster,
+            mount_state,
+            shutdown,
+            task,
+        }
+    }
+
+    fn register(&self, prefix: &str, guid: &str) -> Arc<Client> {
+        let path = format!("{guid}.db");
+        match self
+            .roster
+            .register(ClientId::guid(prefix, guid), Path::new(&path))
+        {
+            Registration::New(client) => client,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[]).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(method, path, headers, "").await
+    }
+
+    /// With a body.
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head.push_str(&format!("Host: {}\r\n", self.addr));
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        self.exchange(&format!("{head}\r\n{body}")).await
+    }
+
+    async fn exchange(&self, request: &str) -> Answer {
+        let text = tokio::time::timeout(DEADLINE, async {
+            let mut stream = TcpStream::connect(self.addr).await.expect("connected");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).await.expect("answered");
+            String::from_utf8(bytes).expect("text")
+        })
+        .await
+        .expect("an answer in time");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Answer {
+            status: status.expect("a status"),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+}
+
+fn mount(state: &'static str) -> MountStatus {
+    MountStatus {
+        watch_path: "/data".into(),
+        mountpoint: "/data".into(),
+        prefix: String::new(),
+        capture: "intercept",
+        file_passthrough: true,
+        state,
+        error: None,
+    }
+}
+
+/// A store that holds everything at once, but for paused clients, and for those who can't wait at all.
+async fn sync(wanted: Wanted, client: Arc<Client>, timeout: Duration) -> Result<Synced, SyncError> {
+    match client.progress().status {
+        Status::Paused => Err(SyncError::NotActive("paused")),
+        _ if timeout.is_zero() => Err(SyncError::TimedOut(timeout)),
+        _ => Ok(Synced {
+            txid: match wanted {
+                Wanted::Sync => 7,
+                Wanted::Snapshot => 8,
+            },
+            duration: Duration::from_millis(12),
+        }),
+    }
+}
+
+/// Changes of the roster alone: a second file has no identity, tenants are at most ten, and nothing can be noted of the
+/// client `unwritable`.
+fn changes(roster: &Arc<Roster>) -> Changes {
+    let (registers, unregisters) = (roster.clone(), roster.clone());
+    Changes {
+        register: Box::new(move |request| {
+            let registered = register(&registers, request);
+            Box::pin(async { registered })
+        }),
+        set_paused: Box::new(|client, paused| {
+            client.update(|progress| {
+                progress.status = if paused {
+                    Status::Paused
+                } else {
+                    Status::Active
+                };
+            });
+            Box::pin(async { Ok(()) })
+        }),
+        unregister: Box::new(move |client| {
+            unregisters.unregister(&client.id, &client.db_path);
+            Box::pin(async { Ok(()) })
+        }),
+    }
+}
+
+fn register(roster: &Roster, request: RegisterRequest) -> Result<Registered, RequestError> {
+    let tenant = request.tenant_id.or(request.client_id);
+    let tenant = tenant.expect("one of them is there");
+    if tenant == "unwritable" {
+        return Err(RequestError::Unavailable {
+            code: "state",
+            message: "the state can't be written".to_owned(),
+        });
+    }
+    let path = request
+        .db_path
+        .unwrap_or_else(|| format!("/data/{tenant}.db").into());
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let id = ClientId {
+        prefix: String::new(),
+        db_name: stem.expect("a name").to_owned(),
+        tenant,
+    };
+    let below = path.strip_prefix("/data").expect("below the watch path");
+    match roster.register(id, below) {
+        Registration::New(client) if client.progress().status == Status::Refused => {
+            roster.unregister(&client.id, below);
+            Err(RequestError::Limit {
+                code: "too_many_tenants",
+                message: "limits.maxTenantsPerInstance is 10".to_owned(),
+            })
+        }
+        Registration::New(client) => Ok(Registered::New(client)),
+        Registration::Known(client) => Ok(Registered::Known(client)),
+        Registration::Taken(path) => Err(RequestError::Taken {
+            code: "path_taken",
+            message: format!("{} has this identity already", path.display()),
+        }),
+    }
+}

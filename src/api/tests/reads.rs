@@ -1,0 +1,110 @@
+//! The calls that only look.
+
+use serde_json::json;
+
+use super::{GUID, Served};
+use crate::tenant::roster::Status;
+
+#[tokio::test]
+async fn databases_with_and_without_filters() {
+    let api = Served::start().await;
+    assert_eq!(
+        api.get("/api/databases").await.json(),
+        json!({"databases": [], "total": 0})
+    );
+    api.register("", GUID);
+    api.register("eu", "other")
+        .update(|progress| progress.status = Status::Failing);
+    let answer = api.get("/api/databases").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("content-type: application/json"));
+    let json = answer.json();
+    assert_eq!(json["total"], 2);
+    assert_eq!(json["databases"][0]["dbPath"], format!("/data/{GUID}.db"));
+    for (query, total) in [
+        (format!("tenant={GUID}"), 1),
+        ("tenant=nobody".to_owned(), 0),
+        ("status=failing".to_owned(), 1),
+        ("status=active&prefix=eu".to_owned(), 0),
+        ("prefix=eu".to_owned(), 1),
+        ("prefix=".to_owned(), 1),
+    ] {
+        let json = api.get(&format!("/api/databases?{query}")).await.json();
+        assert_eq!(json["total"], total, "{query}");
+        assert_eq!(json["databases"].as_array().expect("a list").len(), total);
+    }
+}
+
+#[tokio::test]
+async fn health_of_the_instance_and_of_clients() {
+    let api = Served::start().await;
+    let client = api.register("", GUID);
+    let json = api.get("/api/health").await.json();
+    assert_eq!(json["status"], "ok");
+    assert_eq!(json["counts"]["active"], 1);
+    assert_eq!(json["store"]["conditionalPut"], true);
+    assert_eq!(json["mounts"][0]["mountpoint"], "/data");
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+
+    client.update(|progress| progress.status = Status::Failing);
+    let answer = api.get("/api/health").await;
+    assert_eq!(
+        (answer.status, answer.json()["status"].clone()),
+        (200, json!("degraded"))
+    );
+    *api.mount_state.lock().expect("not poisoned") = "bypassed";
+    let answer = api.get("/api/health").await;
+    assert_eq!(
+        (answer.status, answer.json()["status"].clone()),
+        (503, json!("failing"))
+    );
+
+    let all = api.get("/api/health/clients").await.json();
+    let one = api.get(&format!("/api/health/clients/{GUID}")).await.json();
+    let named = api.get(&format!("/api/health/clients/{GUID}/{GUID}")).await;
+    assert_eq!(all, json!({"clients": [one.clone()]}));
+    assert_eq!(named.json(), one);
+    let none = api.get("/api/health/clients?status=gapped").await.json();
+    assert_eq!(none, json!({"clients": []}));
+    let unknown = api.get("/api/health/clients/nobody").await;
+    assert_eq!(
+        (unknown.status, unknown.code()),
+        (404, "unknown_client".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn the_same_guid_under_two_prefixes_needs_the_prefix() {
+    let api = Served::start().await;
+    api.register("eu", GUID);
+    api.register("us", GUID);
+    let path = format!("/api/health/clients/{GUID}");
+    let answer = api.get(&path).await;
+    assert_eq!(answer.status, 409);
+    let message = answer.json()["error"]["message"].to_string();
+    assert!(
+        message.contains(&format!("eu/{GUID}, us/{GUID}")),
+        "{message}"
+    );
+    let one = api.get(&format!("{path}?prefix=us")).await.json();
+    assert_eq!(one["s3Prefix"], format!("us/databases/{GUID}"));
+    assert_eq!(api.get(&format!("{path}?prefix=asia")).await.status, 404);
+}
+
+#[tokio::test]
+async fn metrics_are_text() {
+    let api = Served::start().await;
+    api.register("", GUID);
+    let answer = api.get("/metrics").await;
+    assert!(
+        answer
+            .head
+            .contains("content-type: text/plain; version=0.0.4")
+    );
+    let line = format!("litestream_databases_active{{client=\"{GUID}\"}} 1");
+    assert!(
+        answer.body.lines().any(|one| one == line),
+        "{}",
+        answer.body
+    );
+}

@@ -10,7 +10,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, Named, NoCall};
-use super::{State, Wanted, access, bodies, changes, metrics, openapi, reads};
+use super::{State, Wanted, access, bodies, changes, events, metrics, openapi, reads};
 use crate::clock;
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::Client;
@@ -85,6 +85,7 @@ async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
             let client = lookup(state, &named, &query)?;
             Ok(reads::client_health(state, &client))
         }
+        Call::Events => events::follow(state),
         Call::Metrics => {
             let text = metrics::render(&state.roster.all(), clock::now_ms());
             Ok(replies::text(metrics::CONTENT_TYPE, text))

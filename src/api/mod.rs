@@ -4,6 +4,7 @@ mod access;
 mod bodies;
 mod calls;
 mod changes;
+mod events;
 mod metrics;
 mod openapi;
 mod query;
@@ -11,6 +12,7 @@ mod reads;
 mod replies;
 mod routes;
 mod server;
+mod stalls;
 #[cfg(test)]
 mod tests;
 mod validation;
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 
 use crate::mount::MountStatus;
 use crate::replicate::{Replicator, StoreHealth, SyncError, Synced};
@@ -107,6 +110,10 @@ struct State {
     mounts: AskMounts,
     changes: Option<Changes>,
     token: Option<Secret>,
+    /// Places for those who listen to events.
+    listeners: Arc<Semaphore>,
+    /// Set when the server ends: what is streamed ends with it.
+    closing: watch::Sender<bool>,
     store_health: Box<dyn Fn() -> StoreHealth + Send + Sync>,
     sync: AskSync,
 }
@@ -123,6 +130,8 @@ impl From<Api> for State {
             mounts: api.mounts,
             changes: api.changes,
             token: api.token,
+            listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
+            closing: watch::Sender::new(false),
             store_health: Box::new(move || for_health.store_health()),
             sync: Box::new(move |wanted, client, timeout| {
                 let replicator = for_sync.clone();

@@ -15,6 +15,7 @@ pub enum Call {
     Health,
     ClientsHealth,
     ClientHealth(Named),
+    Events,
     Metrics,
     OpenApi,
     NotYet,
@@ -243,7 +244,23 @@ pub static ROUTES: &[Route] = &[
         open: false,
         make: |parts| Call::ClientHealth(named(parts)),
     },
-    not_yet("GET", "/api/events", "What happens, as it happens"),
+    Route {
+        method: "GET",
+        path: "/api/events",
+        summary: "What happens, as it happens: registered, unregistered, synced, failed, missed",
+        query: &[],
+        body: None,
+        answers: &[
+            Answer(
+                200,
+                "server-sent events; data is Health, but only the name for unregistered, and a number for missed",
+                Content::Media("text/event-stream"),
+            ),
+            Answer(503, "too many listen already", Content::Json("Error")),
+        ],
+        open: false,
+        make: |_| Call::Events,
+    },
     Route {
         method: "GET",
         path: "/api/openapi.json",

@@ -1,4 +1,4 @@
-//! Serves connections: a bound on how many, how large a request's head is, and how long each may take.
+//! Serves connections: a bound on how many, how large a request's head is, and how long each may take or stand still.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::stalls::Unstalled;
 use super::{State, calls};
 
 /// Connections at one time; further ones wait in the kernel's backlog.
@@ -21,8 +22,10 @@ const MAX_HEAD: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 /// A client that has not sent its whole head by then is cut off; also the longest idle time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// No connection lives longer, so that one who never reads its answers can't keep it.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
+/// One who takes nothing of an answer for so long is cut off.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// No connection lives longer, so that one who takes a byte now and then can't keep it.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
 /// For answers that are under way when the server ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// Pause after a failed accept, which mostly means that descriptors have run out.
@@ -30,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `shutdown` completes.
 pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) {
-    let service = warp::service(calls::filter(state));
+    let service = warp::service(calls::filter(state.clone()));
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
@@ -50,7 +53,7 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
         };
         let service = TowerToHyperService::new(service.clone());
         let connection = builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Unstalled::new(stream, STALL_TIMEOUT)), service)
             .into_owned();
         let connection = graceful.watch(connection);
         connections.spawn(async move {
@@ -63,6 +66,7 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
         });
     }
     drop(listener);
+    state.closing.send_replace(true);
     if tokio::time::timeout(SHUTDOWN_GRACE, graceful.shutdown())
         .await
         .is_err()

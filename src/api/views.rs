@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::clock::{UnixMs, rfc3339};
 use crate::mount::MountStatus;
 use crate::replicate::StoreHealth;
+use crate::tenant::ids::ClientId;
 use crate::tenant::roster::{Client, Progress, Status};
 
 /// One database. What is absent is null.
@@ -29,6 +30,16 @@ pub struct DatabaseView {
     pub retention: Option<String>,
 }
 
+/// The name of a client that is gone.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityView {
+    pub tenant_id: String,
+    pub client_id: String,
+    pub db_name: String,
+    pub prefix: Option<String>,
+}
+
 /// One database and how far its replication has come.
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
@@ -39,6 +50,8 @@ pub struct HealthView {
     pub replicated_txid: u64,
     pub replication_lag_ms: u64,
     pub pending_bytes: u64,
+    /// None until it was captured.
+    pub database_bytes: Option<u64>,
     pub generation: Option<String>,
     pub last_sync_at: Option<String>,
     pub last_snapshot_at: Option<String>,
@@ -90,6 +103,15 @@ pub struct Instance<'a> {
     pub now: UnixMs,
 }
 
+pub fn identity(id: &ClientId) -> IdentityView {
+    IdentityView {
+        tenant_id: id.tenant.clone(),
+        client_id: id.label(),
+        db_name: id.db_name.clone(),
+        prefix: filled(&id.prefix),
+    }
+}
+
 pub fn database(client: &Client, status: Status, watch_path: &Path) -> DatabaseView {
     let db_path = watch_path.join(&client.db_path);
     DatabaseView {
@@ -113,6 +135,7 @@ pub fn health(client: &Client, watch_path: &Path, now: UnixMs) -> HealthView {
         replicated_txid: progress.replicated_txid,
         replication_lag_ms: progress.lag_ms(now),
         pending_bytes: progress.pending_bytes,
+        database_bytes: progress.database_bytes,
         generation: progress.generation.map(|id| id.to_string()),
         last_sync_at: progress.last_sync_at.map(rfc3339),
         last_snapshot_at: progress.last_snapshot_at.map(rfc3339),
@@ -184,7 +207,6 @@ fn filled(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::format::keys::GenerationId;
-    use crate::tenant::ids::ClientId;
     use serde_json::json;
 
     fn client(prefix: &str) -> Client {
@@ -204,6 +226,7 @@ mod tests {
             "s3Prefix": "databases/12345678-1234-5678-9abc-123456789012",
             "status": "active", "enabled": true, "retention": null,
             "txid": 0, "replicatedTxid": 0, "replicationLagMs": 0, "pendingBytes": 0,
+            "databaseBytes": null,
             "generation": null, "lastSyncAt": null, "lastSnapshotAt": null, "lastProvenAt": null,
             "syncErrors": 0, "lastError": null,
         });

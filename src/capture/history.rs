@@ -324,8 +324,10 @@ impl History {
         let captured = self.mark.map_or(self.last_txid, |mark| mark.txid);
         let stored = self.stored.map_or(0, |mark| mark.txid);
         let generation = self.mark.map(|mark| mark.generation);
+        let database_bytes = self.mark.map(|mark| mark.database_bytes());
         client.update(|progress| {
             progress.txid = captured;
+            progress.database_bytes = database_bytes.or(progress.database_bytes);
             progress.pending_bytes = pending_bytes;
             progress.oldest_pending_at = match (oldest, unseen) {
                 (Some(a), Some(b)) => Some(a.min(b)),

@@ -24,6 +24,13 @@ pub struct Mark {
     pub wal: Option<WalMark>,
 }
 
+impl Mark {
+    /// Bytes of the database, its log not counted.
+    pub fn database_bytes(&self) -> u64 {
+        u64::from(self.commit) * u64::from(self.page_size)
+    }
+}
+
 /// A place in one life of a log, behind a commit frame or at its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WalMark {

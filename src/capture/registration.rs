@@ -69,6 +69,7 @@ impl Capture {
                         progress.txid = stored.mark.txid;
                         progress.replicated_txid = stored.mark.txid;
                         progress.generation = Some(stored.mark.generation);
+                        progress.database_bytes = Some(stored.mark.database_bytes());
                     });
                 }
             }

@@ -244,9 +244,7 @@ async fn note_stored(
     if segment.snapshot {
         replicator.note_snapshot(db).await?;
     } else if let Some(newest) = newest {
-        let end = &segment.end;
-        let database_bytes = u64::from(end.commit) * u64::from(end.page_size);
-        replicator.note_progress(db, &newest, database_bytes);
+        replicator.note_progress(db, &newest, segment.end.database_bytes());
     }
     Ok(front)
 }

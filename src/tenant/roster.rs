@@ -7,6 +7,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::watch;
 
+use super::events::{EventKind, Events};
 use super::ids::ClientId;
 use crate::clock::UnixMs;
 use crate::store::keys::GenerationId;
@@ -65,6 +66,8 @@ pub struct Progress {
     pub replicated_txid: u64,
     /// The newest transaction of which this run knows a snapshot in the store; 0 for none.
     pub snapshot_txid: u64,
+    /// Bytes of the database as it was last captured; none before.
+    pub database_bytes: Option<u64>,
     /// Bytes of captured segments that are not in the store yet.
     pub pending_bytes: u64,
     /// When the oldest commit was seen that is not in the store yet.
@@ -85,6 +88,7 @@ impl Progress {
             txid: 0,
             replicated_txid: 0,
             snapshot_txid: 0,
+            database_bytes: None,
             pending_bytes: 0,
             oldest_pending_at: None,
             generation: None,
@@ -113,6 +117,8 @@ pub struct Client {
     progress: Mutex<Progress>,
     replicated: watch::Sender<u64>,
     snapshot: watch::Sender<u64>,
+    /// None outside of a roster.
+    events: Option<Events>,
 }
 
 impl Client {
@@ -124,6 +130,7 @@ impl Client {
             progress: Mutex::new(Progress::new()),
             replicated: watch::Sender::new(0),
             snapshot: watch::Sender::new(0),
+            events: None,
         }
     }
 
@@ -132,13 +139,19 @@ impl Client {
         self.lock().clone()
     }
 
-    /// Changes the progress in place; whoever waits for `replicated_txid` or `snapshot_txid` sees it move.
+    /// Changes the progress in place; whoever waits for `replicated_txid` or `snapshot_txid` sees it move, and whoever
+    /// listens hears of what was stored and of failures.
     pub fn update(&self, change: impl FnOnce(&mut Progress)) {
-        let (replicated, snapshot) = {
+        let (replicated, snapshot, event) = {
             let mut progress = self.lock();
+            let before = Noted::of(&progress);
             change(&mut progress);
-            (progress.replicated_txid, progress.snapshot_txid)
+            let event = before.event_at(&Noted::of(&progress));
+            (progress.replicated_txid, progress.snapshot_txid, event)
         };
+        if let (Some(event), Some(events)) = (event, &self.events) {
+            events.tell(event, &self.id);
+        }
         let publish = |sender: &watch::Sender<u64>, txid| {
             sender.send_if_modified(|known| std::mem::replace(known, txid) != txid);
         };
@@ -163,12 +176,43 @@ impl Client {
     }
 }
 
+/// What of a client's progress makes an event when it changes.
+struct Noted {
+    status: Status,
+    sync_errors: u64,
+    /// 0 until something was stored in this run: what is only read from the state is no event.
+    stored_txid: u64,
+}
+
+impl Noted {
+    fn of(progress: &Progress) -> Self {
+        let stored = progress.last_sync_at.map(|_| progress.replicated_txid);
+        Self {
+            status: progress.status,
+            sync_errors: progress.sync_errors,
+            stored_txid: stored.unwrap_or(0),
+        }
+    }
+
+    fn event_at(&self, after: &Self) -> Option<EventKind> {
+        let fails = after.status == Status::Failing && self.status != Status::Failing;
+        if fails || after.sync_errors > self.sync_errors {
+            Some(EventKind::Failed)
+        } else if after.stored_txid > self.stored_txid {
+            Some(EventKind::Synced)
+        } else {
+            None
+        }
+    }
+}
+
 /// All registered clients, by their identity.
 #[derive(Debug)]
 pub struct Roster {
     clients: DashMap<ClientId, Arc<Client>>,
     /// `limits.maxTenantsPerInstance`; those beyond are known, and refused.
     max_tenants: usize,
+    events: Events,
 }
 
 /// What came of a registration.
@@ -186,7 +230,13 @@ impl Roster {
         Self {
             clients: DashMap::new(),
             max_tenants,
+            events: Events::default(),
         }
+    }
+
+    /// What happens to all of them.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Adds a client. Past the limit it is added with the status `refused`, so that it can be seen.
@@ -198,7 +248,10 @@ impl Roster {
             }
             Entry::Occupied(known) => Registration::Taken(known.get().db_path.clone()),
             Entry::Vacant(vacant) => {
-                let client = Arc::new(Client::new(vacant.key().clone(), db_path.to_owned()));
+                let client = Arc::new(Client {
+                    events: Some(self.events.clone()),
+                    ..Client::new(vacant.key().clone(), db_path.to_owned())
+                });
                 if full {
                     let limit = self.max_tenants;
                     client.update(|progress| {
@@ -209,6 +262,7 @@ impl Roster {
                     });
                 }
                 vacant.insert(client.clone());
+                self.events.tell(EventKind::Registered, &client.id);
                 Registration::New(client)
             }
         }
@@ -216,9 +270,12 @@ impl Roster {
 
     /// Takes a client out; none if it was not registered with this file.
     pub fn unregister(&self, id: &ClientId, db_path: &Path) -> Option<Arc<Client>> {
-        self.clients
+        let removed = self
+            .clients
             .remove_if(id, |_, client| client.db_path == db_path)
-            .map(|(_, client)| client)
+            .map(|(_, client)| client)?;
+        self.events.tell(EventKind::Unregistered, id);
+        Some(removed)
     }
 
     pub fn get(&self, id: &ClientId) -> Option<Arc<Client>> {
@@ -273,6 +330,34 @@ mod tests {
         ));
         assert!(roster.unregister(&guid(1), Path::new("b/x.db")).is_none());
         assert!(roster.unregister(&guid(1), Path::new("a/x.db")).is_some());
+    }
+
+    #[test]
+    fn what_happens_to_a_client_is_told() {
+        let roster = Roster::new(10);
+        let mut listener = roster.events().listen();
+        let path = Path::new("a.db");
+        let Registration::New(client) = roster.register(guid(1), path) else {
+            panic!("a new client");
+        };
+        // What an earlier run had stored is no news.
+        client.update(|progress| progress.replicated_txid = 5);
+        client.update(|progress| progress.sync_errors += 1);
+        client.update(|progress| progress.last_sync_at = Some(1));
+        client.update(|progress| progress.replicated_txid = 6);
+        client.update(|progress| progress.status = Status::Failing);
+        client.update(|progress| progress.status = Status::Failing);
+        roster.unregister(&guid(1), path);
+        let mut told = Vec::new();
+        while let Ok(event) = listener.try_recv() {
+            assert_eq!(event.id, guid(1));
+            told.push(event.kind);
+        }
+        use EventKind::{Failed, Registered, Synced, Unregistered};
+        assert_eq!(
+            told,
+            [Registered, Failed, Synced, Synced, Failed, Unregistered]
+        );
     }
 
     #[test]

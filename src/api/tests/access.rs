@@ -8,7 +8,6 @@ async fn what_does_not_work_is_said_by_name() {
     for (method, path) in [
         ("GET", "/api/databases/t/d/moments"),
         ("GET", "/api/databases/t/d/download"),
-        ("GET", "/api/events"),
         ("GET", "/"),
         ("GET", "/api/databases?status=ignored"),
     ] {

@@ -3,6 +3,7 @@
 mod access;
 mod changes;
 mod connections;
+mod listening;
 mod reads;
 
 use std::net::SocketAddr;
@@ -13,9 +14,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::{Changes, State, Wanted, server};
+use super::{Changes, State, Wanted, events, server};
 use crate::mount::MountStatus;
 use crate::replicate::{StoreHealth, SyncError, Synced};
 use crate::store::spec::Secret;
@@ -69,6 +70,8 @@ impl Served {
             mounts: Box::new(move || vec![mount(*mounts.lock().expect("not poisoned"))]),
             changes: Some(changes(&roster)),
             token: token.map(|token| Secret(token.to_owned())),
+            listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
+            closing: watch::Sender::new(false),
             store_health: Box::new(|| StoreHealth {
                 reachable: Some(true),
                 conditional_put: Some(true),

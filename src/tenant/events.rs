@@ -1,0 +1,85 @@
+//! What happens to clients, told to those who listen; a listener that is too slow misses some, and learns how many.
+
+use tokio::sync::broadcast;
+
+use super::ids::ClientId;
+
+/// Events that a listener may be behind. Each is an identity and a word.
+const CAPACITY: usize = 4096;
+
+/// One thing that happened to a client. How far the client has come is to be asked of the roster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    pub kind: EventKind,
+    pub id: ClientId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    Registered,
+    Unregistered,
+    /// Something more of it is in the store.
+    Synced,
+    /// An attempt to store something failed, or the client is `failing` now.
+    Failed,
+}
+
+impl EventKind {
+    /// The word that the API uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::Registered => "registered",
+            EventKind::Unregistered => "unregistered",
+            EventKind::Synced => "synced",
+            EventKind::Failed => "failed",
+        }
+    }
+}
+
+/// Where events are told. Clones tell the same listeners.
+#[derive(Clone, Debug)]
+pub struct Events(broadcast::Sender<Event>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(CAPACITY))
+    }
+}
+
+impl Events {
+    /// Follows what happens from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Event> {
+        self.0.subscribe()
+    }
+
+    pub fn tell(&self, kind: EventKind, id: &ClientId) {
+        if self.0.receiver_count() > 0 {
+            let id = id.clone();
+            // The last listener may have gone just now, which is no loss.
+            drop(self.0.send(Event { kind, id }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::broadcast::error::TryRecvError;
+
+    #[test]
+    fn a_slow_listener_learns_how_many_it_missed() {
+        let events = Events::default();
+        let id = ClientId::guid("", "a");
+        events.tell(EventKind::Registered, &id);
+        let mut listener = events.listen();
+        assert_eq!(listener.try_recv(), Err(TryRecvError::Empty), "from now on");
+        for _ in 0..CAPACITY + 3 {
+            events.tell(EventKind::Synced, &id);
+        }
+        assert_eq!(listener.try_recv(), Err(TryRecvError::Lagged(3)));
+        assert_eq!(
+            listener.try_recv().expect("goes on").kind,
+            EventKind::Synced
+        );
+    }
+}

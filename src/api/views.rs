@@ -169,6 +169,7 @@ impl Instance<'_> {
         if self.mounts.iter().any(|mount| mount.state != "mounted") {
             "failing"
         } else if self.store.reachable == Some(false)
+            || self.store.error.is_some()
             || self.clients.iter().any(|client| self.degrades(client))
         {
             "degraded"
@@ -265,6 +266,15 @@ mod tests {
     }
 
     fn verdict(clients: &[Progress], state: &'static str, reachable: Option<bool>) -> &'static str {
+        with_store(clients, state, reachable, None)
+    }
+
+    fn with_store(
+        clients: &[Progress],
+        state: &'static str,
+        reachable: Option<bool>,
+        error: Option<String>,
+    ) -> &'static str {
         let mount = MountStatus {
             watch_path: "/data".into(),
             mountpoint: "/data".into(),
@@ -279,6 +289,7 @@ mod tests {
             mounts: vec![mount],
             store: StoreHealth {
                 reachable,
+                error,
                 ..StoreHealth::default()
             },
             max_lag: Duration::from_secs(30),
@@ -295,6 +306,8 @@ mod tests {
         assert_eq!(verdict(&[], "mounted", None), "ok");
         assert_eq!(verdict(&[], "mounted", Some(true)), "ok");
         assert_eq!(verdict(&[], "mounted", Some(false)), "degraded");
+        let refused = Some("the store refused access".to_owned());
+        assert_eq!(with_store(&[], "mounted", Some(true), refused), "degraded");
         assert_eq!(verdict(&[], "bypassed", Some(true)), "failing");
         assert_eq!(verdict(&[], "unmounted", Some(true)), "failing");
         let with_status = |status| progress(|progress| progress.status = status);

@@ -2,6 +2,7 @@
 
 mod agenda;
 mod pipeline;
+mod repeated;
 pub mod retention;
 mod upkeep;
 mod upload;
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::agenda::Agenda;
+use self::repeated::Repeated;
 use crate::capture::{Capture, Database};
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::roster::{Client, Status};
@@ -28,6 +30,7 @@ pub struct StoreHealth {
     pub reachable: Option<bool>,
     /// Whether create-only PUTs are honoured; none until probed.
     pub conditional_put: Option<bool>,
+    /// What the last request failed of, a refusal of the keys too; none where it succeeded.
     pub error: Option<String>,
 }
 
@@ -76,6 +79,7 @@ pub struct Replicator {
     /// When the store's clock was read, and how many milliseconds it was ahead of ours.
     clock: Mutex<Option<(tokio::time::Instant, i64)>>,
     health: Mutex<StoreHealth>,
+    failures: Mutex<Repeated>,
     stop: watch::Sender<bool>,
 }
 
@@ -91,6 +95,7 @@ impl Replicator {
             one_reader: Semaphore::new(1),
             clock: Mutex::new(None),
             health: Mutex::new(StoreHealth::default()),
+            failures: Mutex::new(Repeated::new(Instant::now())),
             stop: watch::Sender::new(false),
         }
     }
@@ -217,6 +222,21 @@ impl Replicator {
         let mut health = self.lock_health();
         health.reachable = Some(failed.is_none_or(|error| !error.is_retryable()));
         health.error = failed.map(ToString::to_string);
+    }
+
+    /// A request has had no answer for longer than it should need.
+    fn note_silence(&self, waited: Duration) {
+        let mut health = self.lock_health();
+        health.reachable = Some(false);
+        health.error = Some(format!("the store has not answered for {waited:?}"));
+    }
+
+    /// Whether a failure is to be logged, and then how many were not since the last.
+    fn failure_to_log(&self) -> Option<u64> {
+        self.failures
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .say(Instant::now())
     }
 
     fn lock_health(&self) -> MutexGuard<'_, StoreHealth> {

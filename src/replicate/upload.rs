@@ -15,6 +15,10 @@ use crate::tenant::roster::{Client, Progress, Status};
 
 /// How often a further snapshot is tried before it is given up for a while.
 const SNAPSHOT_ATTEMPTS: u32 = 4;
+/// A small request that has no answer for so long is a store that can't be reached; it is waited for all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What is larger has more time: a slow line is no outage.
+const PATIENT_BYTES_PER_MS: u64 = 128;
 /// Bytes of an LTX file's checksum, at its very end.
 const FILE_CHECKSUM_SIZE: u64 = 8;
 
@@ -48,7 +52,7 @@ impl Replicator {
         }
         let key = segment.key().below(&client.s3_prefix);
         let begun = Instant::now();
-        match self.put(client, &key, &segment.body).await {
+        match self.put(client, &key, &segment.body, segment.size).await {
             Put::Created => {}
             Put::Exists if self.is_ours(client, &key, segment).await => {}
             Put::Exists => return Uploaded::Conflict(self.read_segment(client, &key).await),
@@ -86,14 +90,15 @@ impl Replicator {
         Ok(())
     }
 
-    /// Repeats a request until the store gives an answer that is not a failure.
-    async fn persist<T, F>(&self, client: &Client, request: impl Fn() -> F) -> T
+    /// Repeats a request until the store gives an answer that is not a failure. `patience` is how long an answer may
+    /// take before health speaks of it.
+    async fn persist<T, F>(&self, client: &Client, patience: Duration, request: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::of_requests();
         loop {
-            if let Some(value) = self.attempt(client, request()).await {
+            if let Some(value) = self.attempt(client, patience, request()).await {
                 return value;
             }
             tokio::time::sleep(backoff.pause()).await;
@@ -104,18 +109,34 @@ impl Replicator {
     async fn attempt<T>(
         &self,
         client: &Client,
+        patience: Duration,
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Option<T> {
         let answer = {
             let _permit = self.permits.acquire().await.expect("BUG: never closed");
-            request.await
+            let mut request = std::pin::pin!(request);
+            match tokio::time::timeout(patience, &mut request).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    self.note_silence(patience);
+                    request.await
+                }
+            }
         };
         self.note_answer(answer.as_ref().err());
-        answer.inspect_err(|error| note_failure(client, error)).ok()
+        let told = answer.inspect_err(|error| {
+            note_failure(client, error);
+            if let Some(left_out) = self.failure_to_log() {
+                log_failure(client, error, left_out);
+            }
+        });
+        told.ok()
     }
 
-    async fn put(&self, client: &Client, key: &str, body: &Body) -> Put {
-        self.persist(client, || self.store.put_new(key, body)).await
+    async fn put(&self, client: &Client, key: &str, body: &Body, size: u64) -> Put {
+        let patience = PATIENCE + Duration::from_millis(size / PATIENT_BYTES_PER_MS);
+        self.persist(client, patience, || self.store.put_new(key, body))
+            .await
     }
 
     /// Whether the object is the one that we meant to store: the acknowledgement was lost.
@@ -129,14 +150,14 @@ impl Replicator {
                 other => other,
             }
         };
-        let tail = self.persist(client, request).await;
+        let tail = self.persist(client, PATIENCE, request).await;
         *tail == segment.file_checksum.to_be_bytes()
     }
 
     async fn newer_generation(&self, client: &Client, segment: &Segment) -> Option<GenerationId> {
         let folder = format!("{}/snapshots/", client.s3_prefix);
         let names = self
-            .persist(client, || self.store.list_folders(&folder))
+            .persist(client, PATIENCE, || self.store.list_folders(&folder))
             .await;
         names
             .iter()
@@ -155,20 +176,22 @@ impl Replicator {
             "startedAt": rfc3339(segment.end.time_ms),
         });
         let key = ObjectKey::Database(segment.end.generation).below(&client.s3_prefix);
-        let body = Body::Bytes(format!("{description:#}\n").into());
+        let text = format!("{description:#}\n");
+        let size = text.len() as u64;
         // One that is there is from an attempt before.
-        self.put(client, &key, &body).await;
+        self.put(client, &key, &Body::Bytes(text.into()), size)
+            .await;
     }
 
     /// Reads a segment that is not the one we would write.
     async fn read_segment(&self, client: &Client, key: &str) -> Found {
-        let bytes = self.persist(client, || self.fetch(key)).await;
+        let bytes = self.persist(client, PATIENCE, || self.fetch(key)).await;
         decoded(client, key, bytes)
     }
 
     /// Looks once for a segment that may be there; none where the store does not answer.
     pub(super) async fn look_for_segment(&self, client: &Client, key: &str) -> Option<Found> {
-        let bytes = self.attempt(client, self.fetch(key)).await?;
+        let bytes = self.attempt(client, PATIENCE, self.fetch(key)).await?;
         Some(decoded(client, key, bytes))
     }
 
@@ -251,12 +274,17 @@ fn note_failure(client: &Client, error: &StoreError) {
             progress.last_error = Some(format!("store: {error}"));
         }
     });
+}
+
+/// `left_out`: failures that were not logged since the one before, of all clients.
+fn log_failure(client: &Client, error: &StoreError, left_out: u64) {
     tracing::warn!(
         client = %client.id.label(),
         prefix = (!client.id.prefix.is_empty()).then_some(client.id.prefix.as_str()),
         operation = "sync",
         s3_path = %format!("{}/", client.s3_prefix),
         error = %error,
+        left_out = (left_out > 0).then_some(left_out),
         "The store did not take a segment; it is tried again"
     );
 }

@@ -244,6 +244,10 @@ fn a_store_that_never_answers() {
     proxy.set(Fault::Hang);
     scene.assert_lag_is_visible(healthy);
     assert!(proxy.met() > 0, "the fault was never met");
+    // Long before it is given up.
+    scene.wait_instance(|json| json["store"]["reachable"] == false);
+    let failures = scene.daemon.health(&scene.client)["syncErrors"].clone();
+    assert_eq!(failures, 0, "{}", scene.daemon.log.text());
     proxy.set(Fault::None);
     scene.daemon.log.wait_from(
         0,
@@ -325,6 +329,8 @@ fn started_before_its_store() {
 fn started_before_its_keys_are_allowed() {
     let (_server, proxy, s3) = remote_store(Fault::Answer(403, "AccessDenied"));
     let mut scene = Scene::new(Some(s3));
+    // Before there is any client.
+    scene.wait_instance(|json| json["status"] == "degraded");
     scene.write(WITH_RESETS);
     let healthy = scene.wait_for_commits(COMMITS);
     scene.assert_lag_is_visible(healthy);

@@ -1,0 +1,5 @@
+//! What is captured of a real SQLite's files, and restored, equals what SQLite shows.
+
+mod bench;
+mod logs;
+mod model;

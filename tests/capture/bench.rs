@@ -174,6 +174,11 @@ impl Bench {
     }
 
     pub fn restored(&self, at: At) -> Vec<u8> {
+        std::fs::read(self.restore(at)).expect("read")
+    }
+
+    /// Into a file, whose path is given.
+    pub fn restore(&self, at: At) -> PathBuf {
         let output = self.dir.path().join("scratch").join("restored.db");
         let target = Target {
             generation: None,
@@ -189,7 +194,7 @@ impl Bench {
                 &|_| {},
             ))
             .unwrap_or_else(|error| panic!("restore: {error}"));
-        std::fs::read(&output).expect("read")
+        output
     }
 }
 

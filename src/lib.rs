@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod format;
+pub mod meter;
 pub mod mount;
 pub mod replicate;
 pub mod restore;

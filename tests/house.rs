@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the top down: a module uses those after it, and itself.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "cli",
     "daemon",
     "config",
@@ -21,6 +21,7 @@ const ORDER: [&str; 12] = [
     "store",
     "format",
     "clock",
+    "meter",
 ];
 /// Above all of them.
 const TOP: [&str; 2] = ["main", "lib"];

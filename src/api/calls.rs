@@ -10,7 +10,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, Named, NoCall};
-use super::{State, Wanted, access, bodies, changes, events, metrics, openapi, reads};
+use super::{State, Wanted, access, bodies, changes, events, exposition, metrics, openapi, reads};
 use crate::clock;
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::Client;
@@ -88,7 +88,7 @@ async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
         Call::Events => events::follow(state),
         Call::Metrics => {
             let text = metrics::render(&state.roster.all(), clock::now_ms());
-            Ok(replies::text(metrics::CONTENT_TYPE, text))
+            Ok(replies::text(exposition::CONTENT_TYPE, text))
         }
         Call::OpenApi => {
             let document = openapi::document(state.token.is_some());

@@ -1,98 +1,29 @@
-//! The Prometheus text, made from the roster at each scrape: a client that goes takes its series with it.
+//! The metrics: of each client from the roster at each scrape, so that a client that goes takes its series with it, and
+//! of the process from its meter.
 
 use std::sync::Arc;
 
-use prometheus::TextEncoder;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{LabelPair, MetricFamily};
 
+use super::exposition::{self, alone, counters, gauges, histogram, label};
 use crate::clock::UnixMs;
+use crate::meter::{self, FileOperation, Request, RequestResult};
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::{Client, Progress, Status};
 
-/// The exposition format's media type.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-struct Series {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    value: fn(&Progress, UnixMs) -> u64,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Gauge,
-    Counter,
-}
-
-const PER_CLIENT: [Series; 3] = [
-    Series {
-        name: "litestream_databases_active",
-        kind: Kind::Gauge,
-        help: "1 while the client is active, else 0.",
-        value: |progress, _| u64::from(progress.status == Status::Active),
-    },
-    Series {
-        name: "litestream_replication_lag",
-        kind: Kind::Gauge,
-        help: "Age in milliseconds of the oldest committed transaction that is not in the store; 0 when all are.",
-        value: |progress, now| progress.lag_ms(now),
-    },
-    Series {
-        name: "litestream_s3_sync_errors",
-        kind: Kind::Counter,
-        help: "Failed attempts to store something of the client since the start.",
-        value: |progress, _| progress.sync_errors,
-    },
-];
-
-/// All series; none of them where there is no client.
+/// All series.
 pub fn render(clients: &[Arc<Client>], now: UnixMs) -> String {
-    // The format has no family without a series.
-    if clients.is_empty() {
-        return String::new();
-    }
-    let known: Vec<_> = clients
+    let known: Vec<Known> = clients
         .iter()
         .map(|client| (labels(&client.id), client.progress()))
         .collect();
-    let families: Vec<_> = PER_CLIENT
-        .iter()
-        .map(|series| family(series, &known, now))
-        .collect();
-    TextEncoder::new()
-        .encode_to_string(&families)
-        .expect("BUG: a family has no name or no series")
+    let mut families = of_clients(&known, now);
+    families.extend(of_the_process());
+    exposition::text(families)
 }
 
-fn family(series: &Series, known: &[(Vec<LabelPair>, Progress)], now: UnixMs) -> MetricFamily {
-    let metrics = known.iter().map(|(labels, progress)| {
-        let value = (series.value)(progress, now) as f64;
-        let mut metric = Metric::from_label(labels.clone());
-        match series.kind {
-            Kind::Gauge => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-            Kind::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-        }
-        metric
-    });
-    let mut family = MetricFamily::default();
-    family.set_name(series.name.to_owned());
-    family.set_help(series.help.to_owned());
-    family.set_field_type(match series.kind {
-        Kind::Gauge => MetricType::GAUGE,
-        Kind::Counter => MetricType::COUNTER,
-    });
-    family.set_metric(metrics.collect());
-    family
-}
+/// A client's labels and how far it has come.
+type Known = (Vec<LabelPair>, Progress);
 
 fn labels(id: &ClientId) -> Vec<LabelPair> {
     let mut labels = vec![label("client", id.label())];
@@ -102,11 +33,110 @@ fn labels(id: &ClientId) -> Vec<LabelPair> {
     labels
 }
 
-fn label(name: &str, value: String) -> LabelPair {
-    let mut label = LabelPair::default();
-    label.set_name(name.to_owned());
-    label.set_value(value);
-    label
+fn of_clients(known: &[Known], now: UnixMs) -> Vec<MetricFamily> {
+    let each = |value: fn(&Progress, UnixMs) -> u64| {
+        known
+            .iter()
+            .map(move |(labels, progress)| (labels.clone(), value(progress, now) as f64))
+    };
+    let by_status = Status::ALL.map(|status| {
+        let has = |(_, progress): &&Known| progress.status == status;
+        let count = known.iter().filter(has).count();
+        (vec![label("status", status.as_str())], count as f64)
+    });
+    let lags = known.iter().map(|(_, progress)| progress.lag_ms(now));
+    let max_lag = lags.max().unwrap_or(0);
+    vec![
+        gauges(
+            "litestream_databases_active",
+            "1 while the client is active, else 0.",
+            each(|progress, _| u64::from(progress.status == Status::Active)),
+        ),
+        gauges(
+            "litestream_replication_lag",
+            "Age in milliseconds of the oldest committed transaction that is not in the store; 0 when all are.",
+            each(Progress::lag_ms),
+        ),
+        counters(
+            "litestream_s3_sync_errors",
+            "Failed attempts to store something of the client since the start.",
+            each(|progress, _| progress.sync_errors),
+        ),
+        gauges("litestream_clients", "Clients with this status.", by_status),
+        gauges(
+            "litestream_lag_max_milliseconds",
+            "The largest lag of all clients, in milliseconds.",
+            alone(max_lag as f64),
+        ),
+    ]
+}
+
+fn of_the_process() -> Vec<MetricFamily> {
+    let requests = Request::ALL.iter().flat_map(|request| {
+        RequestResult::ALL.iter().map(|result| {
+            let labels = vec![
+                label("operation", request.name()),
+                label("result", result.name()),
+            ];
+            (labels, request.counted(*result) as f64)
+        })
+    });
+    let bytes = [
+        ("received", &meter::BYTES_RECEIVED),
+        ("sent", &meter::BYTES_SENT),
+    ]
+    .map(|(direction, counter)| (vec![label("direction", direction)], counter.get() as f64));
+    let operations = FileOperation::ALL.iter().map(|operation| {
+        let labels = vec![label("operation", operation.name())];
+        (labels, operation.counted() as f64)
+    });
+    vec![
+        counters(
+            "litestream_store_requests_total",
+            "Requests that the store has answered, or failed to.",
+            requests,
+        ),
+        counters(
+            "litestream_store_bytes_total",
+            "Bytes of objects that went to the store and came from it.",
+            bytes,
+        ),
+        histogram(
+            "litestream_sync_duration_seconds",
+            "From the first attempt to store a segment or a snapshot to its acknowledgement.",
+            &meter::SYNC_DURATION.read(),
+        ),
+        counters(
+            "litestream_transactions_captured_total",
+            "Transactions that were captured.",
+            alone(meter::TRANSACTIONS_CAPTURED.get() as f64),
+        ),
+        gauges(
+            "litestream_spool_bytes",
+            "Captured bytes that wait on local disk.",
+            alone(meter::SPOOL_BYTES.get() as f64),
+        ),
+        gauges(
+            "litestream_uploads_in_flight",
+            "Requests of uploads that the store has not answered yet.",
+            alone(meter::UPLOADS_IN_FLIGHT.get() as f64),
+        ),
+        counters(
+            "litestream_gates_missed_total",
+            "File operations that passed before their capture had ended; each left a gap.",
+            alone(meter::GATES_MISSED.get() as f64),
+        ),
+        counters(
+            "litestream_fuse_operations_total",
+            "File operations that the mounts have answered; what the kernel passes through is not among them.",
+            operations,
+        ),
+        histogram(
+            "litestream_fuse_operation_seconds",
+            "From the arrival of a file operation to its answer, gates included.",
+            &meter::FILE_OPERATION_DURATION.read(),
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -114,6 +144,10 @@ mod tests {
     use super::*;
     use crate::tenant::roster::{Registration, Roster};
     use std::path::Path;
+
+    fn has_line(text: &str, line: &str) {
+        assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+    }
 
     #[test]
     fn the_series_of_every_client() {
@@ -136,25 +170,38 @@ mod tests {
             "litestream_replication_lag{client=\"abc\",prefix=\"staging\"} 45",
             "# TYPE litestream_s3_sync_errors counter",
             "litestream_s3_sync_errors{client=\"abc\"} 3",
+            "litestream_clients{status=\"active\"} 2",
+            "litestream_clients{status=\"failing\"} 0",
+            "litestream_lag_max_milliseconds 45",
         ] {
-            assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+            has_line(&text, line);
         }
         roster.unregister(&ClientId::guid("staging", "abc"), Path::new("abc.db"));
         assert!(!render(&roster.all(), 0).contains("staging"));
     }
 
     #[test]
-    fn every_family_has_its_help_and_type_before_its_series() {
-        assert_eq!(render(&[], 0), "");
+    fn labels_are_escaped() {
         let roster = Roster::new(10);
         roster.register(ClientId::guid("", "a\\b\"c\nd"), Path::new("abc.db"));
         let text = render(&roster.all(), 0);
-        assert!(text.ends_with('\n'));
-        for Series { name, .. } in &PER_CLIENT {
-            let help = text.find(&format!("# HELP {name} "));
-            let kind = text.find(&format!("# TYPE {name} "));
-            let line = text.find(&format!("\n{name}{{client=\"a\\\\b\\\"c\\nd\"}} "));
-            assert!(help.is_some() && help < kind && kind < line, "{text}");
+        has_line(
+            &text,
+            "litestream_databases_active{client=\"a\\\\b\\\"c\\nd\"} 1",
+        );
+    }
+
+    #[test]
+    fn the_process_has_its_series_without_any_client() {
+        let text = render(&[], 0);
+        assert!(!text.contains("client="), "{text}");
+        for line in [
+            "# TYPE litestream_store_requests_total counter",
+            "litestream_store_requests_total{operation=\"list_folders\",result=\"throttled\"} 0",
+            "# TYPE litestream_fuse_operation_seconds histogram",
+            "litestream_lag_max_milliseconds 0",
+        ] {
+            has_line(&text, line);
         }
     }
 }

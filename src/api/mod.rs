@@ -5,6 +5,7 @@ mod bodies;
 mod calls;
 mod changes;
 mod events;
+mod exposition;
 mod metrics;
 mod openapi;
 mod query;

@@ -314,7 +314,7 @@ impl History {
             return Err(CaptureError::Disturbed);
         }
         self.mark = Some(end);
-        self.last_txid = end.txid;
+        self.reach(end.txid);
         self.tail = tail_of(&segment.sums, &group[group.len() - 1]);
         self.push(db, shared, segment)
     }

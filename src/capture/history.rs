@@ -16,6 +16,7 @@ use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::{Shared, now_after};
 use crate::clock::UnixMs;
 use crate::format::ltx::Decoder;
+use crate::meter;
 use crate::store::Body;
 use crate::store::keys::{GenerationId, ObjectKey};
 
@@ -311,6 +312,12 @@ impl History {
             }
         }
         Ok(())
+    }
+
+    /// Notes that everything up to this transaction is captured.
+    pub(super) fn reach(&mut self, txid: u64) {
+        meter::TRANSACTIONS_CAPTURED.add(txid.saturating_sub(self.last_txid));
+        self.last_txid = txid;
     }
 
     /// The numbers that health shows.

@@ -336,7 +336,7 @@ impl History {
             .rewrite(&sums_header(&end), &image.sums)
             .map_err(CaptureError::io("write the page sums"))?;
         self.newest_generation = Some(generation);
-        self.last_txid = end.txid;
+        self.reach(end.txid);
         self.mark = Some(end);
         Ok(Work::Snapshot(end))
     }
@@ -386,7 +386,7 @@ impl History {
             .expect("BUG: a mark without page sums")
             .lay_over(end.seq, &sums);
         self.mark = Some(end);
-        self.last_txid = end.txid;
+        self.reach(end.txid);
         Ok(Some(Work::Difference(Draft { before, end, sums })))
     }
 }

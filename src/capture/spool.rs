@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use crate::meter;
 use crate::store::Body;
 use crate::store::keys::GenerationId;
 
@@ -67,6 +68,7 @@ impl Spool {
                 used += entry.metadata().map_err(at(&path))?.len();
             }
         }
+        meter::SPOOL_BYTES.add(used);
         Ok(Self {
             directory,
             limits,
@@ -131,6 +133,7 @@ impl Spool {
         };
         fs::remove_file(path).map_err(|source| self.io(path, source))?;
         self.used.fetch_sub(len, Ordering::Relaxed);
+        meter::SPOOL_BYTES.subtract(len);
         Ok(())
     }
 
@@ -180,6 +183,12 @@ impl Spool {
     }
 }
 
+impl Drop for Spool {
+    fn drop(&mut self) {
+        meter::SPOOL_BYTES.subtract(self.used());
+    }
+}
+
 /// A segment on its way to the spool; gone again where it is dropped before `keep`.
 #[derive(Debug)]
 pub struct SpoolWriter<'a> {
@@ -196,6 +205,7 @@ impl SpoolWriter<'_> {
         let kept = self.finish();
         kept.map_err(|source| self.spool.io(&self.path, source))?;
         self.spool.used.fetch_add(self.written, Ordering::Relaxed);
+        meter::SPOOL_BYTES.add(self.written);
         Ok(self.written)
     }
 

@@ -16,6 +16,7 @@ use super::error::CaptureError;
 use super::gate::Gate;
 use super::{Proceed, Shared, image};
 use crate::clock::{UnixMs, now_ms};
+use crate::meter;
 use crate::tenant::roster::Status;
 
 /// Gates that may wait at once; each is a system call of an application that is held up.
@@ -137,6 +138,7 @@ impl Workers {
 fn pass_unguarded(held: &Held, why: &str) {
     held.db.set_gate_missed();
     if held.go() {
+        meter::GATES_MISSED.add(1);
         report_gap(&held.db, why);
     }
 }

@@ -15,13 +15,13 @@ use fuser::{
 
 use super::attributes::AttributeChange;
 use super::directories::Room;
-use super::handles::Service;
 use super::passthrough::FileSystem;
 use super::replies::{
     ATTRIBUTE_TTL, caller, creation, entry_name, errno, file_attributes, fuse_type, new_time,
-    open_flags, send_absent, send_attributes, send_done, send_entry, send_extended, send_made,
-    send_written,
+    send_absent, send_attributes, send_created, send_done, send_entry, send_extended, send_made,
+    send_opened, send_written,
 };
+use crate::meter::FileOperation;
 
 /// The largest request for bytes; the kernel's own limit is 256 pages where it was not raised.
 const MAX_WRITE: u32 = 1 << 20;
@@ -99,14 +99,16 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let timed = FileOperation::Lookup.begin();
         match self.files.look_up(parent.0, name) {
             Ok(Some(entry)) => send_entry(reply, &entry),
             Ok(None) => send_absent(reply),
-            Err(error) => reply.error(errno("lookup", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
+        let _timed = FileOperation::Forget.begin();
         self.files.forget(node.0, lookups);
     }
 
@@ -117,8 +119,9 @@ impl Filesystem for FuseAdapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        let timed = FileOperation::GetAttributes.begin();
         let attributes = self.files.attributes(node.0, handle.map(|handle| handle.0));
-        send_attributes("getattr", reply, attributes);
+        send_attributes(timed, reply, attributes);
     }
 
     fn setattr(
@@ -139,6 +142,7 @@ impl Filesystem for FuseAdapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let timed = FileOperation::SetAttributes.begin();
         let change = AttributeChange {
             caller: caller(request),
             mode,
@@ -151,14 +155,15 @@ impl Filesystem for FuseAdapter {
         let handle = handle.map(|handle| handle.0);
         self.files
             .change_attributes(node.0, handle, change, move |changed| {
-                send_attributes("setattr", reply, changed);
+                send_attributes(timed, reply, changed);
             });
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        let timed = FileOperation::ReadLink.begin();
         match self.files.read_link(node.0) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(errno("readlink", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
@@ -172,12 +177,13 @@ impl Filesystem for FuseAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let timed = FileOperation::MakeNode.begin();
         let made = self.files.make_node(
             entry_name(parent, name),
             creation(request, mode, umask),
             rdev,
         );
-        send_made("mknod", reply, made);
+        send_made(timed, reply, made);
     }
 
     fn mkdir(
@@ -189,10 +195,11 @@ impl Filesystem for FuseAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let timed = FileOperation::MakeDirectory.begin();
         let made = self
             .files
             .make_directory(entry_name(parent, name), creation(request, mode, umask));
-        send_made("mkdir", reply, made);
+        send_made(timed, reply, made);
     }
 
     fn symlink(
@@ -203,11 +210,12 @@ impl Filesystem for FuseAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let timed = FileOperation::SymbolicLink.begin();
         let creation = creation(request, 0o777, 0);
         let made = self
             .files
             .make_symbolic_link(entry_name(parent, name), target, creation);
-        send_made("symlink", reply, made);
+        send_made(timed, reply, made);
     }
 
     fn link(
@@ -218,19 +226,22 @@ impl Filesystem for FuseAdapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
+        let timed = FileOperation::Link.begin();
         let made = self.files.link(node.0, entry_name(parent, name));
-        send_made("link", reply, made);
+        send_made(timed, reply, made);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timed = FileOperation::Unlink.begin();
         self.files.unlink(entry_name(parent, name), move |removed| {
-            send_done("unlink", reply, removed);
+            send_done(timed, reply, removed);
         });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timed = FileOperation::RemoveDirectory.begin();
         let removed = self.files.remove_directory(entry_name(parent, name));
-        send_done("rmdir", reply, removed);
+        send_done(timed, reply, removed);
     }
 
     fn rename(
@@ -243,31 +254,22 @@ impl Filesystem for FuseAdapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let timed = FileOperation::Rename.begin();
         let from = entry_name(parent, name);
         let to = entry_name(new_parent, new_name);
         self.files.rename(from, to, flags.bits(), move |renamed| {
-            send_done("rename", reply, renamed);
+            send_done(timed, reply, renamed);
         });
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let timed = FileOperation::Open.begin();
         let opened = self
             .files
             .open(node.0, flags.0, |file| reply.open_backing(file));
         match opened {
-            Err(error) => reply.error(errno("open", error)),
-            Ok(opened) => match &opened.service {
-                Service::KernelPassthrough(backing) => {
-                    reply.opened_passthrough(
-                        FileHandle(opened.handle),
-                        FopenFlags::empty(),
-                        backing,
-                    );
-                }
-                Service::PageCache | Service::Direct => {
-                    reply.opened(FileHandle(opened.handle), open_flags(&opened));
-                }
-            },
+            Err(error) => reply.error(errno(&timed, error)),
+            Ok(opened) => send_opened(reply, &opened),
         }
     }
 
@@ -281,6 +283,7 @@ impl Filesystem for FuseAdapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let timed = FileOperation::Create.begin();
         let created = self.files.create(
             parent.0,
             name,
@@ -288,29 +291,9 @@ impl Filesystem for FuseAdapter {
             flags,
             |file| reply.open_backing(file),
         );
-        let (entry, opened) = match created {
-            Err(error) => return reply.error(errno("create", error)),
-            Ok(created) => created,
-        };
-        let attributes = file_attributes(entry.node, &entry.attributes);
-        let generation = Generation(entry.generation.into());
-        let handle = FileHandle(opened.handle);
-        match &opened.service {
-            Service::KernelPassthrough(backing) => reply.created_passthrough(
-                &ATTRIBUTE_TTL,
-                &attributes,
-                generation,
-                handle,
-                FopenFlags::empty(),
-                backing,
-            ),
-            Service::PageCache | Service::Direct => reply.created(
-                &ATTRIBUTE_TTL,
-                &attributes,
-                generation,
-                handle,
-                open_flags(&opened),
-            ),
+        match created {
+            Err(error) => reply.error(errno(&timed, error)),
+            Ok((entry, opened)) => send_created(reply, &entry, &opened),
         }
     }
 
@@ -325,10 +308,11 @@ impl Filesystem for FuseAdapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let timed = FileOperation::Read.begin();
         self.files
             .read(handle.0, offset, size as usize, |read| match read {
                 Ok(bytes) => reply.data(bytes),
-                Err(error) => reply.error(errno("read", error)),
+                Err(error) => reply.error(errno(&timed, error)),
             });
     }
 
@@ -344,10 +328,11 @@ impl Filesystem for FuseAdapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let timed = FileOperation::Write.begin();
         let keeps_set_id = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.files
             .write(handle.0, offset, data, keeps_set_id, move |written| {
-                send_written("write", reply, written);
+                send_written(timed, reply, written);
             });
     }
 
@@ -360,6 +345,7 @@ impl Filesystem for FuseAdapter {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _timed = FileOperation::Flush.begin();
         reply.error(Errno::ENOSYS);
     }
 
@@ -373,6 +359,7 @@ impl Filesystem for FuseAdapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _timed = FileOperation::Release.begin();
         self.files.release(handle.0);
         reply.ok();
     }
@@ -385,13 +372,15 @@ impl Filesystem for FuseAdapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        send_done("fsync", reply, self.files.synchronize(handle.0, data_only));
+        let timed = FileOperation::Synchronize.begin();
+        send_done(timed, reply, self.files.synchronize(handle.0, data_only));
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let timed = FileOperation::OpenDirectory.begin();
         match self.files.open_directory(node.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(error) => reply.error(errno("opendir", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
@@ -403,6 +392,7 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let timed = FileOperation::ReadDirectory.begin();
         let listed = self.files.read_directory(handle.0, offset, |entry| {
             let kind = fuse_type(entry.kind);
             let number = INodeNo(entry.number);
@@ -413,7 +403,7 @@ impl Filesystem for FuseAdapter {
         });
         match listed {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno("readdir", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
@@ -425,6 +415,7 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let timed = FileOperation::ReadDirectoryPlus.begin();
         let listed = self
             .files
             .read_directory_plus(handle.0, offset, |entry, looked_up| {
@@ -440,7 +431,7 @@ impl Filesystem for FuseAdapter {
             });
         match listed {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno("readdirplus", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
@@ -452,6 +443,7 @@ impl Filesystem for FuseAdapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _timed = FileOperation::ReleaseDirectory.begin();
         self.files.release_directory(handle.0);
         reply.ok();
     }
@@ -464,11 +456,13 @@ impl Filesystem for FuseAdapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
+        let timed = FileOperation::SynchronizeDirectory.begin();
         let synchronized = self.files.synchronize_directory(handle.0, data_only);
-        send_done("fsyncdir", reply, synchronized);
+        send_done(timed, reply, synchronized);
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        let timed = FileOperation::Statistics.begin();
         match self.files.statistics() {
             Ok(all) => reply.statfs(
                 all.f_blocks,
@@ -480,7 +474,7 @@ impl Filesystem for FuseAdapter {
                 all.f_namemax as u32,
                 all.f_frsize as u32,
             ),
-            Err(error) => reply.error(errno("statfs", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
@@ -494,10 +488,11 @@ impl Filesystem for FuseAdapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let timed = FileOperation::SetExtendedAttribute.begin();
         let set = self
             .files
             .set_extended_attribute(node.0, name, value, flags);
-        send_done("setxattr", reply, set);
+        send_done(timed, reply, set);
     }
 
     fn getxattr(
@@ -508,20 +503,23 @@ impl Filesystem for FuseAdapter {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let timed = FileOperation::GetExtendedAttribute.begin();
         let value = self.files.extended_attribute(node.0, name, size as usize);
-        send_extended("getxattr", reply, value);
+        send_extended(timed, reply, value);
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let timed = FileOperation::ListExtendedAttributes.begin();
         let names = self
             .files
             .extended_attribute_names(node.0, size as usize, caller(request));
-        send_extended("listxattr", reply, names);
+        send_extended(timed, reply, names);
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timed = FileOperation::RemoveExtendedAttribute.begin();
         let removed = self.files.remove_extended_attribute(node.0, name);
-        send_done("removexattr", reply, removed);
+        send_done(timed, reply, removed);
     }
 
     /// None is supported; after this answer the kernel does not ask again, and applications get ENOTTY.
@@ -536,6 +534,7 @@ impl Filesystem for FuseAdapter {
         _size: u32,
         reply: ReplyIoctl,
     ) {
+        let _timed = FileOperation::Control.begin();
         reply.error(Errno::ENOSYS);
     }
 
@@ -549,10 +548,11 @@ impl Filesystem for FuseAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let timed = FileOperation::Allocate.begin();
         let caller = caller(request);
         self.files
             .allocate(handle.0, mode, offset, length, caller, move |allocated| {
-                send_done("fallocate", reply, allocated);
+                send_done(timed, reply, allocated);
             });
     }
 
@@ -565,9 +565,10 @@ impl Filesystem for FuseAdapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let timed = FileOperation::Seek.begin();
         match self.files.seek(handle.0, offset, whence) {
             Ok(offset) => reply.offset(offset as i64),
-            Err(error) => reply.error(errno("lseek", error)),
+            Err(error) => reply.error(errno(&timed, error)),
         }
     }
 
@@ -584,12 +585,13 @@ impl Filesystem for FuseAdapter {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let timed = FileOperation::CopyRange.begin();
         self.files.copy_range(
             (handle_in.0, offset_in),
             (handle_out.0, offset_out),
             length,
             caller(request),
-            move |copied| send_written("copy_file_range", reply, copied),
+            move |copied| send_written(timed, reply, copied),
         );
     }
 }

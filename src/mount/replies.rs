@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    BackingId, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr,
+    ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
 use super::attributes::{Attributes, Extended, NewTime, file_type};
@@ -15,6 +15,7 @@ use super::files::{Creation, Opened};
 use super::handles::Service;
 use super::names::EntryName;
 use super::passthrough::LookedUp;
+use crate::meter::Timed;
 
 /// How long the kernel may take a name, or its absence, as it was told: nobody else changes the backing directory.
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
@@ -106,11 +107,44 @@ pub(super) fn file_attributes(number: u64, attributes: &Attributes) -> FileAttr 
     }
 }
 
-pub(super) fn open_flags<B>(opened: &Opened<B>) -> FopenFlags {
+fn open_flags<B>(opened: &Opened<B>) -> FopenFlags {
     match opened.service {
         Service::Direct => FopenFlags::FOPEN_DIRECT_IO,
         Service::PageCache if opened.keeps_page_cache => FopenFlags::FOPEN_KEEP_CACHE,
         Service::PageCache | Service::KernelPassthrough(_) => FopenFlags::empty(),
+    }
+}
+
+pub(super) fn send_opened(reply: ReplyOpen, opened: &Opened<BackingId>) {
+    let handle = FileHandle(opened.handle);
+    match &opened.service {
+        Service::KernelPassthrough(backing) => {
+            reply.opened_passthrough(handle, FopenFlags::empty(), backing);
+        }
+        Service::PageCache | Service::Direct => reply.opened(handle, open_flags(opened)),
+    }
+}
+
+pub(super) fn send_created(reply: ReplyCreate, entry: &LookedUp, opened: &Opened<BackingId>) {
+    let attributes = file_attributes(entry.node, &entry.attributes);
+    let generation = Generation(entry.generation.into());
+    let handle = FileHandle(opened.handle);
+    match &opened.service {
+        Service::KernelPassthrough(backing) => reply.created_passthrough(
+            &ATTRIBUTE_TTL,
+            &attributes,
+            generation,
+            handle,
+            FopenFlags::empty(),
+            backing,
+        ),
+        Service::PageCache | Service::Direct => reply.created(
+            &ATTRIBUTE_TTL,
+            &attributes,
+            generation,
+            handle,
+            open_flags(opened),
+        ),
     }
 }
 
@@ -143,62 +177,50 @@ pub(super) fn send_absent(reply: ReplyEntry) {
     reply.entry_with_ttls(&Duration::ZERO, &ENTRY_TTL, &nothing, Generation(0));
 }
 
-pub(super) fn send_made(
-    operation: &'static str,
-    reply: ReplyEntry,
-    made: OperationResult<LookedUp>,
-) {
+pub(super) fn send_made(timed: Timed, reply: ReplyEntry, made: OperationResult<LookedUp>) {
     match made {
         Ok(entry) => send_entry(reply, &entry),
-        Err(error) => reply.error(errno(operation, error)),
+        Err(error) => reply.error(errno(&timed, error)),
     }
 }
 
 pub(super) fn send_attributes(
-    operation: &'static str,
+    timed: Timed,
     reply: ReplyAttr,
     attributes: OperationResult<Attributes>,
 ) {
     match attributes {
         Ok(shown) => reply.attr(&ATTRIBUTE_TTL, &file_attributes(shown.number, &shown)),
-        Err(error) => reply.error(errno(operation, error)),
+        Err(error) => reply.error(errno(&timed, error)),
     }
 }
 
-pub(super) fn send_done(operation: &'static str, reply: ReplyEmpty, done: OperationResult<()>) {
+pub(super) fn send_done(timed: Timed, reply: ReplyEmpty, done: OperationResult<()>) {
     match done {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(operation, error)),
+        Err(error) => reply.error(errno(&timed, error)),
     }
 }
 
-pub(super) fn send_written(
-    operation: &'static str,
-    reply: ReplyWrite,
-    written: OperationResult<usize>,
-) {
+pub(super) fn send_written(timed: Timed, reply: ReplyWrite, written: OperationResult<usize>) {
     match written {
         Ok(length) => reply.written(length as u32),
-        Err(error) => reply.error(errno(operation, error)),
+        Err(error) => reply.error(errno(&timed, error)),
     }
 }
 
-pub(super) fn send_extended(
-    operation: &'static str,
-    reply: ReplyXattr,
-    value: OperationResult<Extended>,
-) {
+pub(super) fn send_extended(timed: Timed, reply: ReplyXattr, value: OperationResult<Extended>) {
     match value {
         Ok(Extended::Length(length)) => reply.size(length as u32),
         Ok(Extended::Bytes(bytes)) => reply.data(&bytes),
-        Err(error) => reply.error(errno(operation, error)),
+        Err(error) => reply.error(errno(&timed, error)),
     }
 }
 
 /// What the application gets for an error. Here is where faults of disk or mount are logged.
-pub(super) fn errno(operation: &'static str, error: OperationError) -> Errno {
+pub(super) fn errno(timed: &Timed, error: OperationError) -> Errno {
     if error.is_fault() {
-        tracing::warn!(fuse_operation = operation, %error, "A file operation failed");
+        tracing::warn!(fuse_operation = timed.name(), %error, "A file operation failed");
     }
     Errno::from_i32(error.errno().raw_os_error())
 }

@@ -8,6 +8,7 @@ use tokio::io::AsyncReadExt;
 use super::Replicator;
 use crate::capture::{Segment, StoredSegment};
 use crate::clock::{UnixMs, rfc3339};
+use crate::meter;
 use crate::store::keys::{GenerationId, ObjectKey};
 use crate::store::retry::{Backoff, repeat};
 use crate::store::{Body, Put, StoreError};
@@ -74,6 +75,7 @@ impl Replicator {
         let begun = Instant::now();
         let put = repeat(SNAPSHOT_ATTEMPTS, || async {
             let _permit = self.permits.acquire().await.expect("BUG: never closed");
+            let _one = meter::UPLOADS_IN_FLIGHT.one();
             self.store.put_new(&key, &segment.body).await
         });
         let put = put.await;
@@ -114,6 +116,7 @@ impl Replicator {
     ) -> Option<T> {
         let answer = {
             let _permit = self.permits.acquire().await.expect("BUG: never closed");
+            let _one = meter::UPLOADS_IN_FLIGHT.one();
             let mut request = std::pin::pin!(request);
             match tokio::time::timeout(patience, &mut request).await {
                 Ok(answer) => answer,
@@ -230,6 +233,7 @@ fn decoded(client: &Client, key: &str, bytes: Option<Vec<u8>>) -> Found {
 }
 
 fn note_stored(client: &Client, segment: &Segment, took: Duration) {
+    meter::SYNC_DURATION.observe(took);
     let now = crate::clock::now_ms();
     client.update(|progress| {
         if segment.snapshot {

@@ -1,6 +1,7 @@
 //! Where replicas live: the trait that the rest of the program sees, and its two implementations.
 
 pub mod directory;
+pub mod metered;
 pub mod probe;
 pub mod retry;
 pub mod s3;

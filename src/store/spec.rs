@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::directory::DirectoryStore;
+use super::metered::Metered;
 use super::s3::S3Store;
 use super::{ObjectStore, StoreError, check_key};
 
@@ -64,10 +65,11 @@ impl StoreSpec {
     /// # Errors
     /// `Failed` for options that contradict each other, or where no region is known.
     pub async fn open(&self, options: &S3Options) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        Ok(match self {
+        let store: Arc<dyn ObjectStore> = match self {
             Self::Directory(path) => Arc::new(DirectoryStore::new(path.clone())),
             Self::S3 { bucket, prefix } => Arc::new(S3Store::open(bucket, prefix, options).await?),
-        })
+        };
+        Ok(Arc::new(Metered::new(store)))
     }
 }
 

@@ -8,6 +8,7 @@ mod kills;
 mod lifetimes;
 mod load;
 mod logs;
+mod metrics;
 mod outages;
 mod phantoms;
 mod service;

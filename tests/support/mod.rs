@@ -5,6 +5,7 @@ pub mod log;
 pub mod mounts;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod s3;
 pub mod sqlite;
 pub mod tree;

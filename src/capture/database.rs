@@ -1,8 +1,8 @@
 //! One database as the mount's threads touch it: flags and counters, and no lock that is held during I/O.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -10,18 +10,11 @@ use super::FileKind;
 use super::authority::{Index, Record};
 use super::backing::Backing;
 use super::gate::Gate;
+use super::handles::{Handles, OpenedAs, Sight};
 use super::history::History;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
 use crate::tenant::roster::Client;
-
-/// How a file was opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OpenedAs {
-    pub writable: bool,
-    /// The kernel passes reads and writes to the backing file.
-    pub passthrough: bool,
-}
 
 /// A database below the watch path, registered or not yet.
 #[derive(Debug)]
@@ -36,14 +29,9 @@ pub struct Database {
     wal_writes: AtomicU64,
     /// Up to which byte the present log has been captured; a write below it needs a gate.
     captured_end: AtomicU64,
-    /// Handles of `-shm` that may write: those whose content can be seen on the backing file, and the others.
-    index_visible: AtomicU32,
-    index_hidden: AtomicU32,
-    /// The wal-index was begun anew by somebody who has it open: the first to open it cuts it before anything else.
-    /// Until then it may be what a crash left behind, and says nothing.
-    index_begun: AtomicBool,
-    /// Handles of the database file that may write.
-    writers: AtomicU32,
+    handles: Mutex<Handles>,
+    /// Its directory has another name now: what is told of these handles is of that database.
+    moved: OnceLock<Arc<Database>>,
     /// Changes of the file that its log does not show: rollback journals, another file in its place.
     changes: AtomicU64,
     /// A handle that may have written was closed, or a write was seen, outside any log or journal.
@@ -80,10 +68,8 @@ impl Database {
             queue,
             wal_writes: AtomicU64::new(0),
             captured_end: AtomicU64::new(0),
-            index_visible: AtomicU32::new(0),
-            index_hidden: AtomicU32::new(0),
-            index_begun: AtomicBool::new(false),
-            writers: AtomicU32::new(0),
+            handles: Mutex::default(),
+            moved: OnceLock::new(),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             gate_missed: AtomicBool::new(false),
@@ -107,41 +93,80 @@ impl Database {
 
     /// A handle of one of its files was opened.
     pub fn opened(&self, kind: FileKind, how: OpenedAs) {
-        let Some(counter) = self.counter(kind, how) else {
-            return;
-        };
-        let first = counter.fetch_add(1, Ordering::SeqCst) == 0;
-        if first && kind == FileKind::Shm {
-            self.index_begun.store(false, Ordering::SeqCst);
-        }
+        self.with_handles(|handles| handles.opened(kind, how));
     }
 
     /// A handle was closed for the last time; `how` is as it was opened.
     pub fn released(self: &Arc<Self>, kind: FileKind, how: OpenedAs) {
-        if let Some(counter) = self.counter(kind, how) {
-            counter.fetch_sub(1, Ordering::SeqCst);
-        }
+        self.with_handles(|handles| handles.released(kind, how));
         if kind == FileKind::Database && how.writable {
             // Nothing need have been written, so it is no commit that waits.
-            self.touched.store(true, Ordering::SeqCst);
-            self.look_soon();
+            let newest = self.newest();
+            newest.touched.store(true, Ordering::SeqCst);
+            newest.look_soon();
         }
+    }
+
+    /// The handles are counted where they belong, also while that changes.
+    fn with_handles<T>(&self, work: impl FnOnce(&mut Handles) -> T) -> T {
+        let mut handles = self.lock_handles();
+        match self.moved.get() {
+            None => work(&mut handles),
+            Some(moved) => {
+                drop(handles);
+                moved.with_handles(work)
+            }
+        }
+    }
+
+    fn lock_handles(&self) -> MutexGuard<'_, Handles> {
+        self.handles
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Its directory was renamed, with all that is open in it: applications go on writing through their handles, and
+    /// that is `to` from now on.
+    pub(super) fn move_to(&self, to: &Arc<Database>) {
+        {
+            let mut handles = self.lock_handles();
+            if self.moved.set(to.clone()).is_err() {
+                return;
+            }
+            to.lock_handles().take_over(std::mem::take(&mut handles));
+        }
+        to.mark_dirty();
+    }
+
+    /// Itself, or what it has become.
+    pub fn newest(self: &Arc<Self>) -> Arc<Self> {
+        let mut newest = self;
+        while let Some(moved) = newest.moved.get() {
+            newest = moved;
+        }
+        newest.clone()
     }
 
     /// Whether a WRITE to `-wal` at `offset` has to pass `Gate::WalOverwrite` first.
     pub fn wal_write_needs_gate(&self, offset: u64) -> bool {
-        offset < HEADER_SIZE || offset < self.captured_end.load(Ordering::SeqCst)
+        match self.moved.get() {
+            Some(moved) => moved.wal_write_needs_gate(offset),
+            None => offset < HEADER_SIZE || offset < self.captured_end.load(Ordering::SeqCst),
+        }
     }
 
     /// A file was synced: after that, before the reply. A commit is published only behind the sync of its log.
     pub fn synced(self: &Arc<Self>, kind: FileKind) {
         if kind == FileKind::Wal {
-            self.mark_dirty();
+            self.newest().mark_dirty();
         }
     }
 
     /// Bytes were written to `-wal` (or to a `.db` or `-shm` that is not passed through): after that, before the reply.
     pub fn written(self: &Arc<Self>, kind: FileKind) {
+        if let Some(moved) = self.moved.get() {
+            return moved.written(kind);
+        }
         match kind {
             FileKind::Wal => {
                 self.wal_writes.fetch_add(1, Ordering::SeqCst);
@@ -157,9 +182,12 @@ impl Database {
 
     /// The size of a file was set, in bytes: after that, before the reply.
     pub fn resized(self: &Arc<Self>, kind: FileKind, size: u64) {
+        if let Some(moved) = self.moved.get() {
+            return moved.resized(kind, size);
+        }
         match kind {
             // The first connection cuts the wal-index, and then begins it anew.
-            FileKind::Shm => self.index_begun.store(true, Ordering::SeqCst),
+            FileKind::Shm => self.with_handles(Handles::index_begins),
             // SQLite cuts no database to nothing that has a log: something else is to be written in its place.
             FileKind::Database if size == 0 => self.replaced(false),
             FileKind::Database => {
@@ -172,6 +200,9 @@ impl Database {
 
     /// `-journal` was created, written, truncated, unlinked or renamed: called before and after the operation.
     pub fn journal_changed(self: &Arc<Self>) {
+        if let Some(moved) = self.moved.get() {
+            return moved.journal_changed();
+        }
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.mark_dirty();
     }
@@ -181,15 +212,6 @@ impl Database {
         self.begins_anew.fetch_or(keeps_log, Ordering::SeqCst);
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.mark_dirty();
-    }
-
-    fn counter(&self, kind: FileKind, how: OpenedAs) -> Option<&AtomicU32> {
-        match (kind, how.writable, how.passthrough) {
-            (FileKind::Shm, true, true) => Some(&self.index_visible),
-            (FileKind::Shm, true, false) => Some(&self.index_hidden),
-            (FileKind::Database, true, _) => Some(&self.writers),
-            _ => None,
-        }
     }
 
     // ---- registration ----
@@ -372,13 +394,10 @@ impl Database {
 
     /// What the wal-index says now, to whoever may see it.
     pub(super) fn index(&self, backing: &Backing) -> std::io::Result<Index> {
-        let visible = self.index_visible.load(Ordering::SeqCst) > 0
-            && self.index_hidden.load(Ordering::SeqCst) == 0;
-        if !visible {
-            return Ok(Index::Absent);
-        }
-        if !self.index_begun.load(Ordering::SeqCst) {
-            return Ok(Index::Unreadable);
+        match self.lock_handles().sight_of_index() {
+            Sight::None => return Ok(Index::Absent),
+            Sight::Old => return Ok(Index::Unreadable),
+            Sight::Clear => {}
         }
         Ok(backing
             .wal_index(&self.path)?
@@ -433,7 +452,7 @@ impl Database {
     }
 
     pub(super) fn has_writers(&self) -> bool {
-        self.writers.load(Ordering::SeqCst) > 0
+        self.lock_handles().writers > 0
     }
 
     pub(super) fn set_gate_missed(self: &Arc<Self>) {

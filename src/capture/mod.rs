@@ -9,6 +9,7 @@ mod drain;
 mod error;
 mod files;
 mod gate;
+mod handles;
 mod history;
 mod image;
 mod mark;
@@ -41,10 +42,11 @@ use crate::tenant::roster::{Client, Roster, Status};
 
 pub use crate::tenant::discovery::FileKind;
 pub use adopt::StoredSegment;
-pub use database::{Database, OpenedAs};
+pub use database::Database;
 pub use drain::{Drained, Next};
 pub use error::CaptureError;
 pub use gate::Gate;
+pub use handles::OpenedAs;
 pub use mark::{Mark, Segment};
 pub use snapshot::Made;
 pub use state::{SnapshotNote, Upkeep};
@@ -228,6 +230,7 @@ impl Capture {
     /// Captures what the operation would destroy, then calls `proceed` on a capture worker; at the latest after
     /// `mount.gateTimeout`, and then the client is `gapped`. Returns at once.
     pub fn gate(&self, db: &Arc<Database>, gate: Gate, proceed: Proceed) {
+        let db = &db.newest();
         if db
             .client()
             .is_none_or(|client| client.progress().status == Status::Refused)

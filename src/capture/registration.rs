@@ -135,9 +135,14 @@ impl Capture {
             .filter(|path| path.starts_with(from))
             .collect();
         for path in moved {
+            let before = self.at_path(&path);
             self.vanished(&path);
             if let Ok(rest) = path.strip_prefix(from) {
-                self.appeared(&to.join(rest), false);
+                let path = to.join(rest);
+                self.appeared(&path, false);
+                if let (Some(before), Some(now)) = (before, self.at_path(&path)) {
+                    before.move_to(&now);
+                }
             }
         }
     }

@@ -198,7 +198,8 @@ fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<Look>)
 }
 
 fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
-    let db = &held.db;
+    // Its directory may have been renamed while this waited.
+    let db = &held.db.newest();
     let guarded = caught(|| match gate.destroys_frames() {
         true => {
             let since = db.dirty_since().unwrap_or_else(now_ms);

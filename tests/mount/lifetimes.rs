@@ -123,6 +123,35 @@ fn a_database_that_is_made_anew_under_its_name_gets_a_new_generation() {
     assert!(daemon.terminate().success());
 }
 
+/// Its connections keep their handles, and go on committing through these.
+#[test]
+fn a_directory_that_is_renamed_takes_its_live_databases_along() {
+    for passthrough in [true, false] {
+        let daemon = Daemon::start(Options::served(passthrough));
+        let client = guid(1);
+        let (here, there) = (daemon.data().join("here"), daemon.data().join("there"));
+        std::fs::create_dir(&here).expect("a folder");
+        let name = format!("{client}.db");
+        let mut session = sqlite::Session::open(&here.join(&name));
+        session.run("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 10;");
+        session.run("CREATE TABLE t (a); INSERT INTO t VALUES (0);");
+        daemon.sync(&client);
+        std::fs::rename(&here, &there).expect("renamed");
+        let moved = daemon.sync(&client);
+        for row in 1..=40 {
+            session.run(&format!("INSERT INTO t VALUES ({row});"));
+            // Without being asked to look.
+            daemon.wait_health(&client, |health| health["replicatedTxid"] == moved + row);
+        }
+        let restored = daemon.restore(&client, &[], "restored.db");
+        sqlite::assert_same(&there.join(&name), &restored);
+        drop(session);
+        daemon.sync(&client);
+        let restored = daemon.restore(&client, &[], "closed.db");
+        sqlite::assert_same(&there.join(&name), &restored);
+    }
+}
+
 #[test]
 fn a_database_may_be_renamed_in_over_and_out() {
     let mut daemon = Daemon::start(Options::default());

@@ -1,0 +1,87 @@
+//! The handles through which applications may write a database's files, counted.
+
+use super::FileKind;
+
+/// How a file was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenedAs {
+    pub writable: bool,
+    /// The kernel passes reads and writes to the backing file.
+    pub passthrough: bool,
+}
+
+/// Handles that may write.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    /// Of `-shm`: those whose content can be seen on the backing file, and the others.
+    index_visible: u32,
+    index_hidden: u32,
+    /// The wal-index was begun anew by somebody who has it open: the first to open it cuts it before anything else.
+    /// Until then it may be what a crash left behind, and says nothing.
+    index_begun: bool,
+    /// Of the database file.
+    pub writers: u32,
+}
+
+/// What the handles tell of the wal-index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sight {
+    /// Nobody has it open, or it can't be seen from here.
+    None,
+    /// It may be from before a crash.
+    Old,
+    Clear,
+}
+
+impl Handles {
+    pub fn opened(&mut self, kind: FileKind, how: OpenedAs) {
+        let Some(count) = self.count(kind, how) else {
+            return;
+        };
+        *count += 1;
+        let first = *count == 1;
+        if first && kind == FileKind::Shm {
+            self.index_begun = false;
+        }
+    }
+
+    pub fn released(&mut self, kind: FileKind, how: OpenedAs) {
+        if let Some(count) = self.count(kind, how) {
+            *count -= 1;
+        }
+    }
+
+    pub fn index_begins(&mut self) {
+        self.index_begun = true;
+    }
+
+    pub fn sight_of_index(&self) -> Sight {
+        match (
+            self.index_visible > 0 && self.index_hidden == 0,
+            self.index_begun,
+        ) {
+            (false, _) => Sight::None,
+            (true, false) => Sight::Old,
+            (true, true) => Sight::Clear,
+        }
+    }
+
+    /// Takes over those of `other`, which are older.
+    pub fn take_over(&mut self, other: Handles) {
+        if self.index_visible + self.index_hidden == 0 {
+            self.index_begun = other.index_begun;
+        }
+        self.index_visible += other.index_visible;
+        self.index_hidden += other.index_hidden;
+        self.writers += other.writers;
+    }
+
+    fn count(&mut self, kind: FileKind, how: OpenedAs) -> Option<&mut u32> {
+        match (kind, how.writable, how.passthrough) {
+            (FileKind::Shm, true, true) => Some(&mut self.index_visible),
+            (FileKind::Shm, true, false) => Some(&mut self.index_hidden),
+            (FileKind::Database, true, _) => Some(&mut self.writers),
+            _ => None,
+        }
+    }
+}

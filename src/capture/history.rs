@@ -20,6 +20,15 @@ use crate::meter;
 use crate::store::Body;
 use crate::store::keys::{GenerationId, ObjectKey};
 
+/// What the store has of a database from before all that the state knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier {
+    /// The newest generation.
+    pub generation: GenerationId,
+    /// The newest transaction; 0 where that need not be known.
+    pub txid: u64,
+}
+
 /// What stands between the database's files and the store. Under its database's lock.
 #[derive(Debug, Default)]
 pub struct History {
@@ -279,13 +288,16 @@ impl History {
         Ok(())
     }
 
-    /// What waits can't be stored under its names: it is given up, and a new generation has to begin, after `newest`.
+    /// What waits can't be stored under its names: it is given up, and a new generation has to begin, after `earlier`.
     pub(super) fn abandon(
         &mut self,
         shared: &Shared,
-        newest: Option<GenerationId>,
+        earlier: Option<Earlier>,
     ) -> Result<(), CaptureError> {
-        self.newest_generation = self.newest_generation.max(newest);
+        if let Some(Earlier { generation, txid }) = earlier {
+            self.newest_generation = self.newest_generation.max(Some(generation));
+            self.last_txid = self.last_txid.max(txid);
+        }
         if let Some(front) = self.front() {
             self.lose_from(&front.end, shared)?;
         }

@@ -47,6 +47,7 @@ pub use drain::{Drained, Next};
 pub use error::CaptureError;
 pub use gate::Gate;
 pub use handles::OpenedAs;
+pub use history::Earlier;
 pub use mark::{Mark, Segment};
 pub use snapshot::Made;
 pub use state::{SnapshotNote, Upkeep};

@@ -8,13 +8,14 @@ use super::adopt::StoredSegment;
 use super::database::Database;
 use super::drain::Drained;
 use super::error::CaptureError;
+use super::history::Earlier;
 use super::mark::Segment;
 use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, caught};
 use super::{Capture, Shared};
 use crate::clock::UnixMs;
-use crate::store::keys::{GenerationId, ObjectKey};
+use crate::store::keys::ObjectKey;
 
 impl Capture {
     /// The object that has to be looked for before anything is captured: an earlier run may have stored it and died
@@ -110,13 +111,13 @@ impl Capture {
         answer.await.unwrap_or(Err(CaptureError::Stopped))
     }
 
-    /// What waits can't be stored under its names: a new generation has to begin, after `newest` of the store.
+    /// What waits can't be stored under its names: a new generation has to begin, after what the store has.
     pub async fn abandon(
         &self,
         db: &Arc<Database>,
-        newest: Option<GenerationId>,
+        earlier: Option<Earlier>,
     ) -> Result<(), CaptureError> {
-        self.ask(db, move |db, shared| db.history().abandon(shared, newest))
+        self.ask(db, move |db, shared| db.history().abandon(shared, earlier))
             .await
     }
 

@@ -226,7 +226,7 @@ async fn store_until(
                 let key = segment.key().below(&client.s3_prefix);
                 adopt_or_abandon(replicator, db, client, found, &key).await?;
             }
-            Uploaded::Outdated(newest) => capture.abandon(db, Some(newest)).await?,
+            Uploaded::Outdated(earlier) => capture.abandon(db, Some(earlier)).await?,
         }
         db.look_soon();
         front = capture.front(db).await?;

@@ -6,9 +6,10 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 use super::Replicator;
-use crate::capture::{Segment, StoredSegment};
+use crate::capture::{Earlier, Segment, StoredSegment};
 use crate::clock::{UnixMs, rfc3339};
 use crate::meter;
+use crate::restore::{RestoreError, newest_moment_before};
 use crate::store::keys::{GenerationId, ObjectKey};
 use crate::store::retry::{Backoff, repeat};
 use crate::store::{Body, Put, StoreError};
@@ -29,8 +30,8 @@ pub(super) enum Uploaded {
     Done,
     /// Another object has that key.
     Conflict(Found),
-    /// The generation can't begin: the store has a newer one.
-    Outdated(GenerationId),
+    /// The generation can't begin so: the store has a newer one, or newer transactions.
+    Outdated(Earlier),
 }
 
 /// What stands under a key.
@@ -46,8 +47,8 @@ impl Replicator {
     /// Stores a segment; a generation's first snapshot with its description before it.
     pub(super) async fn upload(&self, client: &Client, segment: &Segment) -> Uploaded {
         if segment.snapshot && segment.end.seq == 0 {
-            if let Some(newest) = self.newer_generation(client, segment).await {
-                return Uploaded::Outdated(newest);
+            if let Some(earlier) = self.overlooked(client, segment).await {
+                return Uploaded::Outdated(earlier);
             }
             self.describe_generation(client, segment).await;
         }
@@ -157,16 +158,42 @@ impl Replicator {
         *tail == segment.file_checksum.to_be_bytes()
     }
 
-    async fn newer_generation(&self, client: &Client, segment: &Segment) -> Option<GenerationId> {
+    /// What the store has that a generation has to come after, and was begun without: a newer generation, or, where
+    /// the state knew of none, the transactions of an older one.
+    async fn overlooked(&self, client: &Client, segment: &Segment) -> Option<Earlier> {
+        let own = segment.end.generation;
         let folder = format!("{}/snapshots/", client.s3_prefix);
         let names = self
             .persist(client, PATIENCE, || self.store.list_folders(&folder))
             .await;
-        names
+        let generation = names
             .iter()
-            .filter_map(|name| name.parse::<GenerationId>().ok())
-            .max()
-            .filter(|newest| *newest > segment.end.generation)
+            .filter_map(|name| name.parse().ok())
+            .filter(|id| *id != own)
+            .max()?;
+        let knows_nothing = segment.end.txid == 1;
+        let txid = match knows_nothing {
+            true => self.newest_txid_before(client, own).await,
+            false => 0,
+        };
+        let is_late = generation > own || (knows_nothing && txid > 0);
+        is_late.then_some(Earlier { generation, txid })
+    }
+
+    /// The newest transaction in the store that is of another generation; 0 where there is none.
+    async fn newest_txid_before(&self, client: &Client, own: GenerationId) -> u64 {
+        let request = || async {
+            match newest_moment_before(&self.store, &client.s3_prefix, own).await {
+                Ok(found) => Ok(found.map_or(0, |moment| moment.txid)),
+                Err(RestoreError::Store(error)) => Err(error),
+                Err(error) => {
+                    let client = client.id.label();
+                    tracing::warn!(client, error = %error, "The numbers of an earlier history can't be told; they begin anew");
+                    Ok(0)
+                }
+            }
+        };
+        self.persist(client, PATIENCE, request).await
     }
 
     async fn describe_generation(&self, client: &Client, segment: &Segment) {

@@ -74,6 +74,27 @@ pub async fn list_moments(
     Ok(generations)
 }
 
+/// The newest state of a replica's newest generation but for `own`; none where there is none.
+///
+/// # Errors
+/// `Damaged` for an object whose header can't be read.
+pub async fn newest_moment_before(
+    store: &Arc<dyn ObjectStore>,
+    replica_prefix: &str,
+    own: GenerationId,
+) -> Result<Option<Moment>, RestoreError> {
+    let replica = match Replica::load(store, replica_prefix).await {
+        Err(RestoreError::UnknownReplica { .. }) => return Ok(None),
+        other => other?,
+    };
+    let Some(id) = replica.index.generations().rev().find(|id| *id != own) else {
+        return Ok(None);
+    };
+    let newest = replica.generation(id)?.newest();
+    let newest = newest.expect("BUG: a generation in the index has objects");
+    replica.moment(id, newest).await.map(Some)
+}
+
 async fn clients_below(
     store: &Arc<dyn ObjectStore>,
     prefix: &str,

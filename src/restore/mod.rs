@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::RestoreError;
-pub use list::{ListedClient, ListedGeneration, list_clients, list_moments};
+pub use list::{ListedClient, ListedGeneration, list_clients, list_moments, newest_moment_before};
 pub use locate::{At, Target};
 pub use replica::Moment;
 pub use run::Progress;

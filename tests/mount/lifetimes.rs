@@ -112,6 +112,7 @@ fn a_database_that_is_made_anew_under_its_name_gets_a_new_generation() {
     daemon.assert_replicated(&client, "new.db");
     let generations = daemon.generations(&client);
     assert_eq!(generations.len(), 2, "{generations:?}");
+    assert_numbers_go_on(&generations);
     let first = generations
         .iter()
         .filter_map(|generation| generation["id"].as_str())
@@ -119,6 +120,41 @@ fn a_database_that_is_made_anew_under_its_name_gets_a_new_generation() {
         .expect("two");
     let again = daemon.restore(&client, &["--generation", first], "again.db");
     sqlite::assert_same(&old, &again);
+    daemon.command(&["verify"], |_| {});
+    assert!(daemon.terminate().success());
+}
+
+/// A TXID means one moment, whichever generation it is in.
+fn assert_numbers_go_on(generations: &[serde_json::Value]) {
+    let moments = generations
+        .iter()
+        .flat_map(|generation| generation["moments"].as_array().expect("a list"));
+    let txids: Vec<u64> = moments
+        .map(|moment| moment["txid"].as_u64().expect("a number"))
+        .collect();
+    assert!(txids.is_sorted_by(|a, b| a < b), "{generations:?}");
+}
+
+/// The state may be deleted while nothing runs: what it told is read from the store and the databases.
+#[test]
+fn without_its_state_a_history_goes_on_in_a_new_generation() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, &create("('old')"));
+    for row in 0..3 {
+        sqlite::query(&database, &format!("INSERT INTO t VALUES ({row})"));
+        daemon.sync(&client);
+    }
+    assert!(daemon.terminate().success());
+    let state = daemon.data().join(".litestream-multitenant");
+    fs::remove_dir_all(state).expect("removed");
+    daemon.restart();
+    sqlite::query(&database, "INSERT INTO t VALUES ('new')");
+    daemon.assert_replicated(&client, "new.db");
+    let generations = daemon.generations(&client);
+    assert_eq!(generations.len(), 2, "{generations:?}");
+    assert_numbers_go_on(&generations);
     daemon.command(&["verify"], |_| {});
     assert!(daemon.terminate().success());
 }

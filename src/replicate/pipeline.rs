@@ -11,9 +11,9 @@ use crate::capture::{CaptureError, Database, Drained, Next, Segment};
 use crate::store::retry::Backoff;
 use crate::tenant::roster::{Client, Status};
 
-/// A commit that is written and not published yet is looked for again after so long.
+/// A commit that is written and not published yet, or that nothing is heard of, is looked for again after so long.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_secs(60);
+const LAST_LOOK: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A file that is written past its log is read again soon: it is never quiet for long.
@@ -105,7 +105,8 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         client.progress().txid
     };
     let captured = match store_until(replicator, db, client, last).await {
-        Ok(stored) => stored,
+        Ok(Stored::All { any }) => any,
+        Ok(Stored::GivenUp) => return Round::Disturbed,
         Err(error) => return failed(db, client, &error),
     };
     let drained = match looked {
@@ -201,13 +202,22 @@ async fn look(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, Ca
     capture.drain(db).await
 }
 
-/// Stores what is captured up to the transaction `last`, in order. Returns whether there was anything.
+/// What came of what was captured.
+enum Stored {
+    All {
+        any: bool,
+    },
+    /// The store has other objects there: it has to be captured anew.
+    GivenUp,
+}
+
+/// Stores what is captured up to the transaction `last`, in order.
 async fn store_until(
     replicator: &Replicator,
     db: &Arc<Database>,
     client: &Client,
     last: u64,
-) -> Result<bool, CaptureError> {
+) -> Result<Stored, CaptureError> {
     let capture = &replicator.capture;
     let mut any = false;
     let mut front = capture.front(db).await?;
@@ -220,18 +230,19 @@ async fn store_until(
         match replicator.upload(client, &segment).await {
             Uploaded::Done => {
                 front = note_stored(replicator, db, &segment).await?;
-                continue;
             }
             Uploaded::Conflict(found) => {
                 let key = segment.key().below(&client.s3_prefix);
                 adopt_or_abandon(replicator, db, client, found, &key).await?;
+                return Ok(Stored::GivenUp);
             }
-            Uploaded::Outdated(earlier) => capture.abandon(db, Some(earlier)).await?,
+            Uploaded::Outdated(earlier) => {
+                capture.abandon(db, Some(earlier)).await?;
+                return Ok(Stored::GivenUp);
+            }
         }
-        db.look_soon();
-        front = capture.front(db).await?;
     }
-    Ok(any)
+    Ok(Stored::All { any })
 }
 
 /// Goes on to the next segment; upkeep learns what has come after the newest snapshot.

@@ -36,6 +36,8 @@ pub struct Database {
     changes: AtomicU64,
     /// A handle that may have written was closed, or a write was seen, outside any log or journal.
     touched: AtomicBool,
+    /// At the last look, its changes went through a log.
+    in_wal_mode: AtomicBool,
     /// A gate was passed before its capture had ended.
     gate_missed: AtomicBool,
     /// The next state is of another database, and begins a generation.
@@ -72,6 +74,7 @@ impl Database {
             moved: OnceLock::new(),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
+            in_wal_mode: AtomicBool::new(false),
             gate_missed: AtomicBool::new(false),
             begins_anew: AtomicBool::new(false),
             removed: AtomicBool::new(false),
@@ -92,8 +95,11 @@ impl Database {
     // ---- what the mount tells ----
 
     /// A handle of one of its files was opened.
-    pub fn opened(&self, kind: FileKind, how: OpenedAs) {
+    pub fn opened(self: &Arc<Self>, kind: FileKind, how: OpenedAs) {
         self.with_handles(|handles| handles.opened(kind, how));
+        if kind == FileKind::Database && how.writable && !self.in_wal_mode.load(Ordering::SeqCst) {
+            self.newest().look_soon();
+        }
     }
 
     /// A handle was closed for the last time; `how` is as it was opened.
@@ -449,6 +455,10 @@ impl Database {
 
     pub(super) fn set_touched(&self) {
         self.touched.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_in_wal_mode(&self, is_so: bool) {
+        self.in_wal_mode.store(is_so, Ordering::SeqCst);
     }
 
     pub(super) fn has_writers(&self) -> bool {

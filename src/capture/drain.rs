@@ -116,10 +116,10 @@ impl History {
         stamps: Stamps,
     ) -> Result<Drained, CaptureError> {
         let empty = stamps.database.size == 0 && matches!(open_log(db, shared)?, Log::None);
-        Ok(Drained::only(if empty {
-            Next::Nothing
-        } else {
-            Next::Image
+        Ok(Drained::only(match empty {
+            true if db.has_writers() => Next::LookAgain,
+            true => Next::Nothing,
+            false => Next::Image,
         }))
     }
 
@@ -135,12 +135,24 @@ impl History {
             self.resync = Some("log_gone");
             return Ok(Drained::only(Next::Image));
         }
-        let touched = db.take_touched();
-        if touched && self.seen_stamp != stamps.database && !in_wal_mode(db, shared)? {
-            db.set_touched();
-            return Ok(Drained::only(Next::Image));
+        let (touched, written_to) = (db.take_touched(), db.has_writers());
+        let changed = self.seen_stamp != stamps.database;
+        let may_differ = written_to || (touched && changed);
+        if !may_differ {
+            return Ok(Drained::only(Next::Nothing));
         }
-        Ok(Drained::only(Next::Nothing))
+        let is_wal = in_wal_mode(db, shared)?;
+        db.set_in_wal_mode(is_wal);
+        Ok(Drained::only(match (is_wal, changed) {
+            (true, _) => Next::Nothing,
+            (false, true) => {
+                db.set_touched();
+                Next::Image
+            }
+            // Without a journal nothing is heard of what an open handle writes.
+            (false, false) if written_to => Next::LookAgain,
+            (false, false) => Next::Nothing,
+        }))
     }
 
     fn drain_log(
@@ -169,6 +181,7 @@ impl History {
             .transactions(from.position, end.min(log.len))
             .map_err(read)?;
         self.log_ended = false;
+        db.set_in_wal_mode(true);
         match self.capture(db, shared, &log, from, &transactions, since) {
             Err(CaptureError::Holes { .. }) => {
                 self.resync = Some("holes");

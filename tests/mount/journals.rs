@@ -56,6 +56,23 @@ fn a_journal_in_memory() {
     replica_follows("memory");
 }
 
+/// Without a journal nothing is heard of what a handle writes that the kernel passes through.
+#[test]
+fn a_connection_without_a_journal_is_followed_while_it_stays_open() {
+    let daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    let mut session = sqlite::Session::open(&database);
+    session.run("PRAGMA journal_mode = MEMORY; CREATE TABLE t(x);");
+    for row in 1..=3 {
+        let before = daemon.health(&client)["replicatedTxid"].as_u64();
+        session.run(&format!("INSERT INTO t VALUES ({row});"));
+        daemon.wait_health(&client, |health| health["replicatedTxid"].as_u64() > before);
+        let restored = daemon.restore(&client, &[], &format!("{row}.db"));
+        sqlite::assert_same(&database, &restored);
+    }
+}
+
 #[test]
 fn no_journal() {
     replica_follows("off");

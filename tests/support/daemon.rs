@@ -315,10 +315,14 @@ impl Drop for Daemon {
                 let _ = running.child.wait();
             }
         }
-        let data = self.data();
-        mounts::clear(&data);
         let scratch = self.scratch.take().expect("taken only here");
-        if mounts::connection_at(&data).is_some() {
+        // What was mounted elsewhere, by this daemon or by one that had to be refused, as well.
+        let folders = names_below(scratch.path());
+        folders.iter().for_each(|folder| mounts::clear(folder));
+        if folders
+            .iter()
+            .any(|folder| mounts::connection_at(folder).is_some())
+        {
             // Removing it would remove the databases through the mount.
             eprintln!("left behind: {}", scratch.keep().display());
         }
@@ -343,6 +347,11 @@ fn answer(outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> (u1
 /// A GUID that ends in `n`.
 pub fn guid(n: u32) -> String {
     format!("12345678-1234-5678-9abc-{n:012}")
+}
+
+/// The paths of what a directory lists, where a dead mount is one of them, too.
+fn names_below(dir: &Path) -> Vec<PathBuf> {
+    names(dir).into_iter().map(|name| dir.join(name)).collect()
 }
 
 /// What a directory lists, sorted.

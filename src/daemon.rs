@@ -1,6 +1,7 @@
 //! The wiring of all parts into one running instance, and its ordered end.
 
 mod exec;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -28,6 +29,7 @@ use crate::store::{Body, ObjectStore, StoreError, probe_conditional_put};
 use crate::tenant::roster::Roster;
 
 use exec::{Exec, ExecError};
+use supervisor::Supervisor;
 
 /// Threads that serve file operations.
 const FUSE_THREADS: usize = 2;
@@ -143,9 +145,18 @@ impl Instance {
             .address
             .map_or_else(|| "none".to_owned(), |address| address.to_string());
         tracing::info!(listen = %listen, "Ready");
+        let supervisor = Supervisor::from_environment();
+        supervisor.ready(&format!("Serving; API: {listen}"));
 
-        let code = self.attend(exec, signals).await;
-        let unmounted = self.finish().await;
+        let work = async {
+            let code = self.attend(exec, signals).await;
+            supervisor.stopping();
+            (code, self.finish().await)
+        };
+        let (code, unmounted) = tokio::select! {
+            ended = work => ended,
+            () = supervisor.keep_alive(|| self.mounts.mountpoints()) => unreachable!("BUG: it never ends"),
+        };
         self.replicator.stop();
         self.end.send_replace(true);
         probing.abort();
@@ -344,6 +355,15 @@ impl Mounts {
 
     fn status(&self) -> Vec<MountStatus> {
         self.with(|slot| slot.iter().map(Mounted::status).collect())
+    }
+
+    /// Of those that should answer.
+    fn mountpoints(&self) -> Vec<PathBuf> {
+        let serving = self
+            .status()
+            .into_iter()
+            .filter(|mount| mount.state != "unmounted");
+        serving.map(|mount| mount.mountpoint).collect()
     }
 
     fn unmounted(&self) -> impl Future<Output = ()> + use<> {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use super::supervisor;
+
 /// How long the command has to end once it was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -29,6 +31,9 @@ impl Exec {
     /// Starts `words`. A single word with blanks in it is a line for the shell.
     pub fn start(words: &[OsString]) -> Result<Self, ExecError> {
         let mut command = command_of(words);
+        for variable in supervisor::VARIABLES {
+            command.env_remove(variable);
+        }
         let child = command.spawn().map_err(|source| ExecError {
             command: words.join(" ".as_ref()).to_string_lossy().into_owned(),
             source,

@@ -1,5 +1,6 @@
 //! The file system over a watch path.
 
+mod answer;
 mod attributes;
 mod credentials;
 mod directories;
@@ -18,6 +19,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{Answer, ask};
 pub use holders::{Holder, HolderKind, holders};
 pub use preconditions::{MountError, open_backing_directory};
 pub use session::{MountOptions, Mounted, UnmountError};

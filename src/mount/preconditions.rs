@@ -1,28 +1,22 @@
 //! What has to hold before a directory is mounted over: it is there, no living mount of ours covers it, and no process
 //! reaches its files past the mount.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use rustix::process::{PidfdFlags, Signal};
 
+use super::answer::{Answer, ask};
 use super::holders::{Holder, daemon_of, holders, holders_of_device};
 use super::mountinfo::{MountPoint, mounts_of, topmost};
 use crate::capture::backing::claim;
 
 /// The file system type under which our mounts stand in the table of mounts.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.litestream-multitenant";
-
-/// How long a mount that is already there has for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a directory can't be mounted over.
 #[derive(Debug, thiserror::Error)]
@@ -185,54 +179,6 @@ fn clear_dead_mount(path: &Path, mount: &MountPoint) -> Result<(), MountError> {
     }
 }
 
-/// What a FUSE mount does with a request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Answer {
-    Living,
-    /// Nobody serves it any more.
-    Dead,
-    Silent,
-}
-
-/// Asks the mount at `path`, in a child process: where the daemon hangs, whoever asks hangs with it.
-fn ask(path: &Path) -> io::Result<Answer> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the child calls nothing but statfs and _exit, both async-signal-safe; `path` was allocated before.
-    let child = unsafe {
-        match libc::fork() {
-            0 => {
-                let mut answer = std::mem::zeroed();
-                let result = libc::statfs(path.as_ptr(), &raw mut answer);
-                let is_dead = result != 0 && *libc::__errno_location() == libc::ENOTCONN;
-                libc::_exit(if is_dead { 1 } else { 0 });
-            }
-            child => child,
-        }
-    };
-    let Some(child) = rustix::process::Pid::from_raw(child).filter(|_| child > 0) else {
-        return Err(io::Error::last_os_error());
-    };
-    let ended = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
-    let mut poll = libc::pollfd {
-        fd: ended.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one valid `pollfd`.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, ANSWER_LIMIT.as_millis() as i32) };
-    if ready <= 0 {
-        // It dies as soon as the request is answered or aborted; until then it must not be waited for.
-        rustix::process::kill_process(child, Signal::KILL)?;
-        return Ok(Answer::Silent);
-    }
-    let status = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
-    match status.and_then(|(_, status)| status.exit_status()) {
-        Some(0) => Ok(Answer::Living),
-        Some(_) => Ok(Answer::Dead),
-        None => Ok(Answer::Silent),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,11 +198,5 @@ mod tests {
         assert!(matches!(error, MountError::NotADirectory { .. }));
         assert!(error.is_usage());
         open_backing_directory(dir.path()).expect("a directory");
-    }
-
-    #[test]
-    fn what_is_no_fuse_mount_answers() {
-        let answer = ask(Path::new("/")).expect("asked");
-        assert_eq!(answer, Answer::Living);
     }
 }

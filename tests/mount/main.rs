@@ -14,6 +14,7 @@ mod phantoms;
 mod service;
 mod stops;
 mod straight_path;
+mod supervision;
 #[path = "../support/mod.rs"]
 mod support;
 mod upkeep;

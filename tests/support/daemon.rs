@@ -25,6 +25,10 @@ pub struct Options {
     pub config: String,
     /// Further flags of `mount`.
     pub flags: Vec<String>,
+    /// What starts it in its stead, and ends as it (`setpriv …`).
+    pub wrapper: Vec<String>,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
     /// After this the daemon is killed, so that a test that hangs ends.
     pub time_limit: Duration,
 }
@@ -46,6 +50,8 @@ impl Default for Options {
             store: None,
             config: String::new(),
             flags: Vec::new(),
+            wrapper: Vec::new(),
+            environment: Vec::new(),
             time_limit: Duration::from_secs(120),
         }
     }
@@ -150,6 +156,10 @@ impl Daemon {
         self.path("config.yml")
     }
 
+    pub fn add_environment(&mut self, name: &'static str, value: String) {
+        self.options.environment.push((name, value));
+    }
+
     /// Further flags of its next start.
     pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
         self.options.flags.extend(flags);
@@ -182,11 +192,12 @@ impl Daemon {
 
     /// `mount` as this daemon is started; for starts that are expected to fail, too.
     pub fn mount_command(&self) -> Command {
-        let mut command = binary();
+        let mut command = wrapped(&self.options.wrapper, binary());
         command
             .args(["mount", "-config"])
             .arg(self.config())
-            .args(&self.options.flags);
+            .args(&self.options.flags)
+            .envs(self.options.environment.iter().cloned());
         command
     }
 
@@ -327,6 +338,15 @@ impl Drop for Daemon {
             eprintln!("left behind: {}", scratch.keep().display());
         }
     }
+}
+
+fn wrapped(wrapper: &[String], inner: Command) -> Command {
+    let [program, arguments @ ..] = wrapper else {
+        return inner;
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(inner.get_program());
+    command
 }
 
 fn agent() -> ureq::Agent {

@@ -1,0 +1,123 @@
+//! The files of `mount/`: systemd understands the units, and none of them would hide the mount from applications.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const INSTALLED: &str = "/usr/local/bin/litestream-multitenant";
+const UNITS: [&str; 2] = [
+    "litestream-multitenant.service",
+    "litestream-multitenant@.service",
+];
+const DROP_IN: &str = "app.service.d/litestream-multitenant.conf";
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("mount")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The settings of a unit, without its comments.
+fn settings(name: &str) -> Vec<String> {
+    let text = text(name);
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let place = |name: &str| scratch.path().join(name);
+    for name in UNITS {
+        let unit = text(name);
+        assert!(unit.contains(&format!("ExecStart={INSTALLED} mount ")));
+        // Where the binary is in this build: systemd looks whether it can be started.
+        let unit = unit.replace(INSTALLED, env!("CARGO_BIN_EXE_litestream-multitenant"));
+        fs::write(place(name), unit).expect("written");
+    }
+    fs::create_dir(place("app.service.d")).expect("a folder");
+    fs::write(place(DROP_IN), text(DROP_IN)).expect("written");
+    fs::write(place("app.service"), "[Service]\nExecStart=/bin/true\n").expect("written");
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "app.service"])
+        .args([UNITS[0], "litestream-multitenant@eu.service"])
+        .env(
+            "SYSTEMD_UNIT_PATH",
+            format!("{}:", scratch.path().display()),
+        )
+        .current_dir(scratch.path())
+        .output()
+        .expect("systemd-analyze is installed: `tests/run` sees to it");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let ours: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("litestream"))
+        .collect();
+    assert!(ours.is_empty(), "{ours:?}");
+}
+
+#[test]
+fn no_setting_makes_a_mount_namespace() {
+    // systemd.exec(5): each of these runs the service in a mount namespace of its own.
+    const MAKE_ONE: [&str; 26] = [
+        "PrivateMounts",
+        "PrivateTmp",
+        "PrivateDevices",
+        "PrivateIPC",
+        "PrivateNetwork",
+        "PrivateUsers",
+        "ProtectSystem",
+        "ProtectHome",
+        "ProtectProc",
+        "ProcSubset",
+        "ProtectHostname",
+        "ProtectClock",
+        "ProtectKernelTunables",
+        "ProtectKernelModules",
+        "ProtectKernelLogs",
+        "ProtectControlGroups",
+        "ReadWritePaths",
+        "ReadOnlyPaths",
+        "InaccessiblePaths",
+        "ExecPaths",
+        "NoExecPaths",
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "TemporaryFileSystem",
+        "RootDirectory",
+        "DynamicUser",
+    ];
+    for name in UNITS {
+        for line in settings(name) {
+            let key = line.split('=').next().unwrap_or_default();
+            assert!(!MAKE_ONE.contains(&key), "{name}: {line}");
+            assert_ne!(
+                key, "RestrictSUIDSGID",
+                "{name}: applications may set such bits"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_template_is_the_unit_with_a_configuration_of_its_own() {
+    let template: Vec<_> = settings(UNITS[1])
+        .into_iter()
+        .map(|line| line.replace("/%i.yml", ".yml").replace(", %i)", ")"))
+        .collect();
+    assert_eq!(template, settings(UNITS[0]));
+}
+
+#[test]
+fn the_instance_outlives_the_application() {
+    let app = settings(DROP_IN);
+    for needed in ["After", "BindsTo", "WantedBy"] {
+        assert!(app.contains(&format!("{needed}={}", UNITS[0])), "{app:?}");
+    }
+}

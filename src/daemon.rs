@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::mount::MountFlags;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -67,9 +68,29 @@ impl Error {
     }
 }
 
-/// Mounts, replicates and serves the API until SIGINT, SIGTERM or an unmount from outside; where `exec` has words, as
-/// long as that command runs. The exit code: its own, or 0.
-pub async fn run(config: Config, exec: &[OsString]) -> Result<u8, Error> {
+/// What an instance does besides what its configuration says.
+pub struct Beside {
+    /// A command to run, or nothing.
+    pub exec: Vec<OsString>,
+    /// What the mounts forbid beyond what the directories underneath do.
+    pub restrictions: MountFlags,
+    /// Called once, when every mount answers.
+    pub ready: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Default for Beside {
+    fn default() -> Self {
+        Self {
+            exec: Vec::new(),
+            restrictions: MountFlags::empty(),
+            ready: None,
+        }
+    }
+}
+
+/// Mounts, replicates and serves the API until SIGINT, SIGTERM or an unmount from outside, or the end of the command
+/// beside it. The exit code: that command's, or 0.
+pub async fn run(config: Config, beside: Beside) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
     let backing = open_backing_directory(&config.watch_path.path)?;
     let store = config.store.open(&config.s3).await?;
@@ -96,6 +117,7 @@ pub async fn run(config: Config, exec: &[OsString]) -> Result<u8, Error> {
         prefix: config.watch_path.prefix.clone(),
         passthrough: config.passthrough,
         threads: FUSE_THREADS,
+        restrictions: beside.restrictions,
     };
     let mounted =
         tokio::task::block_in_place(|| Mounted::start(options, backing.clone(), capture.clone()))?;
@@ -107,7 +129,7 @@ pub async fn run(config: Config, exec: &[OsString]) -> Result<u8, Error> {
         end,
     };
     instance
-        .serve(&config, store, dirty, api, &mut signals, exec)
+        .serve(&config, store, dirty, api, &mut signals, beside)
         .await
 }
 
@@ -134,7 +156,7 @@ impl Instance {
         dirty: mpsc::Receiver<Arc<Database>>,
         api: Served,
         signals: &mut Signals,
-        exec: &[OsString],
+        beside: Beside,
     ) -> Result<u8, Error> {
         let pipelines = tokio::spawn(self.replicator.clone().run(dirty));
         let probing = tokio::spawn(probe_store(store.clone(), self.replicator.clone()));
@@ -147,9 +169,12 @@ impl Instance {
         tracing::info!(listen = %listen, "Ready");
         let supervisor = Supervisor::from_environment();
         supervisor.ready(&format!("Serving; API: {listen}"));
+        if let Some(ready) = beside.ready {
+            ready();
+        }
 
         let work = async {
-            let code = self.attend(exec, signals).await;
+            let code = self.attend(&beside.exec, signals).await;
             supervisor.stopping();
             (code, self.finish().await)
         };

@@ -121,3 +121,41 @@ fn the_instance_outlives_the_application() {
         assert!(app.contains(&format!("{needed}={}", UNITS[0])), "{app:?}");
     }
 }
+
+#[test]
+fn the_lines_for_fstab_are_understood() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let root = scratch.path().canonicalize().expect("it exists");
+    let root = root.to_str().expect("text");
+    let helper = scratch.path().join("mount.litestream-multitenant");
+    let binary = env!("CARGO_BIN_EXE_litestream-multitenant");
+    std::os::unix::fs::symlink(binary, &helper).expect("a link");
+    let mut lines = 0;
+    for line in settings("fstab.example") {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [source, target, kind, options, "0", "0"] = fields[..] else {
+            panic!("{line}");
+        };
+        assert_eq!(kind, "litestream-multitenant");
+        let config = options
+            .split(',')
+            .find_map(|option| option.strip_prefix("config="));
+        let config = format!("{root}{}", config.expect("it names a configuration"));
+        fs::create_dir_all(Path::new(&config).parent().expect("a folder")).expect("made");
+        fs::write(&config, format!("bucket: file://{root}/store\n")).expect("written");
+        let [source, target] = [source, target].map(|dir| format!("{root}{dir}"));
+        for dir in [&source, &target] {
+            fs::create_dir_all(dir).expect("made");
+        }
+        let options = options.replace("config=", &format!("config={root}"));
+        let output = Command::new(&helper)
+            .args([&source, &target])
+            .args(["-f", "-o", &options])
+            .output()
+            .expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+        lines += 1;
+    }
+    assert_eq!(lines, 2);
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use super::helper::{self, HelperArgs};
 use super::{Failure, one_line};
 use crate::config::{self, LogFormat, WatchPathWritten, Written, units};
 use crate::format::keys::GenerationId;
@@ -218,6 +219,8 @@ pub(super) struct RetainArgs {
 #[derive(Debug)]
 pub(super) enum Parsed {
     Run(Box<Command>),
+    /// Called by mount(8).
+    Helper(HelperArgs),
     /// Help or the version.
     Print(String),
 }
@@ -226,8 +229,8 @@ pub(super) enum Parsed {
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Failure> {
     let mut args = args.into_iter();
     let program = args.next().unwrap_or_default();
-    if Path::new(&program).file_name() == Some(OsStr::new("mount.litestream-multitenant")) {
-        return Err(not_yet("mount.litestream-multitenant"));
+    if Path::new(&program).file_name() == Some(OsStr::new(helper::NAME)) {
+        return HelperArgs::parse(args).map(Parsed::Helper);
     }
     let args = std::iter::once(program).chain(with_two_dashes(args));
     match Cli::try_parse_from(args) {
@@ -308,6 +311,7 @@ mod tests {
         match parse(words.map(OsString::from)) {
             Ok(Parsed::Run(command)) => Ok(*command),
             Ok(Parsed::Print(text)) => Err(text),
+            Ok(Parsed::Helper(args)) => Err(format!("{args:?}")),
             Err(failure) => Err(failure.to_string()),
         }
     }
@@ -368,7 +372,6 @@ mod tests {
             "restore x -o y -generation 12",
             "mount -nonsense",
             "-watch-path",
-            "-listen 0.0.0.0:80",
             "-guid-pattern [",
             "-endpoint localhost",
             "-log-format xml",
@@ -397,8 +400,12 @@ mod tests {
                 format!("`{name}` is not supported yet by this version")
             );
         }
+    }
+
+    #[test]
+    fn by_its_other_name_it_is_what_mount_calls() {
         let as_mount = parse(["/sbin/mount.litestream-multitenant", "a", "b"].map(OsString::from));
-        assert!(as_mount.is_err());
+        assert!(matches!(as_mount, Ok(Parsed::Helper(_))));
     }
 
     #[test]

@@ -9,17 +9,56 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::syslog::Syslog;
 use crate::clock;
 use crate::config::LogFormat;
 
 /// Starts logging for the process. `RUST_LOG` may hold a level for this program's own events; of others, such as
 /// the S3 client's, only warnings are shown.
 pub(super) fn start(format: LogFormat) {
+    start_with(format, std::io::stderr);
+}
+
+/// The log of a process that has left its terminal.
+pub(super) enum Detached {
+    /// Standard error is systemd's journal.
+    Journal,
+    Syslog(Syslog),
+    /// There is neither.
+    Nowhere,
+}
+
+impl Detached {
+    pub(super) fn choose(stderr_is_journal: bool) -> Self {
+        match (stderr_is_journal, Syslog::connect()) {
+            (true, _) => Self::Journal,
+            (false, Ok(syslog)) => Self::Syslog(syslog),
+            (false, Err(_)) => Self::Nowhere,
+        }
+    }
+
+    pub(super) fn uses_stderr(&self) -> bool {
+        matches!(self, Self::Journal)
+    }
+}
+
+pub(super) fn start_detached(format: LogFormat, log: Detached) {
+    match log {
+        Detached::Journal => start(format),
+        Detached::Syslog(syslog) => start_with(format, syslog),
+        Detached::Nowhere => {}
+    }
+}
+
+fn start_with<W>(format: LogFormat, writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let level = std::env::var("RUST_LOG")
         .ok()
         .and_then(|level| level.parse().ok())
@@ -28,7 +67,7 @@ pub(super) fn start(format: LogFormat) {
         .with_default(LevelFilter::WARN)
         .with_target(env!("CARGO_CRATE_NAME"), level);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .event_format(Lines { format });
     tracing_subscriber::registry()
         .with(lines)

@@ -1,14 +1,17 @@
 //! The commands: arguments in, one of four exit codes out.
 
 mod args;
+mod background;
 mod child;
 mod client;
 mod demo;
+mod helper;
 mod list;
 mod logging;
 mod mount;
 mod restore;
 mod retain;
+mod syslog;
 mod verify;
 
 use std::future::Future;
@@ -72,6 +75,7 @@ impl From<RestoreError> for Failure {
 pub fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os()) {
         Ok(Parsed::Run(command)) => run(*command),
+        Ok(Parsed::Helper(args)) => helper::run(args),
         Ok(Parsed::Print(text)) => print(&text).map(|()| ExitCode::SUCCESS),
         Err(failure) => Err(failure),
     };

@@ -5,12 +5,16 @@ use std::process::ExitCode;
 use super::args::MountArgs;
 use super::{Failure, block_on, logging};
 use crate::config::{Config, Written};
+use crate::daemon::Beside;
 
 pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
-    let exec = args.exec.clone();
+    let beside = Beside {
+        exec: args.exec.clone(),
+        ..Beside::default()
+    };
     let config = configured(args)?;
     logging::start(config.log_format);
-    let code = block_on(async { Ok(crate::daemon::run(config, &exec).await?) })?;
+    let code = block_on(async { Ok(crate::daemon::run(config, beside).await?) })?;
     Ok(ExitCode::from(code))
 }
 

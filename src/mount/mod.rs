@@ -21,7 +21,7 @@ mod tests;
 
 pub use answer::{Answer, ask};
 pub use holders::{Holder, HolderKind, holders};
-pub use preconditions::{MountError, open_backing_directory};
+pub use preconditions::{MountError, await_release, open_backing_directory};
 pub use session::{MountOptions, Mounted, UnmountError};
 
 /// One mount as health shows it.

@@ -17,6 +17,8 @@ pub struct MountPoint {
     pub path: PathBuf,
     /// The file system's type, with its subtype: `fuse.NAME`.
     pub kind: String,
+    /// What is mounted: for one of ours, the watch path.
+    pub source: PathBuf,
 }
 
 /// A place in a file system, independent of where and how often it is mounted.
@@ -73,13 +75,16 @@ fn parse(line: &[u8]) -> Option<MountPoint> {
     let (major, minor) = text(fields.nth(1)?)?.split_once(':')?;
     let root = unescape(fields.next()?);
     let path = unescape(fields.next()?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = fields.next()?;
+    let source = unescape(fields.next()?);
     Some(MountPoint {
         id,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root,
         path,
         kind: text(kind)?.to_owned(),
+        source,
     })
 }
 
@@ -124,7 +129,7 @@ mod tests {
     const TABLE: &str = "\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 91 22 254:0 /data/a\\040b /srv/x rw master:1 shared:2 - ext4 /dev/vda rw
-92 91 0:57 / /srv/x rw - fuse.litestream-multitenant litestream-multitenant rw";
+92 91 0:57 / /srv/x rw - fuse.litestream-multitenant /data/a\\040b rw";
 
     fn mounts() -> Vec<MountPoint> {
         TABLE
@@ -143,6 +148,7 @@ mod tests {
             (92, (0, 57), "fuse.litestream-multitenant")
         );
         assert_eq!(mounts[1].root, Path::new("/data/a b"));
+        assert_eq!(top.source, Path::new("/data/a b"));
     }
 
     #[test]

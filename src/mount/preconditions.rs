@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -144,6 +145,29 @@ pub(super) fn refuse_held_files(path: &Path, directory: &OwnedFd) -> Result<(), 
         );
     }
     Ok(())
+}
+
+/// Waits for an instance that was unmounted and still stores what is committed to let go of the directory. Returns in
+/// any case: what hinders a start is said by the start.
+pub fn await_release(watch_path: &Path, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    while is_in_use(watch_path) && !is_served(watch_path) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_in_use(watch_path: &Path) -> bool {
+    let directory = rustix::fs::open(watch_path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    directory.is_ok_and(|directory| claim(directory).is_ok_and(|is_ours| !is_ours))
+}
+
+/// Whether a mount of it is there, so that its instance is not about to end.
+fn is_served(watch_path: &Path) -> bool {
+    mounts_of("self").is_ok_and(|mounts| {
+        let is_ours =
+            |mount: &MountPoint| mount.kind == FILE_SYSTEM_TYPE && mount.source == watch_path;
+        mounts.iter().any(is_ours)
+    })
 }
 
 fn own_mount_at(path: &Path) -> Result<Option<MountPoint>, MountError> {

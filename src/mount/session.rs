@@ -22,9 +22,6 @@ use super::passthrough::FileSystem;
 use super::preconditions::{FILE_SYSTEM_TYPE, MountError, list, refuse_held_files};
 use crate::capture::Capture;
 
-/// What the mount table shows as the mounted device.
-const SOURCE: &str = "litestream-multitenant";
-
 /// Where FUSE connections can be aborted from outside.
 const FUSE_CONTROL: &str = "/sys/fs/fuse/connections";
 
@@ -46,6 +43,8 @@ pub struct MountOptions {
     pub passthrough: bool,
     /// Threads that serve requests.
     pub threads: usize,
+    /// What is forbidden beyond what the backing mount forbids.
+    pub restrictions: MountFlags,
 }
 
 /// Why a mount could not be taken away.
@@ -90,7 +89,8 @@ impl Mounted {
         let negotiation = negotiation(&backing, options.passthrough)
             .map_err(|error| MountError::failed(&path, "look at the directory")(error.into()))?;
         let flags = mount_flags(&backing)
-            .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?;
+            .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?
+            | options.restrictions;
         let files = FileSystem::new(backing, capture).map_err(|error| {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
@@ -269,7 +269,9 @@ fn mount(options: &MountOptions, device: &OwnedFd, flags: MountFlags) -> Result<
         rustix::process::getgid().as_raw(),
     );
     let data = std::ffi::CString::new(data).expect("BUG: numbers have no NUL");
-    match rustix::mount::mount(SOURCE, path, FILE_SYSTEM_TYPE, flags, Some(data.as_c_str())) {
+    // The source is what mount(8) compares with /etc/fstab.
+    let source = &options.watch_path;
+    match rustix::mount::mount(source, path, FILE_SYSTEM_TYPE, flags, Some(data.as_c_str())) {
         Ok(()) => Ok(()),
         Err(source @ (Errno::PERM | Errno::ACCESS)) => Err(MountError::NoRights {
             path: path.clone(),

@@ -9,6 +9,7 @@ mod lifetimes;
 mod load;
 mod logs;
 mod metrics;
+mod mount_helper;
 mod outages;
 mod phantoms;
 mod service;

@@ -109,7 +109,7 @@ pub async fn run(config: Config, beside: Beside) -> Result<u8, Error> {
     ));
     let (end, ended) = watch::channel(false);
     let mounts = Mounts::default();
-    let api = start_api(&config, &roster, &replicator, &mounts, ended).await?;
+    let api = start_api(&config, &roster, &replicator, store.clone(), &mounts, ended).await?;
 
     let options = MountOptions {
         watch_path: config.watch_path.path.clone(),
@@ -295,6 +295,7 @@ async fn start_api(
     config: &Config,
     roster: &Arc<Roster>,
     replicator: &Arc<Replicator>,
+    store: Arc<dyn ObjectStore>,
     mounts: &Mounts,
     mut ended: watch::Receiver<bool>,
 ) -> Result<Served, Error> {
@@ -310,6 +311,8 @@ async fn start_api(
         replicator: replicator.clone(),
         mounts: Box::new(move || shown.status()),
         changes: None,
+        store_of: Box::new(move |_| store.clone()),
+        scratch: std::env::temp_dir(),
         token: config.api_token.clone(),
         watch_path: config.watch_path.mountpoint.clone(),
         max_lag: config.limits.max_lag,

@@ -10,7 +10,9 @@ use warp::http::{HeaderMap, Method, StatusCode};
 use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, Named, NoCall};
-use super::{State, Wanted, access, bodies, changes, events, exposition, metrics, openapi, reads};
+use super::{
+    State, Wanted, access, bodies, changes, events, exposition, metrics, openapi, reads, replicas,
+};
 use crate::clock;
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::Client;
@@ -79,6 +81,11 @@ async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
         Call::Unregister(named) => changes::unregister(state, lookup(state, &named, &query)?).await,
         Call::Sync(named) => changes::wait_for(state, Wanted::Sync, &named, &query).await,
         Call::Snapshot(named) => changes::wait_for(state, Wanted::Snapshot, &named, &query).await,
+        Call::Moments(named) => replicas::moments(state, lookup(state, &named, &query)?).await,
+        Call::Download(named) => {
+            let client = lookup(state, &named, &query)?;
+            replicas::download(state, client, query.target()?).await
+        }
         Call::Health => Ok(reads::health(state)),
         Call::ClientsHealth => reads::clients_health(state, &query),
         Call::ClientHealth(named) => {

@@ -10,6 +10,7 @@ mod metrics;
 mod openapi;
 mod query;
 mod reads;
+mod replicas;
 mod replies;
 mod routes;
 mod server;
@@ -19,6 +20,7 @@ mod tests;
 mod validation;
 mod views;
 
+use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +33,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::mount::MountStatus;
 use crate::replicate::{Replicator, StoreHealth, SyncError, Synced};
+use crate::restore::{
+    ListedGeneration, RestoreError, Restored, Target, list_moments, restore_unnamed,
+};
+use crate::store::ObjectStore;
 use crate::store::spec::Secret;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
 use crate::tenant::roster::{Client, Roster};
@@ -40,6 +46,9 @@ pub type AskMounts = Box<dyn Fn() -> Vec<MountStatus> + Send + Sync>;
 
 /// What a request for a change will have come to.
 pub type Outcome<T> = BoxFuture<'static, Result<T, RequestError>>;
+
+/// Finds the store that a client's replica lies in.
+pub type AskStore = Box<dyn Fn(&Client) -> Arc<dyn ObjectStore> + Send + Sync>;
 
 /// Changes who is replicated. Each is durable once its answer is there.
 pub struct Changes {
@@ -56,6 +65,9 @@ pub struct Api {
     pub mounts: AskMounts,
     /// None where this instance takes no changes.
     pub changes: Option<Changes>,
+    pub store_of: AskStore,
+    /// A directory for what is restored to be downloaded.
+    pub scratch: PathBuf,
     /// Where applications see the databases: `dbPath` is a client's path below it.
     pub watch_path: PathBuf,
     /// Beyond this lag health is `degraded`.
@@ -102,6 +114,18 @@ type AskSync = Box<
         + Sync,
 >;
 
+type AskMoments = Box<
+    dyn Fn(Arc<Client>) -> BoxFuture<'static, Result<Vec<ListedGeneration>, RestoreError>>
+        + Send
+        + Sync,
+>;
+
+type AskRestore = Box<
+    dyn Fn(Arc<Client>, Target) -> BoxFuture<'static, Result<(Restored, File), RestoreError>>
+        + Send
+        + Sync,
+>;
+
 /// What the calls work with: the roster, and the questions that others answer.
 struct State {
     roster: Arc<Roster>,
@@ -111,6 +135,11 @@ struct State {
     mounts: AskMounts,
     changes: Option<Changes>,
     token: Option<Secret>,
+    moments: AskMoments,
+    /// Restores to a file without a name.
+    restore: AskRestore,
+    /// Places for those who read replicas.
+    readers: Arc<Semaphore>,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
     /// Set when the server ends: what is streamed ends with it.
@@ -123,6 +152,9 @@ impl From<Api> for State {
     fn from(api: Api) -> Self {
         let for_health = api.replicator.clone();
         let for_sync = api.replicator;
+        let store_of = Arc::new(api.store_of);
+        let store_of_restores = store_of.clone();
+        let scratch = api.scratch;
         Self {
             roster: api.roster,
             watch_path: api.watch_path,
@@ -131,6 +163,17 @@ impl From<Api> for State {
             mounts: api.mounts,
             changes: api.changes,
             token: api.token,
+            moments: Box::new(move |client| {
+                let store = store_of(&client);
+                Box::pin(async move { list_moments(&store, &client.s3_prefix).await })
+            }),
+            restore: Box::new(move |client, target| {
+                let (store, scratch) = (store_of_restores(&client), scratch.clone());
+                Box::pin(async move {
+                    restore_unnamed(&store, &client.s3_prefix, &target, &scratch).await
+                })
+            }),
+            readers: Arc::new(Semaphore::new(replicas::MAX_READERS)),
             listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
             closing: watch::Sender::new(false),
             store_health: Box::new(move || for_health.store_health()),

@@ -63,6 +63,8 @@ fn query_parameter(parameter: &Parameter) -> Value {
     let schema = match parameter.kind {
         Kind::Text => json!({"type": "string"}),
         Kind::Status => json!({"$ref": "#/components/schemas/Status"}),
+        Kind::Time => json!({"type": "string", "format": "date-time"}),
+        Kind::Number => json!({"type": "integer", "minimum": 0}),
         Kind::Duration => json!({"type": "string", "examples": ["30s", "500ms", "1m30s"]}),
     };
     json!({"name": parameter.name, "in": "query", "description": parameter.doc, "schema": schema})

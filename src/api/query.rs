@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::replies::Refusal;
 use super::routes::Parameter;
+use crate::clock;
 use crate::format::quantity;
+use crate::restore::{At, Target};
 use crate::tenant::roster::Status;
 
 /// How long a sync may be waited for, unless the query says otherwise, and at most.
@@ -58,6 +60,27 @@ impl Query {
             .find(|status| status.as_str() == word)
             .map(Some)
             .ok_or_else(|| Refusal::bad_query(format!("there is no status {word:?}")))
+    }
+
+    /// Which moment is meant; the newest where the query names none.
+    pub fn target(&self) -> Result<Target, Refusal> {
+        let at = match (self.text("timestamp"), self.text("txid")) {
+            (None, None) => At::Newest,
+            (Some(_), Some(_)) => {
+                let message = "timestamp and txid exclude each other; give one";
+                return Err(Refusal::bad_query(message));
+            }
+            (Some(text), None) => At::Time(clock::parse_rfc3339(text).ok_or_else(|| {
+                Refusal::bad_query(format!(
+                    "timestamp={text:?} is no time with its offset, as 2025-01-15T10:30:45Z"
+                ))
+            })?),
+            (None, Some(text)) => At::Txid(text.parse().map_err(|_| {
+                Refusal::bad_query(format!("txid={text:?} is no number of a transaction"))
+            })?),
+        };
+        let generation = None;
+        Ok(Target { generation, at })
     }
 
     pub fn timeout(&self) -> Result<Duration, Refusal> {

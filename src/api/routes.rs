@@ -12,6 +12,8 @@ pub enum Call {
     Unregister(Named),
     Sync(Named),
     Snapshot(Named),
+    Moments(Named),
+    Download(Named),
     Health,
     ClientsHealth,
     ClientHealth(Named),
@@ -58,6 +60,8 @@ pub enum Kind {
     Text,
     Status,
     Duration,
+    Time,
+    Number,
 }
 
 /// A status, when it is given, and what the body is.
@@ -92,6 +96,24 @@ const TIMEOUT: Parameter = Parameter {
     doc: "how long to wait, at most 5m; 30s by default",
     kind: Kind::Duration,
 };
+
+const TIMESTAMP: Parameter = Parameter {
+    name: "timestamp",
+    doc: "the newest moment at or before this time; not together with txid",
+    kind: Kind::Time,
+};
+const TXID: Parameter = Parameter {
+    name: "txid",
+    doc: "the moment of exactly this transaction",
+    kind: Kind::Number,
+};
+
+const DAMAGED: Answer = Answer(500, "the replica is damaged", Content::Json("Error"));
+const BUSY: Answer = Answer(
+    503,
+    "the store does not answer, or too many read replicas",
+    Content::Json("Error"),
+);
 
 /// The routes of one database begin so.
 const DATABASE: &str = "/api/databases/{tenantId}/{dbName}";
@@ -188,16 +210,42 @@ pub static ROUTES: &[Route] = &[
         open: false,
         make: |parts| Call::Snapshot(named(parts)),
     },
-    not_yet(
-        "GET",
-        "/api/databases/{tenantId}/{dbName}/moments",
-        "What can be restored",
-    ),
-    not_yet(
-        "GET",
-        "/api/databases/{tenantId}/{dbName}/download",
-        "A database as it was",
-    ),
+    Route {
+        method: "GET",
+        path: "/api/databases/{tenantId}/{dbName}/moments",
+        summary: "What can be restored",
+        query: &[PREFIX],
+        body: None,
+        answers: &[
+            Answer(
+                200,
+                "each generation with its moments, oldest first",
+                Content::Json("Moments"),
+            ),
+            DAMAGED,
+            BUSY,
+        ],
+        open: false,
+        make: |parts| Call::Moments(named(parts)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/databases/{tenantId}/{dbName}/download",
+        summary: "A database as it was, verified; without timestamp and txid its newest moment",
+        query: &[TIMESTAMP, TXID, PREFIX],
+        body: None,
+        answers: &[
+            Answer(
+                200,
+                "the database",
+                Content::Media("application/vnd.sqlite3"),
+            ),
+            DAMAGED,
+            BUSY,
+        ],
+        open: false,
+        make: |parts| Call::Download(named(parts)),
+    },
     Route {
         method: "GET",
         path: "/api/health",

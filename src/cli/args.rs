@@ -372,6 +372,7 @@ mod tests {
             "restore x -o y -generation 12",
             "mount -nonsense",
             "-watch-path",
+            "-listen 0.0.0.0",
             "-guid-pattern [",
             "-endpoint localhost",
             "-log-format xml",

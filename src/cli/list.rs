@@ -20,7 +20,9 @@ pub(super) async fn run(args: ListArgs) -> Result<(), Failure> {
     let client = client::resolve(&*store, &text).await?;
     let generations = list_moments(&store, &client.replica_prefix()).await?;
     if args.json {
-        print_json(&GenerationsJson::new(&generations))
+        print_json(&GenerationsJson {
+            generations: &generations,
+        })
     } else {
         print(&generations_table(&generations))
     }
@@ -68,43 +70,8 @@ fn clients_table(clients: &[ListedClient]) -> String {
 }
 
 #[derive(Serialize)]
-struct GenerationsJson {
-    generations: Vec<GenerationJson>,
-}
-
-#[derive(Serialize)]
-struct GenerationJson {
-    id: String,
-    moments: Vec<MomentJson>,
-}
-
-#[derive(Serialize)]
-struct MomentJson {
-    txid: u64,
-    time: String,
-}
-
-impl GenerationsJson {
-    fn new(generations: &[ListedGeneration]) -> Self {
-        let moments = |generation: &ListedGeneration| {
-            generation
-                .moments
-                .iter()
-                .map(|moment| MomentJson {
-                    txid: moment.txid,
-                    time: rfc3339(moment.time_ms),
-                })
-                .collect()
-        };
-        let generations = generations
-            .iter()
-            .map(|generation| GenerationJson {
-                id: generation.id.to_string(),
-                moments: moments(generation),
-            })
-            .collect();
-        Self { generations }
-    }
+struct GenerationsJson<'a> {
+    generations: &'a [ListedGeneration],
 }
 
 fn generations_table(generations: &[ListedGeneration]) -> String {
@@ -162,7 +129,10 @@ mod tests {
             id: GenerationId(0x1a),
             moments: vec![moment(1, 0), moment(5, 1_000)],
         }];
-        let json = serde_json::to_value(GenerationsJson::new(&generations)).expect("JSON");
+        let json = serde_json::to_value(GenerationsJson {
+            generations: &generations,
+        })
+        .expect("JSON");
         let expected = serde_json::json!({"generations": [{"id": "000000000000001a", "moments": [
             {"txid": 1, "time": "1970-01-01T00:00:00.000Z"},
             {"txid": 5, "time": "1970-01-01T00:00:01.000Z"},

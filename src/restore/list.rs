@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Serialize, Serializer};
 
 use super::RestoreError;
 use super::replica::{ATTEMPTS, Moment, Replica};
@@ -28,11 +29,16 @@ pub struct ListedClient {
 }
 
 /// A generation and the states in it that can be restored.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListedGeneration {
+    #[serde(serialize_with = "as_text")]
     pub id: GenerationId,
     /// Ascending.
     pub moments: Vec<Moment>,
+}
+
+fn as_text<S: Serializer>(id: &GenerationId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
 }
 
 /// Every client below `databases/`, and below that of every watch path's prefix that the registry names,

@@ -11,6 +11,7 @@ mod run;
 mod verify;
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub use run::Progress;
 pub use verify::{Integrity, Verified, verify_replica};
 
 use self::output::Output;
+use self::rebuild::Reached;
 use self::replica::Replica;
 use self::run::{blocking, run, steps_of};
 use crate::clock::UnixMs;
@@ -94,16 +96,42 @@ pub async fn restore_to_file(
     let (output, file) = Output::create(output, force)?;
     let reached = run(&replica, &steps, file, output.temporary(), progress).await?;
     blocking(move || output.publish()).await?;
-    Ok(Restored {
+    Ok(restored(&plan, reached))
+}
+
+/// Restores the state that `target` means to a file without a name, on the file system of the directory `scratch`.
+/// It is gone once it is closed, whatever becomes of the process.
+///
+/// # Errors
+/// As `restore_to_file`, for what is in the store.
+pub async fn restore_unnamed(
+    store: &Arc<dyn ObjectStore>,
+    replica_prefix: &str,
+    target: &Target,
+    scratch: &Path,
+) -> Result<(Restored, File), RestoreError> {
+    let replica = Replica::load(store, replica_prefix).await?;
+    let plan = replica.locate(target).await?;
+    let (file, unnamed) = tempfile::tempfile_in(scratch)
+        .and_then(|file| Ok((file.try_clone()?, file)))
+        .map_err(RestoreError::local("make a file in it", scratch))?;
+    // A name for errors.
+    let path = scratch.join("restored");
+    let reached = run(&replica, &steps_of(&plan), file, &path, &|_| {}).await?;
+    Ok((restored(&plan, reached), unnamed))
+}
+
+fn restored(plan: &RestorePlan, reached: Reached) -> Restored {
+    Restored {
         generation: plan.generation,
         txid: reached.txid,
         time_ms: reached.time_ms,
         pages: reached.commit,
         page_size: reached.page_size,
         checksum: reached.checksum,
-        objects: steps.len(),
+        objects: plan.segments.len() + 1,
         bytes: plan.bytes(),
-    })
+    }
 }
 
 /// What `restore_to_file` would read for this target.

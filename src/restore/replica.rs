@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 use super::RestoreError;
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, rfc3339};
 use crate::format::keys::{GenerationId, ObjectKey};
 use crate::format::ltx::Header;
 use crate::format::plan::{GenerationIndex, PlannedObject, ReplicaIndex, RestorePlan};
@@ -14,11 +16,16 @@ use crate::store::retry::repeat;
 pub(super) const ATTEMPTS: u32 = 5;
 
 /// A state that can be restored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Moment {
     /// The newest transaction in it.
     pub txid: u64,
+    #[serde(rename = "time", serialize_with = "as_rfc3339")]
     pub time_ms: UnixMs,
+}
+
+fn as_rfc3339<S: Serializer>(ms: &UnixMs, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*ms))
 }
 
 impl Moment {

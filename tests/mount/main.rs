@@ -1,5 +1,6 @@
 //! What is shown through a real mount, with the real binary; each capability has its file.
 
+mod api;
 mod bad_databases;
 mod bad_input;
 mod demo;

@@ -279,6 +279,19 @@ impl Daemon {
         answer(agent().post(self.url(path)).send_empty())
     }
 
+    /// The bytes of an answer that has to be a good one.
+    pub fn download(&self, path: &str) -> Vec<u8> {
+        let mut answer = agent().get(self.url(path)).call().expect("an answer");
+        let bytes = answer.body_mut().read_to_vec().expect("all of it");
+        assert_eq!(
+            answer.status().as_u16(),
+            200,
+            "{}",
+            String::from_utf8_lossy(&bytes)
+        );
+        bytes
+    }
+
     pub fn metrics(&self) -> String {
         let mut answer = agent().get(self.url("/metrics")).call().expect("an answer");
         answer.body_mut().read_to_string().expect("text")

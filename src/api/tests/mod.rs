@@ -3,9 +3,12 @@
 mod access;
 mod changes;
 mod connections;
+mod downloads;
 mod listening;
 mod reads;
 
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -16,9 +19,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::{Changes, State, Wanted, events, server};
+use super::{Changes, State, Wanted, events, replicas, server};
+use crate::format::keys::GenerationId;
 use crate::mount::MountStatus;
 use crate::replicate::{StoreHealth, SyncError, Synced};
+use crate::restore::{At, ListedGeneration, Moment, RestoreError, Restored, Target};
 use crate::store::spec::Secret;
 use crate::tenant::ids::ClientId;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
@@ -43,7 +48,8 @@ struct Answer {
 
 impl Answer {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:.200}", self.body))
     }
 
     fn code(&self) -> String {
@@ -70,6 +76,15 @@ impl Served {
             mounts: Box::new(move || vec![mount(*mounts.lock().expect("not poisoned"))]),
             changes: Some(changes(&roster)),
             token: token.map(|token| Secret(token.to_owned())),
+            moments: Box::new(|client| {
+                let found = moments(&client);
+                Box::pin(async { found })
+            }),
+            restore: Box::new(|client, target| {
+                let restored = restore(&client, &target);
+                Box::pin(async { restored })
+            }),
+            readers: Arc::new(Semaphore::new(replicas::MAX_READERS)),
             listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
             closing: watch::Sender::new(false),
             store_health: Box::new(|| StoreHealth {
@@ -173,6 +188,74 @@ async fn sync(wanted: Wanted, client: Arc<Client>, timeout: Duration) -> Result<
             duration: Duration::from_millis(12),
         }),
     }
+}
+
+/// One generation with the transactions 1 and 3; of the client `nothing` nothing is stored, and that of `damaged` is.
+fn moments(client: &Client) -> Result<Vec<ListedGeneration>, RestoreError> {
+    match client.id.tenant.as_str() {
+        "nothing" => Err(RestoreError::UnknownReplica {
+            prefix: client.s3_prefix.clone(),
+        }),
+        "damaged" => Err(RestoreError::Missing {
+            key: format!("{}/wal/x", client.s3_prefix),
+        }),
+        _ => Ok(vec![ListedGeneration {
+            id: GenerationId(0x1a),
+            moments: [(1, 0), (3, 2_000)]
+                .map(|(txid, time_ms)| Moment { txid, time_ms })
+                .to_vec(),
+        }]),
+    }
+}
+
+/// The digit of the transaction all over; of `large` more than a connection takes before anything of it is read.
+fn restore(client: &Client, target: &Target) -> Result<(Restored, File), RestoreError> {
+    let found = moments(client)?.remove(0);
+    let place = match target.at {
+        At::Newest => 1,
+        At::Time(time_ms) => match found.moments.iter().rposition(|m| m.time_ms <= time_ms) {
+            Some(place) => place,
+            None => {
+                return Err(RestoreError::BeforeFirst {
+                    prefix: client.s3_prefix.clone(),
+                    asked: time_ms,
+                    first: 0,
+                });
+            }
+        },
+        At::Txid(txid) => match found.moments.iter().position(|m| m.txid == txid) {
+            Some(place) => place,
+            None => {
+                return Err(RestoreError::NoSuchTxid {
+                    prefix: client.s3_prefix.clone(),
+                    txid,
+                    before: Some(1),
+                    after: Some(3),
+                });
+            }
+        },
+    };
+    let Moment { txid, time_ms } = found.moments[place];
+    let mut file = tempfile::tempfile().expect("a file");
+    let content = txid.to_string().repeat(512 * 1000);
+    file.write_all(content.as_bytes()).expect("written");
+    let pages = if client.id.tenant == "large" {
+        100_000
+    } else {
+        1000
+    };
+    file.set_len(pages * 512).expect("its size");
+    let restored = Restored {
+        generation: found.id,
+        txid,
+        time_ms,
+        pages: pages as u32,
+        page_size: 512,
+        checksum: 0,
+        objects: 1,
+        bytes: 1,
+    };
+    Ok((restored, file))
 }
 
 /// Changes of the roster alone: a second file has no identity, tenants are at most ten, and nothing can be noted of the

@@ -1,0 +1,46 @@
+//! The API of a real daemon: what can be restored, and a download of it.
+
+use std::fs;
+
+use super::support::daemon::{Daemon, Options, guid};
+use super::support::sqlite;
+
+const CREATE: &str =
+    "PRAGMA journal_mode=WAL; CREATE TABLE t(x, y); INSERT INTO t VALUES (1, 'first')";
+
+#[test]
+fn a_download_is_the_database_as_it_was() {
+    let daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    let first = daemon.sync(&client);
+    sqlite::query(&database, "INSERT INTO t VALUES (2, 'second')");
+    daemon.sync(&client);
+
+    let path = format!("/api/databases/{client}/{client}");
+    let (status, moments) = daemon.get(&format!("{path}/moments"));
+    assert_eq!(status, 200, "{moments}");
+    let listed = serde_json::json!({"generations": daemon.generations(&client)});
+    assert_eq!(moments, listed);
+
+    let download = |query: &str, name: &str| {
+        let bytes = daemon.download(&format!("{path}/download{query}"));
+        let file = daemon.path(name);
+        fs::write(&file, bytes).expect("written");
+        file
+    };
+    sqlite::assert_same(&database, &download("", "newest.db"));
+    let file = download(&format!("?txid={first}"), "first.db");
+    assert_eq!(sqlite::query(&file, "SELECT count(*) FROM t"), "1");
+    let restored = daemon.restore(&client, &["--txid", &first.to_string()], "same.db");
+    assert_eq!(
+        fs::read(file).expect("read"),
+        fs::read(restored).expect("read")
+    );
+    let (status, answer) = daemon.get(&format!("{path}/download?timestamp=2001-01-01T00:00:00Z"));
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (404, &"unknown_moment".into())
+    );
+}

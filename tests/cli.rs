@@ -130,7 +130,7 @@ fn wrong_usage_ends_with_two_and_one_line() {
                 "-watch-path",
                 "@",
             ],
-            "more than one",
+            "one within the other",
         ),
         (
             vec!["-bucket", store, "-watch-path", "../=@/data"],
@@ -174,7 +174,7 @@ fn a_configuration_error_names_file_line_and_key() {
             ":3:3: ",
             "`limits.maxLag`",
         ),
-        ("clients: []\n", ":1:1: ", "`clients` is not supported yet"),
+        ("clients: []\n", ":1:10: ", "the list is empty"),
         (
             "tenantDefaults:\n  durability: store\n",
             ":2:15: ",

@@ -12,7 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use litestream_multitenant::format::keys::{ObjectKey, RegistryKey};
+use litestream_multitenant::format::keys::ObjectKey;
+use litestream_multitenant::format::registry::RegistryKey;
 use litestream_multitenant::restore::{
     At, Integrity, ListedClient, Moment, RestoreError, Target, list_clients, list_moments,
     plan_restore, restore_to_file, verify_replica,

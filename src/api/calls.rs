@@ -90,7 +90,7 @@ async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
         Call::ClientsHealth => reads::clients_health(state, &query),
         Call::ClientHealth(named) => {
             let client = lookup(state, &named, &query)?;
-            Ok(reads::client_health(state, &client))
+            Ok(reads::client_health(&client))
         }
         Call::Events => events::follow(state),
         Call::Metrics => {
@@ -150,7 +150,7 @@ pub fn lookup(state: &State, named: &Named, query: &Query) -> Result<Arc<Client>
             format!("there is no client {tenant}/{db_name}"),
         )),
         _ => {
-            let candidates: Vec<_> = found.iter().map(|client| client.id.to_string()).collect();
+            let candidates: Vec<_> = found.iter().map(|client| client.full_label()).collect();
             let candidates = candidates.join(", ");
             Err(Refusal::new(
                 StatusCode::CONFLICT,

@@ -27,7 +27,7 @@ pub async fn register(state: &State, body: NewDatabase) -> Result<Reply, Refusal
         Registered::New(_) => StatusCode::CREATED,
         Registered::Known(_) => StatusCode::OK,
     };
-    Ok(database(state, status, registered.client()))
+    Ok(database(status, registered.client()))
 }
 
 pub async fn set_status(
@@ -37,7 +37,7 @@ pub async fn set_status(
 ) -> Result<Reply, Refusal> {
     let changes = changes(state, "PUT …/status")?;
     (changes.set_paused)(client.clone(), body.status == Wish::Paused).await?;
-    Ok(database(state, StatusCode::OK, &client))
+    Ok(database(StatusCode::OK, &client))
 }
 
 pub async fn unregister(state: &State, client: Arc<Client>) -> Result<Reply, Refusal> {
@@ -72,7 +72,7 @@ fn changes<'a>(state: &'a State, what: &str) -> Result<&'a Changes, Refusal> {
     state.changes.as_ref().ok_or_else(|| Refusal::not_yet(what))
 }
 
-fn database(state: &State, status: StatusCode, client: &Client) -> Reply {
-    let view = views::database(client, client.progress().status, &state.watch_path);
+fn database(status: StatusCode, client: &Client) -> Reply {
+    let view = views::database(client, client.progress().status);
     replies::json(status, &view)
 }

@@ -81,10 +81,10 @@ impl Listener {
     fn text(&self, event: &Event) -> Option<String> {
         let kind = event.kind.as_str();
         if event.kind == EventKind::Unregistered {
-            return Some(message(kind, &views::identity(&event.id)));
+            return Some(message(kind, &views::identity(event)));
         }
         let client = self.state.roster.get(&event.id)?;
-        let view = views::health(&client, &self.state.watch_path, clock::now_ms());
+        let view = views::health(&client, clock::now_ms());
         Some(message(kind, &view))
     }
 }

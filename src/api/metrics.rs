@@ -8,14 +8,13 @@ use prometheus::proto::{LabelPair, MetricFamily};
 use super::exposition::{self, alone, counters, gauges, histogram, label};
 use crate::clock::UnixMs;
 use crate::meter::{self, FileOperation, Request, RequestResult};
-use crate::tenant::ids::ClientId;
 use crate::tenant::roster::{Client, Progress, Status};
 
 /// All series.
 pub fn render(clients: &[Arc<Client>], now: UnixMs) -> String {
     let known: Vec<Known> = clients
         .iter()
-        .map(|client| (labels(&client.id), client.progress()))
+        .map(|client| (labels(client), client.progress()))
         .collect();
     let mut families = of_clients(&known, now);
     families.extend(of_the_process());
@@ -25,10 +24,10 @@ pub fn render(clients: &[Arc<Client>], now: UnixMs) -> String {
 /// A client's labels and how far it has come.
 type Known = (Vec<LabelPair>, Progress);
 
-fn labels(id: &ClientId) -> Vec<LabelPair> {
-    let mut labels = vec![label("client", id.label())];
-    if !id.prefix.is_empty() {
-        labels.push(label("prefix", id.prefix.clone()));
+fn labels(client: &Client) -> Vec<LabelPair> {
+    let mut labels = vec![label("client", client.label.clone())];
+    if let Some(prefix) = client.prefix() {
+        labels.push(label("prefix", prefix.to_owned()));
     }
     labels
 }
@@ -142,6 +141,7 @@ fn of_the_process() -> Vec<MetricFamily> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::ids::Identity;
     use crate::tenant::roster::{Registration, Roster};
     use std::path::Path;
 
@@ -149,12 +149,15 @@ mod tests {
         assert!(text.lines().any(|one| one == line), "{line}\n{text}");
     }
 
+    fn register(roster: &Roster, identity: Identity) -> Registration {
+        roster.register(identity, Path::new("abc.db"), &Path::new("/data").into())
+    }
+
     #[test]
     fn the_series_of_every_client() {
         let roster = Roster::new(10);
         for prefix in ["", "staging"] {
-            let Registration::New(client) =
-                roster.register(ClientId::guid(prefix, "abc"), Path::new("abc.db"))
+            let Registration::New(client) = register(&roster, Identity::plain(prefix, "abc"))
             else {
                 panic!("a new client");
             };
@@ -176,14 +179,14 @@ mod tests {
         ] {
             has_line(&text, line);
         }
-        roster.unregister(&ClientId::guid("staging", "abc"), Path::new("abc.db"));
+        roster.unregister(&Identity::plain("staging", "abc").id, Path::new("abc.db"));
         assert!(!render(&roster.all(), 0).contains("staging"));
     }
 
     #[test]
     fn labels_are_escaped() {
         let roster = Roster::new(10);
-        roster.register(ClientId::guid("", "a\\b\"c\nd"), Path::new("abc.db"));
+        register(&roster, Identity::plain("", "a\\b\"c\nd"));
         let text = render(&roster.all(), 0);
         has_line(
             &text,

@@ -32,11 +32,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::mount::MountStatus;
-use crate::replicate::{Replicator, StoreHealth, SyncError, Synced};
+use crate::replicate::{Fleet, StoreHealth, SyncError, Synced};
 use crate::restore::{
     ListedGeneration, RestoreError, Restored, Target, list_moments, restore_unnamed,
 };
-use crate::store::ObjectStore;
 use crate::store::spec::Secret;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
 use crate::tenant::roster::{Client, Roster};
@@ -46,9 +45,6 @@ pub type AskMounts = Box<dyn Fn() -> Vec<MountStatus> + Send + Sync>;
 
 /// What a request for a change will have come to.
 pub type Outcome<T> = BoxFuture<'static, Result<T, RequestError>>;
-
-/// Finds the store that a client's replica lies in.
-pub type AskStore = Box<dyn Fn(&Client) -> Arc<dyn ObjectStore> + Send + Sync>;
 
 /// Changes who is replicated. Each is durable once its answer is there.
 pub struct Changes {
@@ -61,15 +57,12 @@ pub struct Changes {
 /// What the API answers from.
 pub struct Api {
     pub roster: Arc<Roster>,
-    pub replicator: Arc<Replicator>,
+    pub fleet: Arc<Fleet>,
     pub mounts: AskMounts,
     /// None where this instance takes no changes.
     pub changes: Option<Changes>,
-    pub store_of: AskStore,
     /// A directory for what is restored to be downloaded.
     pub scratch: PathBuf,
-    /// Where applications see the databases: `dbPath` is a client's path below it.
-    pub watch_path: PathBuf,
     /// Beyond this lag health is `degraded`.
     pub max_lag: Duration,
     pub started: Instant,
@@ -129,7 +122,6 @@ type AskRestore = Box<
 /// What the calls work with: the roster, and the questions that others answer.
 struct State {
     roster: Arc<Roster>,
-    watch_path: PathBuf,
     max_lag: Duration,
     started: Instant,
     mounts: AskMounts,
@@ -150,26 +142,28 @@ struct State {
 
 impl From<Api> for State {
     fn from(api: Api) -> Self {
-        let for_health = api.replicator.clone();
-        let for_sync = api.replicator;
-        let store_of = Arc::new(api.store_of);
-        let store_of_restores = store_of.clone();
+        let for_health = api.fleet.clone();
+        let (for_moments, for_restores) = (api.fleet.clone(), api.fleet.clone());
+        let for_sync = api.fleet;
         let scratch = api.scratch;
         Self {
             roster: api.roster,
-            watch_path: api.watch_path,
             max_lag: api.max_lag,
             started: api.started,
             mounts: api.mounts,
             changes: api.changes,
             token: api.token,
             moments: Box::new(move |client| {
-                let store = store_of(&client);
-                Box::pin(async move { list_moments(&store, &client.s3_prefix).await })
+                let fleet = for_moments.clone();
+                Box::pin(async move {
+                    let store = fleet.store_of(&client)?;
+                    list_moments(&store, &client.s3_prefix).await
+                })
             }),
             restore: Box::new(move |client, target| {
-                let (store, scratch) = (store_of_restores(&client), scratch.clone());
+                let (fleet, scratch) = (for_restores.clone(), scratch.clone());
                 Box::pin(async move {
+                    let store = fleet.store_of(&client)?;
                     restore_unnamed(&store, &client.s3_prefix, &target, &scratch).await
                 })
             }),
@@ -178,11 +172,11 @@ impl From<Api> for State {
             closing: watch::Sender::new(false),
             store_health: Box::new(move || for_health.store_health()),
             sync: Box::new(move |wanted, client, timeout| {
-                let replicator = for_sync.clone();
+                let fleet = for_sync.clone();
                 Box::pin(async move {
                     match wanted {
-                        Wanted::Sync => replicator.sync(&client, timeout).await,
-                        Wanted::Snapshot => replicator.snapshot(&client, timeout).await,
+                        Wanted::Sync => fleet.sync(&client, timeout).await,
+                        Wanted::Snapshot => fleet.snapshot(&client, timeout).await,
                     }
                 })
             }),

@@ -21,7 +21,7 @@ pub fn databases(state: &State, query: &Query) -> Result<Reply, Refusal> {
         .filter(|client| prefix.is_none_or(|prefix| client.id.prefix == prefix))
         .map(|client| (client, client.progress().status))
         .filter(|(_, has)| status.is_none_or(|status| status == *has))
-        .map(|(client, status)| views::database(client, status, &state.watch_path))
+        .map(|(client, status)| views::database(client, status))
         .collect();
     let total = databases.len();
     let body = json!({"databases": databases, "total": total});
@@ -59,13 +59,13 @@ pub fn clients_health(state: &State, query: &Query) -> Result<Reply, Refusal> {
         .all()
         .iter()
         .filter(|client| prefix.is_none_or(|prefix| client.id.prefix == prefix))
-        .map(|client| views::health(client, &state.watch_path, now))
+        .map(|client| views::health(client, now))
         .filter(|view| status.is_none_or(|status| view.database.status == status))
         .collect();
     Ok(replies::json(StatusCode::OK, &json!({"clients": clients})))
 }
 
-pub fn client_health(state: &State, client: &Client) -> Reply {
-    let view = views::health(client, &state.watch_path, clock::now_ms());
+pub fn client_health(client: &Client) -> Reply {
+    let view = views::health(client, clock::now_ms());
     replies::json(StatusCode::OK, &view)
 }

@@ -1,15 +1,15 @@
 //! What the API says of clients, mounts and store, as JSON. Pure: from the roster's copies to structures.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::clock::{UnixMs, rfc3339};
+use crate::format::quantity;
 use crate::mount::MountStatus;
 use crate::replicate::StoreHealth;
-use crate::tenant::ids::ClientId;
+use crate::tenant::events::Event;
 use crate::tenant::roster::{Client, Progress, Status};
 
 /// One database. What is absent is null.
@@ -26,8 +26,8 @@ pub struct DatabaseView {
     pub s3_prefix: String,
     pub status: &'static str,
     pub enabled: bool,
-    /// None: this version lets nothing expire.
-    pub retention: Option<String>,
+    /// How long every moment stays restorable, as the configuration would have it.
+    pub retention: String,
 }
 
 /// The name of a client that is gone.
@@ -103,34 +103,36 @@ pub struct Instance<'a> {
     pub now: UnixMs,
 }
 
-pub fn identity(id: &ClientId) -> IdentityView {
+pub fn identity(event: &Event) -> IdentityView {
+    let id = &event.id;
     IdentityView {
         tenant_id: id.tenant.clone(),
-        client_id: id.label(),
+        client_id: event.label.clone(),
         db_name: id.db_name.clone(),
         prefix: filled(&id.prefix),
     }
 }
 
-pub fn database(client: &Client, status: Status, watch_path: &Path) -> DatabaseView {
-    let db_path = watch_path.join(&client.db_path);
+pub fn database(client: &Client, status: Status) -> DatabaseView {
+    let db_path = client.seen_path();
+    let policy = client.policy();
     DatabaseView {
         tenant_id: client.id.tenant.clone(),
-        client_id: client.id.label(),
+        client_id: client.label.clone(),
         db_name: client.id.db_name.clone(),
         db_path: db_path.to_string_lossy().into_owned(),
         prefix: filled(&client.id.prefix),
         s3_prefix: client.s3_prefix.clone(),
         status: status.as_str(),
-        enabled: true,
-        retention: None,
+        enabled: policy.enabled,
+        retention: quantity::show_duration(policy.retention),
     }
 }
 
-pub fn health(client: &Client, watch_path: &Path, now: UnixMs) -> HealthView {
+pub fn health(client: &Client, now: UnixMs) -> HealthView {
     let progress = client.progress();
     HealthView {
-        database: database(client, progress.status, watch_path),
+        database: database(client, progress.status),
         txid: progress.txid,
         replicated_txid: progress.replicated_txid,
         replication_lag_ms: progress.lag_ms(now),
@@ -206,18 +208,24 @@ fn filled(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::format::keys::GenerationId;
+    use crate::tenant::discovery::Named;
+    use crate::tenant::terms::Terms;
     use serde_json::json;
 
     fn client(prefix: &str) -> Client {
-        let id = ClientId::guid(prefix, "12345678-1234-5678-9abc-123456789012");
-        Client::new(id, "a/12345678-1234-5678-9abc-123456789012.db".into())
+        let named = Named::single("12345678-1234-5678-9abc-123456789012");
+        let identity = Terms::default().identity(prefix, &named);
+        let path = "a/12345678-1234-5678-9abc-123456789012.db";
+        Client::new(identity, path.into(), Path::new("/data").into())
     }
 
     #[test]
     fn a_new_client_has_null_where_nothing_is_known() {
-        let view = health(&client(""), Path::new("/data"), 0);
+        let view = health(&client(""), 0);
         let expected = json!({
             "tenantId": "12345678-1234-5678-9abc-123456789012",
             "clientId": "12345678-1234-5678-9abc-123456789012",
@@ -225,7 +233,7 @@ mod tests {
             "dbPath": "/data/a/12345678-1234-5678-9abc-123456789012.db",
             "prefix": null,
             "s3Prefix": "databases/12345678-1234-5678-9abc-123456789012",
-            "status": "active", "enabled": true, "retention": null,
+            "status": "active", "enabled": true, "retention": "72h",
             "txid": 0, "replicatedTxid": 0, "replicationLagMs": 0, "pendingBytes": 0,
             "databaseBytes": null,
             "generation": null, "lastSyncAt": null, "lastSnapshotAt": null, "lastProvenAt": null,
@@ -246,7 +254,7 @@ mod tests {
             progress.last_sync_at = Some(0);
             progress.last_error = Some("spool_full: the spool is full".to_owned());
         });
-        let view = serde_json::to_value(health(&client, Path::new("/data"), 1_045)).expect("JSON");
+        let view = serde_json::to_value(health(&client, 1_045)).expect("JSON");
         assert_eq!(view["prefix"], "staging");
         assert_eq!(
             view["s3Prefix"],

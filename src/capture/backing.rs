@@ -79,6 +79,29 @@ impl Backing {
         }
     }
 
+    /// What stands at `path`, which no symbolic link leads to.
+    pub(super) fn kind(&self, path: &Path) -> io::Result<FileType> {
+        let found = rustix::fs::openat2(
+            self.root.as_fd(),
+            path,
+            OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )?;
+        Ok(FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode))
+    }
+
+    /// Whether a regular file is there; none where something else is, or where a symbolic link would be.
+    pub(super) fn is_regular(&self, path: &Path) -> io::Result<Option<bool>> {
+        match self.kind(path) {
+            Ok(FileType::RegularFile) => Ok(Some(true)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(false)),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether a rollback journal stands beside the database that still has to be rolled back.
     pub fn has_hot_journal(&self, database: &Path) -> io::Result<bool> {
         let Some(journal) = self.open(&companion(database, "-journal"))? else {
@@ -111,8 +134,9 @@ impl Backing {
         Ok(None)
     }
 
-    /// Every regular file below the directory but for the one folder at its root that is named by `skip`.
-    pub fn walk(&self, skip: &str, found: &mut dyn FnMut(PathBuf)) -> io::Result<()> {
+    /// Every regular file and every symbolic link (then the second argument is true) below the directory, but for the
+    /// one folder at its root that is named by `skip`.
+    pub fn walk(&self, skip: &str, found: &mut dyn FnMut(PathBuf, bool)) -> io::Result<()> {
         let mut folders = vec![PathBuf::from(".")];
         while let Some(folder) = folders.pop() {
             let fd = rustix::fs::openat(
@@ -140,7 +164,8 @@ impl Backing {
                 };
                 match self.file_type(&path, entry.file_type())? {
                     FileType::Directory => folders.push(path),
-                    FileType::RegularFile => found(path),
+                    FileType::RegularFile => found(path, false),
+                    FileType::Symlink => found(path, true),
                     _ => {}
                 }
             }

@@ -31,8 +31,8 @@ enum Pages {
 }
 
 impl Pages {
-    fn new(size: u64, shared: &Shared) -> Result<Self, CaptureError> {
-        if size <= shared.settings.memory_bytes {
+    fn new(size: u64, memory_bytes: u64, shared: &Shared) -> Result<Self, CaptureError> {
+        if size <= memory_bytes {
             return Ok(Self::Memory(Vec::with_capacity(size as usize)));
         }
         let file = tempfile::tempfile_in(&shared.directory);
@@ -47,6 +47,7 @@ impl Image {
     pub fn read(
         read: Read<'_>,
         shared: &Shared,
+        memory_bytes: u64,
         page_size: u32,
         size: u64,
         chunk: usize,
@@ -54,7 +55,7 @@ impl Image {
     ) -> Result<Self, CaptureError> {
         let mut image = Self {
             page_size,
-            pages: Pages::new(size, shared)?,
+            pages: Pages::new(size, memory_bytes, shared)?,
             sums: Vec::new(),
         };
         let mut bytes = vec![0; chunk.max(page_size as usize)];

@@ -14,6 +14,7 @@ use super::handles::{Handles, OpenedAs, Sight};
 use super::history::History;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
+use crate::tenant::policy::Policy;
 use crate::tenant::roster::Client;
 
 /// A database below the watch path, registered or not yet.
@@ -230,11 +231,17 @@ impl Database {
             .clone()
     }
 
+    /// What holds for it; the defaults while it is not registered.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.client()
+            .map_or_else(Arc::default, |client| client.policy())
+    }
+
     /// What logs call it.
     pub fn label(&self) -> String {
         self.client().map_or_else(
             || self.path.display().to_string(),
-            |client| client.id.label(),
+            |client| client.label.clone(),
         )
     }
 
@@ -301,7 +308,20 @@ impl Database {
         }
     }
 
+    /// Whether nobody works on it, whatever is written: its client is paused.
+    fn is_held(&self) -> bool {
+        self.client().is_some_and(|client| client.is_paused()) && !self.is_removed()
+    }
+
+    /// Its client goes on after a pause.
+    pub fn resume(self: &Arc<Self>) {
+        self.enqueue();
+    }
+
     fn enqueue(self: &Arc<Self>) {
+        if self.is_held() {
+            return;
+        }
         if !self.queued.swap(true, Ordering::SeqCst) && self.queue.try_send(self.clone()).is_err() {
             // The queue has room for every client; it is closed only while the process ends.
             self.queued.store(false, Ordering::SeqCst);
@@ -341,7 +361,7 @@ impl Database {
 
     /// Whether it waits for a look, or is being looked at or stored.
     pub fn is_busy(&self) -> bool {
-        self.is_dirty() || self.queued.load(Ordering::SeqCst)
+        !self.is_held() && (self.is_dirty() || self.queued.load(Ordering::SeqCst))
     }
 
     // ---- waiting for the store ----

@@ -67,7 +67,7 @@ impl History {
             return Ok(Drained::nothing());
         }
         self.load(db, shared)?;
-        self.make_room(shared)?;
+        self.make_room(db, shared)?;
         if db.take_gate_missed() {
             self.resync = Some("gate_missed");
             self.lose_image();
@@ -257,7 +257,7 @@ impl History {
         transactions: &[Transaction],
         since: UnixMs,
     ) -> Result<(), CaptureError> {
-        let each = if shared.settings.every_transaction {
+        let each = if db.policy().sync_interval.is_zero() {
             1
         } else {
             transactions.len().max(1)
@@ -317,7 +317,7 @@ impl History {
             salt: from.salt,
         };
         let mut places = pages.iter();
-        let segment = self.press(shared).segment(
+        let segment = self.press(db, shared).segment(
             Draft { before, end, sums },
             extent,
             since,

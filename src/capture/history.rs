@@ -212,7 +212,7 @@ impl History {
         if in_spool {
             self.spool_all(shared)?;
         }
-        self.make_room(shared)?;
+        self.make_room(db, shared)?;
         self.report(db);
         Ok(())
     }
@@ -249,8 +249,8 @@ impl History {
     }
 
     /// With more in memory than may be, nothing more is captured before that has found room in the spool.
-    pub(super) fn make_room(&mut self, shared: &Shared) -> Result<(), CaptureError> {
-        if self.bytes_in_memory() > shared.settings.memory_bytes {
+    pub(super) fn make_room(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+        if self.bytes_in_memory() > db.policy().limits.memory_bytes {
             self.spool_all(shared)?;
         }
         Ok(())
@@ -362,12 +362,12 @@ impl History {
         now_after(self.mark.map(|mark| mark.time_ms))
     }
 
-    pub(super) fn press<'a>(&self, shared: &'a Shared) -> Press<'a> {
+    pub(super) fn press<'a>(&self, db: &Database, shared: &'a Shared) -> Press<'a> {
         Press {
             spool: &shared.spool,
             id: self.id,
             node_id: shared.state.node_id(),
-            memory_bytes: shared.settings.memory_bytes,
+            memory_bytes: db.policy().limits.memory_bytes,
         }
     }
 

@@ -120,7 +120,15 @@ fn copy(
         let lost = db.history().image.as_ref().is_none_or(|run| run.lost);
         !lost && !db.is_removed()
     };
-    Image::read(read, shared, page_size, size, chunk, &is_wanted)
+    Image::read(
+        read,
+        shared,
+        db.policy().limits.memory_bytes,
+        page_size,
+        size,
+        chunk,
+        &is_wanted,
+    )
 }
 
 /// Makes the segment of what an image has shown. Holds no lock meanwhile: what is captured from here on follows it.
@@ -131,7 +139,7 @@ fn write_down(
     work: Work,
     since: UnixMs,
 ) -> Result<(), CaptureError> {
-    let press = db.history().press(shared);
+    let press = db.history().press(db, shared);
     let read = |pgno: u32, page: &mut [u8]| image.get(pgno, page);
     let segment = match work {
         Work::Nothing => return Ok(()),

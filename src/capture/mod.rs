@@ -3,6 +3,7 @@
 mod adopt;
 mod authority;
 pub mod backing;
+mod control;
 mod copy;
 pub mod database;
 mod drain;
@@ -24,16 +25,17 @@ pub mod spool;
 mod state;
 mod state_vfs;
 mod wal_reader;
+pub mod wishes;
 mod workers;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::clock::{UnixMs, now_ms};
 use crate::store::Body;
@@ -54,7 +56,9 @@ pub use state::{SnapshotNote, Upkeep};
 
 use backing::Backing;
 use spool::{Spool, SpoolError, SpoolLimits};
-use state::{StateDb, StateError};
+use state::StateDb;
+pub use state::StateError;
+use wishes::Wish;
 use workers::Workers;
 
 /// The folder at the backing directory's root that holds the state, and that the mount does not show.
@@ -63,10 +67,6 @@ pub const STATE_FOLDER: &str = ".litestream-multitenant";
 /// How the capture works.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Each captured transaction becomes a segment (`syncInterval: 0`).
-    pub every_transaction: bool,
-    /// Of one database; larger things go to the spool.
-    pub memory_bytes: u64,
     pub gate_timeout: Duration,
     pub spool: SpoolLimits,
 }
@@ -77,7 +77,6 @@ struct Shared {
     backing: Backing,
     state: StateDb,
     spool: Spool,
-    settings: Settings,
     /// Of the page sums and of scratch files.
     directory: PathBuf,
     /// `directory`, which no other process may use meanwhile.
@@ -139,7 +138,12 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Capture {
     shared: Arc<Shared>,
-    rules: Rules,
+    /// Where applications see the watch path.
+    seen_at: Arc<Path>,
+    rules: RwLock<Arc<Rules>>,
+    wishes: DashMap<PathBuf, Wish>,
+    /// Databases that were removed have to be told to the store.
+    removed: Notify,
     roster: Arc<Roster>,
     databases: DashMap<PathBuf, Arc<Database>>,
     queue: mpsc::Sender<Arc<Database>>,
@@ -169,6 +173,7 @@ impl Capture {
     /// receiver, each at most once at a time; `room` is how many there may be.
     pub fn start(
         root: Arc<OwnedFd>,
+        seen_at: &Path,
         directory: &Path,
         settings: Settings,
         rules: Rules,
@@ -180,16 +185,19 @@ impl Capture {
             backing: Backing::new(root),
             state: StateDb::open(&directory.join("state.db"), random())?,
             spool: Spool::open(directory.join("spool"), settings.spool)?,
-            settings,
             directory: directory.to_owned(),
             _claim: claim,
         });
         let (queue, dirty) = mpsc::channel(room);
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
+        let wishes = shared.state.wishes()?.into_iter().collect();
         let capture = Arc::new(Self {
             shared,
-            rules,
+            seen_at: seen_at.into(),
+            rules: RwLock::new(Arc::new(rules)),
+            wishes,
+            removed: Notify::new(),
             roster,
             databases: DashMap::new(),
             queue,
@@ -199,15 +207,15 @@ impl Capture {
     }
 
     /// The database that the file at `path` (relative to the watch path's root) belongs to, and as what;
-    /// none for a plain file. Cheap: a file name is matched and a map is asked.
+    /// none for a plain file. Cheap: a map is asked, and a file name is matched.
     pub fn classify(&self, path: &Path) -> Option<(Arc<Database>, FileKind)> {
-        let (database, kind) = self.rules.classify(path)?;
         // Without its database a companion is a plain file: names alone must not make entries.
-        let known = match kind {
-            FileKind::Database => Some(self.entry(&database)),
-            _ => self.databases.get(&database).map(|entry| entry.clone()),
-        };
-        known.map(|db| (db, kind))
+        if let Some((database, kind)) = Rules::companion(path) {
+            return Some((self.at_path(&database)?, kind));
+        }
+        let known = self.at_path(path);
+        let db = known.or_else(|| self.identify(path).map(|_| self.entry(path)));
+        db.map(|db| (db, FileKind::Database))
     }
 
     /// A registered client's database.

@@ -16,7 +16,7 @@ use super::{Capture, FileKind, OpenedAs, Settings};
 use crate::format::ltx::Decoder;
 use crate::format::wal_index::INDEX_HEADERS_SIZE;
 use crate::store::Body;
-use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
+use crate::tenant::discovery::{Rules, RulesWritten};
 use crate::tenant::ids::ClientId;
 use crate::tenant::roster::Roster;
 
@@ -193,8 +193,6 @@ impl Model {
 fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Database>) {
     let root = Arc::new(OwnedFd::from(File::open(data).expect("open")));
     let settings = Settings {
-        every_transaction: false,
-        memory_bytes,
         gate_timeout: Duration::from_secs(5),
         spool: SpoolLimits {
             bytes: 1 << 30,
@@ -203,12 +201,16 @@ fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Datab
         },
     };
     let roster = Arc::new(Roster::new(10));
-    let rules = Rules::new("", &["*.db".to_owned()], DEFAULT_GUID_PATTERN).expect("rules");
+    let mut rules = RulesWritten::default_for(data);
+    let mut terms = (*rules.terms).clone();
+    Arc::make_mut(&mut terms.defaults).limits.memory_bytes = memory_bytes;
+    rules.terms = Arc::new(terms);
+    let rules = Rules::new(rules).expect("rules");
     let state = dir.join("state");
     let (capture, _) =
-        Capture::start(root, &state, settings, rules, roster.clone(), 10).expect("start");
+        Capture::start(root, data, &state, settings, rules, roster.clone(), 10).expect("start");
     capture.appeared(Path::new(&format!("{GUID}.db")), false);
-    let client = roster.get(&ClientId::guid("", GUID)).expect("registered");
+    let client = roster.get(&ClientId::single("", GUID)).expect("registered");
     let db = capture.of_client(&client).expect("known");
     (capture, db)
 }

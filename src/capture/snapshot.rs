@@ -57,7 +57,7 @@ pub(super) fn make(db: &Database, shared: &Shared) -> Result<Made, CaptureError>
     let Some(end) = prove(&mut image, &file, db, shared)? else {
         return nothing();
     };
-    let press = db.history().press(shared);
+    let press = db.history().press(db, shared);
     press
         .snapshot(end, now_ms(), |pgno, page| image.get(pgno, page))
         .map(Made::Snapshot)
@@ -84,7 +84,15 @@ fn copy(
         .map_err(CaptureError::io("look at the database"))?
         .len();
     let is_wanted = || !db.is_removed();
-    Image::read(read, shared, page_size, size, chunk, &is_wanted)
+    Image::read(
+        read,
+        shared,
+        db.policy().limits.memory_bytes,
+        page_size,
+        size,
+        chunk,
+        &is_wanted,
+    )
 }
 
 /// Makes the image that of a captured state, which is given back.

@@ -112,6 +112,7 @@ pub struct Known {
 pub struct StateDb {
     connection: Mutex<Connection>,
     node_id: u64,
+    is_new: bool,
 }
 
 impl StateDb {
@@ -125,6 +126,7 @@ impl StateDb {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;",
         )?;
         connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(super::wishes::SCHEMA)?;
         let known: Option<i64> = connection
             .query_row("SELECT node_id FROM instance", [], |row| row.get(0))
             .optional()?;
@@ -138,7 +140,13 @@ impl StateDb {
         Ok(Self {
             connection: Mutex::new(connection),
             node_id,
+            is_new: known.is_none(),
         })
+    }
+
+    /// Whether there was none before: what the store knows of registrations has to be asked for.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// This instance's id, which stands in every LTX header.
@@ -322,7 +330,7 @@ impl StateDb {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -10,21 +10,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::helper::{self, HelperArgs};
 use super::{Failure, one_line};
-use crate::config::{self, LogFormat, WatchPathWritten, Written, units};
+use crate::config::{self, ConfigError, LogFormat, WatchPathWritten, Written, units};
 use crate::format::keys::GenerationId;
 use crate::store::ObjectStore;
 use crate::store::spec::{S3Options, StoreSpec};
 
 /// Commands that are known and do not work yet.
-const NOT_YET: [&str; 7] = [
-    "export",
-    "import",
-    "purge",
-    "hold",
-    "status",
-    "upgrade",
-    "check-config",
-];
+const NOT_YET: [&str; 6] = ["export", "import", "purge", "hold", "status", "upgrade"];
 
 /// Replicates one SQLite database per tenant to object storage, through a FUSE mount.
 ///
@@ -55,6 +47,8 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Delete what has outlived its retention
     Retain(RetainArgs),
+    /// Read a configuration, and print what it means or what is wrong with it
+    CheckConfig(CheckConfigArgs),
     /// Show all of it within half a minute, in a scratch directory
     Demo,
     #[command(external_subcommand)]
@@ -120,7 +114,7 @@ pub(super) struct StoreArgs {
 
 impl StoreArgs {
     /// The configuration file with these flags written over it.
-    pub(super) fn load(&self) -> Result<Written, Failure> {
+    pub(super) fn load(&self) -> Result<Written, ConfigError> {
         let mut written = config::load(self.config.as_deref())?;
         written.store = self.bucket.clone().or(written.store);
         written.s3.endpoint = self.endpoint.clone().or(written.s3.endpoint);
@@ -213,6 +207,14 @@ pub(super) struct RetainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CheckConfigArgs {
+    /// The configuration
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub mount: MountArgs,
 }
 
 /// What the arguments ask for.

@@ -9,13 +9,13 @@ use rustix::process::Pid;
 
 use super::{Failure, NAME, block_on, logging};
 use crate::config::Config;
-use crate::daemon::Beside;
+use crate::daemon::{Beside, Reload};
 
 /// What the new process says first when its mounts answer; else it is the exit code of its failure, and the reason.
 const READY: u8 = 0;
 
 /// Starts an instance in a process and a session of its own, and returns when its mounts answer; its id.
-pub(super) fn start(config: Config, mut beside: Beside) -> Result<i32, Failure> {
+pub(super) fn start(config: Config, reload: Reload, mut beside: Beside) -> Result<i32, Failure> {
     let log = logging::Detached::choose(is_journal(io::stderr()));
     let log_is_lost = matches!(log, logging::Detached::Nowhere);
     let (reader, mut writer) = io::pipe().map_err(failed("make a pipe"))?;
@@ -28,7 +28,7 @@ pub(super) fn start(config: Config, mut beside: Beside) -> Result<i32, Failure> 
                 // Where nobody waits any more the mount is there all the same.
                 let _ = first.write_all(&[READY]);
             }));
-            if let Err(failure) = run(config, beside, log) {
+            if let Err(failure) = run(config, reload, beside, log) {
                 let text = failure.to_string();
                 tracing::error!("{text}");
                 // As above; after the start it is too late for that.
@@ -54,7 +54,12 @@ pub(super) fn start(config: Config, mut beside: Beside) -> Result<i32, Failure> 
     }
 }
 
-fn run(config: Config, beside: Beside, log: logging::Detached) -> Result<(), Failure> {
+fn run(
+    config: Config,
+    reload: Reload,
+    beside: Beside,
+    log: logging::Detached,
+) -> Result<(), Failure> {
     rustix::process::setsid().map_err(|error| failed("begin a session")(error.into()))?;
     // So that it keeps no other file system busy.
     std::env::set_current_dir("/").map_err(failed("leave the directory"))?;
@@ -73,7 +78,7 @@ fn run(config: Config, beside: Beside, log: logging::Detached) -> Result<(), Fai
     };
     away().map_err(|error| failed("let go of the terminal")(error.into()))?;
     logging::start_detached(config.log_format, log);
-    block_on(async { Ok(crate::daemon::run(config, beside).await?) }).map(|_| ())
+    block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) }).map(|_| ())
 }
 
 /// Whether what it writes to standard error goes to systemd's journal, which says so by the file's numbers.

@@ -12,7 +12,7 @@ use super::{Failure, block_on, print};
 use crate::restore::{At, Target, restore_to_file};
 use crate::store::ObjectStore;
 use crate::store::spec::{S3Options, StoreSpec};
-use crate::tenant::ids::ClientId;
+use crate::tenant::ids::{ClientId, derived_prefix};
 
 const TENANTS: [(&str, &str); 3] = [
     ("ACME", "12345678-1234-5678-9abc-123456789012"),
@@ -191,7 +191,7 @@ async fn restore(
 ) -> Result<u64, Failure> {
     let spec = StoreSpec::Directory(store.to_owned());
     let store: Arc<dyn ObjectStore> = spec.open(&S3Options::default()).await?;
-    let prefix = ClientId::guid("", guid).replica_prefix();
+    let prefix = derived_prefix(&ClientId::single("", guid), true);
     let target = Target {
         generation: None,
         at: txid.map_or(At::Newest, At::Txid),

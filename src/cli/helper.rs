@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::mount::MountFlags;
 
 use super::{Failure, background, print};
-use crate::config::{self, Config, WatchPathWritten, units};
+use crate::config::{self, Config, ConfigError, WatchPathWritten, units};
 use crate::daemon::Beside;
 use crate::mount::await_release;
 
@@ -73,19 +73,22 @@ struct Options {
 
 /// Mounts, and returns once the mount answers; the daemon stays in the background.
 pub(super) fn run(args: HelperArgs) -> Result<ExitCode, Failure> {
+    let args = args.absolute()?;
     let config = args.configured()?;
     if args.fake {
         return Ok(ExitCode::SUCCESS);
     }
-    let watch_path = config.watch_path.path.clone();
+    let watch_path = config.watch_paths[0].path.clone();
     await_release(&watch_path, RELEASE_LIMIT);
     let beside = Beside {
         restrictions: args.options.restrictions,
         ..Beside::default()
     };
-    let pid = background::start(config, beside)?;
-    if args.verbose {
-        let (source, target) = (watch_path.display(), args.target.display());
+    let (verbose, target) = (args.verbose, args.target.clone());
+    let reload = Box::new(move || args.configured());
+    let pid = background::start(config, reload, beside)?;
+    if verbose {
+        let (source, target) = (watch_path.display(), target.display());
         print(&format!(
             "{source} is served at {target} by process {pid}\n"
         ))?;
@@ -94,17 +97,38 @@ pub(super) fn run(args: HelperArgs) -> Result<ExitCode, Failure> {
 }
 
 impl HelperArgs {
+    /// With paths that mean the same wherever the instance stands later.
+    fn absolute(self) -> Result<Self, Failure> {
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path)
+                .map_err(|error| Failure::Other(format!("{}: {error}", path.display())))
+        };
+        Ok(Self {
+            source: absolute(self.source)?,
+            target: absolute(self.target)?,
+            options: Options {
+                config: self.options.config.map(absolute).transpose()?,
+                ..self.options
+            },
+            ..self
+        })
+    }
+
     /// The file, with source and target in the place of its watch paths.
-    fn configured(&self) -> Result<Config, Failure> {
+    fn configured(&self) -> Result<Config, ConfigError> {
         let mut written = config::load(self.options.config.as_deref())?;
-        let prefix = written.watch_path.take().unwrap_or_default().prefix;
-        written.watch_path = Some(WatchPathWritten {
+        let is_source = |one: &WatchPathWritten| one.path.as_ref() == Some(&self.source);
+        let own = match &written.watch_paths[..] {
+            [only] => Some(only),
+            several => several.iter().find(|one| is_source(one)),
+        };
+        written.watch_paths = vec![WatchPathWritten {
             path: Some(self.source.clone()),
             mountpoint: Some(self.target.clone()),
-            prefix,
-        });
+            prefix: own.map_or_else(String::new, |own| own.prefix.clone()),
+        }];
         written.listen = self.options.listen;
-        Ok(written.resolve()?)
+        written.resolve()
     }
 
     /// Reads the arguments, without the program's name.

@@ -2,6 +2,7 @@
 
 mod args;
 mod background;
+mod check_config;
 mod child;
 mod client;
 mod demo;
@@ -95,6 +96,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::List(args) => block_on(list::run(args)),
         Command::Verify(args) => block_on(verify::run(args)),
         Command::Retain(args) => block_on(retain::run(args)),
+        Command::CheckConfig(args) => check_config::run(args),
         Command::Demo => demo::run(),
         Command::Other(words) => Err(args::unknown_command(&words)),
     };

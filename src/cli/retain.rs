@@ -9,7 +9,7 @@ use crate::restore::list_clients;
 use crate::store::probe_time;
 
 pub(super) async fn run(args: RetainArgs) -> Result<(), Failure> {
-    let retention = args.store.load()?.retention();
+    let retention = args.store.load()?.policy().retention;
     let store = args.store.open().await?;
     let now = probe_time(&*store).await?;
     let mut clients = Vec::new();

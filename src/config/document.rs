@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::de;
 
-use super::keys::{self, Key, Meaning, Set};
+use super::keys::{self, Elements, Key, Meaning, Set};
 use super::walk;
 use super::{ConfigError, DEFAULT_FILE, Written};
 
@@ -156,6 +156,15 @@ impl Reader<'_> {
         }
     }
 
+    /// The keys that follow are of one more section of a list.
+    pub(super) fn begin_element(&mut self, elements: &Elements) {
+        (elements.begin)(&mut self.written);
+        self.seen.retain(|path, _| {
+            let rest = path.strip_prefix(elements.path);
+            !rest.is_some_and(|rest| rest.starts_with('.'))
+        });
+    }
+
     /// Reads the text of a value into its place.
     pub(super) fn value(
         &mut self,
@@ -232,7 +241,7 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
         assert_eq!(written.port, Some(0));
         assert_eq!(written.patterns, ["*.db", "*.sqlite"]);
         assert_eq!(written.s3.secret_key.expect("a key").0, "from ${OUT}");
-        let path = written.watch_path.expect("a watch path").path;
+        let path = written.watch_paths[0].path.clone();
         assert_eq!(path, Some("/data/".into()));
         assert_eq!(written.max_lag, Some(std::time::Duration::from_secs(90)));
         assert_eq!(written.spool_bytes, Some(1 << 30));
@@ -241,7 +250,8 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
     #[test]
     fn a_watch_path_with_mountpoint_and_prefix() {
         let text = "autoDiscovery:\n  watchPaths:\n    - path: /data\n      mountpoint: /mnt\n      prefix: eu/a\n";
-        let watch_path = read(text).expect("known keys").watch_path.expect("one");
+        let written = read(text).expect("known keys");
+        let watch_path = &written.watch_paths[0];
         assert_eq!(watch_path.mountpoint, Some("/mnt".into()));
         assert_eq!(watch_path.prefix, "eu/a");
     }
@@ -249,28 +259,18 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
     #[test]
     fn what_does_not_work_yet_is_refused_where_it_stands() {
         for (text, line, name) in [
-            ("clients:\n  - clientId: x\n", 1, "`clients`"),
             (
-                "tenantDefaults:\n\n  removedRetention: 72h\n",
+                "clients:\n  - clientId: x\n    durabilityTimeout: 3s\n",
                 3,
-                "`tenantDefaults.removedRetention`",
+                "`clients[].durabilityTimeout`",
             ),
+            ("s3:\n\n  sse: x\n", 3, "`s3.sse`"),
             (
                 "tenantDefaults: {durability: store}\n",
                 1,
                 "`tenantDefaults.durability: store`",
             ),
-            (
-                "autoDiscovery:\n  enabled: false\n",
-                2,
-                "`autoDiscovery.enabled: false`",
-            ),
             ("mount:\n  capture: passthrough\n", 2, "`passthrough`"),
-            (
-                "autoDiscovery:\n  watchPaths:\n  - /a\n  - /b\n",
-                4,
-                "more than one path",
-            ),
             ("verification: {interval: 1h}", 1, "`verification`"),
         ] {
             let problem = refused(text);
@@ -340,16 +340,90 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
         );
         let mut written = load(Some(Path::new(example))).expect("it parses");
         let scratch = tempfile::tempdir().expect("a scratch directory");
-        let watch_path = written.watch_path.as_mut().expect("it has one");
-        watch_path.path = Some(scratch.path().to_owned());
+        written.watch_paths[0].path = Some(scratch.path().to_owned());
         let defaults = Written {
             store: written.store.clone(),
-            watch_path: written.watch_path.clone(),
+            watch_paths: written.watch_paths.clone(),
             ..Written::default()
         };
         assert_eq!(
             format!("{:?}", written.resolve().expect("it is complete")),
             format!("{:?}", defaults.resolve().expect("as complete"))
         );
+    }
+
+    #[test]
+    fn the_sections_of_lists_have_keys_of_their_own() {
+        let written = read(
+            r#"
+clients:
+  - {clientId: a, dbPath: /data/a.db, retention: 168h}
+  - {clientId: b, dbPath: /data/b.db, retentionDays: 3, s3Prefix: x/b/}
+tenants:
+  - tenantId: acme
+    s3Config: {bucket: own, accessKey: "${SET}", secretKey: s}
+    requestsPerSecond: 5
+"#,
+        )
+        .expect("all of it works");
+        let hours = |n: u64| Some(std::time::Duration::from_secs(n * 3600));
+        assert_eq!(written.clients[0].policy.retention, hours(168));
+        assert_eq!(written.clients[1].policy.retention, hours(72));
+        assert_eq!(written.clients[1].s3_prefix.as_deref(), Some("x/b"));
+        assert_eq!(written.tenants[0].policy.requests_per_second, Some(5));
+        assert!(!format!("{written:?}").contains("from ${OUT}"));
+
+        let twice = refused("clients:\n  - {clientId: a, clientId: b}\n");
+        assert!(
+            twice
+                .reason
+                .contains("`clients[].clientId` is written twice"),
+            "{twice:?}"
+        );
+        let unknown = refused("tenants:\n  - tenantId: a\n    s3Config: {buckets: x}\n");
+        assert_eq!((unknown.line, unknown.column), (3, 16));
+        assert!(
+            unknown.reason.ends_with("`tenants[].s3Config.bucket`"),
+            "{unknown:?}"
+        );
+        assert!(refused("clients: [a]").reason.contains("keys with values"));
+    }
+
+    /// The three examples of the first description of this program, as they stood there.
+    #[test]
+    fn the_examples_parse_unchanged_and_mean_what_they_say() {
+        let example = |name: &str| {
+            let path = format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).expect("the example");
+            let set = |name: &str| name.starts_with("TENANT_001_").then(|| "a key".to_owned());
+            parse(&text, &set).expect(name).look_at().expect(name).0
+        };
+        let clients = example("clients.yml");
+        assert_eq!(clients.store.expect("one").to_string(), "s3://company-data");
+        let rules = &clients.watch_paths[0].rules;
+        let guid = "98765432-4321-8765-cba9-876543210987";
+        let second = rules
+            .identify(Path::new(&format!("{guid}.db")))
+            .expect("named");
+        assert_eq!(second.s3_prefix, format!("databases/{guid}"));
+        assert_eq!(second.policy.retention.as_secs(), 72 * 3600);
+        let first = rules.identify(Path::new("12345678-1234-5678-9abc-123456789012.db"));
+        assert_eq!(first.expect("named").policy.retention.as_secs(), 168 * 3600);
+
+        let stores = example("tenant-stores.yml");
+        assert_eq!(stores.own_stores[0].tenant, "tenant-001");
+        assert_eq!(stores.own_stores[0].store.to_string(), "s3://company-data");
+        assert_eq!(
+            stores.terms.tenants["tenant-001"].prefix.as_deref(),
+            Some("tenants/tenant-001")
+        );
+
+        let directories = example("tenant-directories.yml");
+        assert_eq!(directories.limits.max_tenants, 500);
+        let rules = &directories.watch_paths[0].rules;
+        let orders = rules
+            .identify(Path::new("acme/orders.sqlite"))
+            .expect("found");
+        assert_eq!(orders.s3_prefix, "databases/acme/orders");
     }
 }

@@ -1,6 +1,6 @@
 //! What a key of the configuration file is: whether it works yet, how it is read, and which one was meant.
 
-use super::table::KEYS;
+use super::table::TABLES;
 use super::written::Written;
 
 /// Reads a value into its place; the error is a sentence that says what is wrong with it.
@@ -15,14 +15,22 @@ pub enum Meaning {
     Value(Set),
     /// A list of values.
     List(Set),
-    /// A list of watch paths.
-    WatchPaths,
-    /// A path, or a section.
-    WatchPath(Set),
+    /// A list of sections, each with the same keys.
+    Elements(&'static Elements),
     /// Works, but as yet with this value only.
     Only(&'static str),
     /// Known, and refused by name.
     NotYet,
+}
+
+/// The sections of a list.
+pub struct Elements {
+    /// The path that the keys of one stand below, as `clients[]`.
+    pub path: &'static str,
+    /// Makes room for the next one, which the keys that follow are of.
+    pub begin: fn(&mut Written),
+    /// How one is read that is a single value.
+    pub text: Option<Set>,
 }
 
 /// A key by its whole path, as `limits.maxLag`.
@@ -51,30 +59,20 @@ impl Key {
     }
 }
 
-/// The row of one element of `autoDiscovery.watchPaths`.
-pub const WATCH_PATH: &str = "autoDiscovery.watchPaths[]";
-
-/// The keys that a file can name.
-fn writable() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(|key| key.path != WATCH_PATH)
+/// Every key, of all tables.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    TABLES.into_iter().flatten()
 }
 
 /// The key `name` of `section`.
 pub fn find(section: &str, name: &str) -> Option<&'static Key> {
-    writable().find(|key| key.name() == name && key.section() == section)
-}
-
-/// One element of `autoDiscovery.watchPaths`.
-pub fn watch_path_element() -> &'static Key {
-    KEYS.iter()
-        .find(|key| key.path == WATCH_PATH)
-        .expect("BUG: watch paths have no row")
+    all().find(|key| key.name() == name && key.section() == section)
 }
 
 /// The known key that looks most like `name`; of equals, one of the same section.
 pub fn nearest(section: &str, name: &str) -> &'static str {
     let written = name.to_lowercase();
-    writable()
+    all()
         .min_by_key(|key| {
             let distance = edit_distance(&written, &key.name().to_lowercase());
             (distance, key.section() != section)
@@ -105,19 +103,20 @@ mod tests {
 
     #[test]
     fn the_table_is_consistent() {
-        for (i, key) in KEYS.iter().enumerate() {
-            assert!(
-                KEYS[..i].iter().all(|other| other.path != key.path),
-                "{} twice",
-                key.path
-            );
+        for key in all() {
+            let same = all().filter(|other| other.path == key.path);
+            assert_eq!(same.count(), 1, "{} twice", key.path);
             let section = key.section();
+            let list = section.strip_suffix("[]").unwrap_or(section);
             assert!(
-                section.is_empty() || KEYS.iter().any(|other| other.path == section),
+                section.is_empty() || all().any(|other| other.path == list),
                 "{section} has no row"
             );
+            if let Meaning::Elements(elements) = key.meaning {
+                assert_eq!(elements.path.strip_suffix("[]"), Some(key.path));
+            }
             if let Some(other) = key.same_as {
-                assert!(KEYS.iter().any(|key| key.path == other), "{other}");
+                assert!(all().any(|key| key.path == other), "{other}");
             }
         }
     }
@@ -145,8 +144,8 @@ mod tests {
     /// The table as docs/configuration.md shows it.
     fn documented() -> String {
         let mut text = String::from("| key | default | meaning |\n| --- | --- | --- |\n");
-        for key in writable().filter(|key| !key.doc.is_empty()) {
-            let other = writable().find(|other| other.same_as == Some(key.path));
+        for key in all().filter(|key| !key.doc.is_empty()) {
+            let other = all().find(|other| other.same_as == Some(key.path));
             let other = other.map_or_else(String::new, |other| format!(", or `{}`", other.path));
             let default = key.default.replace('|', "\\|");
             text.push_str(&format!(
@@ -155,7 +154,7 @@ mod tests {
             ));
         }
         text.push_str("\nKnown, and refused by name in this version: ");
-        let not_yet: Vec<_> = writable()
+        let not_yet: Vec<_> = all()
             .filter(|key| matches!(key.meaning, Meaning::NotYet))
             .map(|key| format!("`{}`", key.path))
             .collect();

@@ -1,15 +1,20 @@
 //! The configuration: the file as written, merged with flags, becomes the configuration as meant.
 
+mod directories;
 mod document;
 pub mod keys;
+mod lists;
 mod resolve;
+mod show;
 mod table;
+mod tenants;
 pub mod units;
 mod walk;
 mod written;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use document::load;
@@ -17,6 +22,7 @@ pub use written::{WatchPathWritten, Written};
 
 use crate::store::spec::{S3Options, Secret, StoreSpec};
 use crate::tenant::discovery::Rules;
+use crate::tenant::terms::Terms;
 
 /// Read where no `-config` is given and the file exists.
 pub const DEFAULT_FILE: &str = "/etc/litestream-multitenant.yml";
@@ -27,38 +33,44 @@ pub const DEFAULT_STATE_FOLDER: &str = ".litestream-multitenant";
 /// The configuration as meant: complete, checked, with absolute paths.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub store: StoreSpec,
+    /// Of those tenants that have none of their own; none where each has to have its own.
+    pub store: Option<StoreSpec>,
     pub s3: S3Options,
+    pub own_stores: Vec<OwnStore>,
     /// Where the API listens; none for `-listen none`.
     pub listen: Option<SocketAddr>,
     /// Every request needs it; without one the API listens on loopback only.
     pub api_token: Option<Secret>,
-    pub watch_path: WatchPath,
-    pub rules: Rules,
-    /// Zero makes each captured transaction a segment.
-    pub sync_interval: Duration,
-    /// A snapshot is made so long after the one before it, where something has changed.
-    pub snapshot_interval: Duration,
-    /// How long every moment stays restorable.
-    pub retention: Duration,
+    /// At least one.
+    pub watch_paths: Vec<WatchPath>,
+    pub terms: Arc<Terms>,
     /// The longest that one file operation waits for its capture.
     pub gate_timeout: Duration,
     pub limits: Limits,
-    /// None for the default, `DEFAULT_STATE_FOLDER` below the backing directory.
+    /// None for the default, `DEFAULT_STATE_FOLDER` below each backing directory.
     pub state_dir: Option<PathBuf>,
     pub log_format: LogFormat,
     /// Whether the kernel may pass reads and writes of `.db` and `-shm` through.
     pub passthrough: bool,
 }
 
-/// A directory of databases, and where the file system is mounted for it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A tenant's own store, or its own keys to the store of all.
+#[derive(Clone, Debug)]
+pub struct OwnStore {
+    pub tenant: String,
+    pub store: StoreSpec,
+    pub s3: S3Options,
+}
+
+/// A directory of databases, where the file system is mounted for it, and the rules for what is below it.
+#[derive(Clone, Debug)]
 pub struct WatchPath {
     pub path: PathBuf,
     /// The watch path itself unless another is configured.
     pub mountpoint: PathBuf,
     /// Without a slash at either end; empty where none is configured.
     pub prefix: String,
+    pub rules: Rules,
 }
 
 /// What one instance may use.
@@ -67,8 +79,6 @@ pub struct Limits {
     pub max_tenants: usize,
     /// Uploads in flight, all tenants together.
     pub max_concurrent_syncs: usize,
-    /// Bytes of captured data that one tenant may hold in memory before it goes to the spool.
-    pub memory_bytes_per_tenant: u64,
     /// Bytes of captured data that may wait on local disk, all tenants together.
     pub spool_bytes: u64,
     pub spool_reserve: SpoolReserve,
@@ -132,6 +142,8 @@ pub enum ConfigError {
     NoToken(SocketAddr),
     #[error("{}: {reason}", path.display())]
     Path { path: PathBuf, reason: String },
+    #[error("`{key}`: {reason}")]
+    Key { key: String, reason: String },
     #[error(transparent)]
     Rule(#[from] crate::tenant::discovery::RuleError),
 }

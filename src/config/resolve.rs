@@ -1,55 +1,101 @@
-//! From the configuration as written to the configuration as meant: defaults, directories, and what they exclude.
+//! From the configuration as written to the configuration as meant: defaults, and what excludes one another.
 
-use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    Config, ConfigError, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath, WatchPathWritten,
-    Written,
-};
+use super::directories::{Directory, absolute, outside, settled, watch_paths};
+use super::tenants::{NamedBelow, named, own_stores, terms};
+use super::{Config, ConfigError, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath, Written};
 use crate::store::spec::StoreSpec;
-use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
+use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules, RulesWritten};
+use crate::tenant::policy::Policy;
+use crate::tenant::terms::Terms;
 
 const DEFAULT_PATTERN: &str = "*.db";
 const DEFAULT_PORT: u16 = 8080;
-const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(3600);
-const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
+const DEFAULT_WATCH_PATHS: usize = 10;
+
+/// What is tolerated of what is not there.
+pub(super) enum Absent {
+    /// Nothing: the configuration is to be run.
+    Refused,
+    /// It is only looked at; what is not there is noted here.
+    Noted(Vec<String>),
+}
+
+impl Absent {
+    /// Notes what is not there, or refuses it.
+    pub(super) fn note(&mut self, error: ConfigError) -> Result<(), ConfigError> {
+        match self {
+            Self::Refused => Err(error),
+            Self::Noted(notes) => {
+                notes.push(error.to_string());
+                Ok(())
+            }
+        }
+    }
+}
 
 impl Written {
-    /// The store, which every command needs.
+    /// The store, which every command on data needs.
     pub fn required_store(&self) -> Result<StoreSpec, ConfigError> {
         self.store.clone().ok_or(ConfigError::NoStore)
     }
 
-    /// How long every moment stays restorable.
-    pub fn retention(&self) -> Duration {
-        self.retention.unwrap_or(DEFAULT_RETENTION)
+    /// What holds for tenants without terms of their own.
+    pub fn policy(&self) -> Policy {
+        self.defaults.over(&Policy::default())
     }
 
     /// The configuration of `mount`: everything required is there, and the directories exist.
     pub fn resolve(self) -> Result<Config, ConfigError> {
-        let store = self.required_store()?;
-        let retention = self.retention();
-        let watch_path = watch_path(self.watch_path.unwrap_or_default())?;
+        self.resolve_with(&mut Absent::Refused)
+    }
+
+    /// The configuration, and what of it is not there yet.
+    pub fn look_at(self) -> Result<(Config, Vec<String>), ConfigError> {
+        let mut absent = Absent::Noted(Vec::new());
+        let config = self.resolve_with(&mut absent)?;
+        match absent {
+            Absent::Noted(notes) => Ok((config, notes)),
+            Absent::Refused => Ok((config, Vec::new())),
+        }
+    }
+
+    fn resolve_with(mut self, absent: &mut Absent) -> Result<Config, ConfigError> {
+        let own_stores = own_stores(&self)?;
+        let each_has_its_own =
+            !self.tenants.is_empty() && self.tenants.iter().all(|tenant| tenant.bucket.is_some());
+        if self.store.is_none() && !each_has_its_own {
+            absent.note(ConfigError::NoStore)?;
+        }
+        let terms = Arc::new(terms(&self, &own_stores)?);
+        let directories = watch_paths(&mut self, absent)?;
+        let most = self.max_watch_paths.unwrap_or(DEFAULT_WATCH_PATHS);
+        if directories.len() > most {
+            return Err(ConfigError::Key {
+                key: "autoDiscovery.watchPaths".to_owned(),
+                reason: format!(
+                    "{} watch paths, and `limits.maxWatchPaths` is {most}",
+                    directories.len()
+                ),
+            });
+        }
+        let mut named = named(&self, &directories, &terms)?;
+        let watch_paths = directories.into_iter().map(|directory| {
+            let rules = self.rules(&directory, named.remove(&directory.path), &terms);
+            Ok(WatchPath {
+                rules: Rules::new(rules)?,
+                path: directory.path,
+                mountpoint: directory.mountpoint,
+                prefix: directory.prefix,
+            })
+        });
+        let watch_paths = watch_paths.collect::<Result<Vec<_>, ConfigError>>()?;
         let state_dir = self.state_dir.as_deref().map(absolute).transpose()?;
-        if let StoreSpec::Directory(dir) = &store {
-            outside(&watch_path, "the store", &settled(dir)?)?;
-        }
-        if let Some(dir) = &state_dir {
-            let settled = settled(dir)?;
-            if settled != watch_path.path.join(DEFAULT_STATE_FOLDER) {
-                outside(&watch_path, "the state directory", &settled)?;
-            }
-        }
-        let patterns = match self.patterns {
-            patterns if patterns.is_empty() => vec![DEFAULT_PATTERN.to_owned()],
-            patterns => patterns,
-        };
-        let guid_pattern = self.guid_pattern.as_deref().unwrap_or(DEFAULT_GUID_PATTERN);
-        let rules = Rules::new(&watch_path.prefix, &patterns, guid_pattern)?;
+        keep_outside(&self, &watch_paths, state_dir.as_ref())?;
         let listen = self.listen.unwrap_or_else(|| {
             let host = self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             Some(SocketAddr::new(host, self.port.unwrap_or(DEFAULT_PORT)))
@@ -59,21 +105,21 @@ impl Written {
         {
             return Err(ConfigError::NoToken(address));
         }
+        if let Some(address) = listen.filter(|address| !address.ip().is_loopback())
+            && self.api_token.is_none()
+        {
+            return Err(ConfigError::NoToken(address));
+        }
         Ok(Config {
-            store,
-            s3: self.s3,
             listen,
             api_token: self.api_token,
-            watch_path,
-            rules,
-            sync_interval: self.sync_interval.unwrap_or(Duration::from_secs(1)),
-            snapshot_interval: self.snapshot_interval.unwrap_or(DEFAULT_SNAPSHOT_INTERVAL),
-            retention,
+            watch_paths,
+            terms,
+            own_stores,
             gate_timeout: self.gate_timeout.unwrap_or(Duration::from_secs(5)),
             limits: Limits {
                 max_tenants: self.max_tenants.unwrap_or(1_000),
                 max_concurrent_syncs: self.max_concurrent_syncs.unwrap_or(50),
-                memory_bytes_per_tenant: self.memory_bytes_per_tenant.unwrap_or(16 << 20),
                 spool_bytes: self.spool_bytes.unwrap_or(10 << 30),
                 spool_reserve: self.spool_reserve.unwrap_or(SpoolReserve::Percent(5)),
                 max_lag: self.max_lag.unwrap_or(Duration::from_secs(30)),
@@ -81,101 +127,70 @@ impl Written {
             state_dir,
             log_format: self.log_format,
             passthrough: !self.no_passthrough,
+            store: self.store,
+            s3: self.s3,
         })
     }
-}
 
-fn watch_path(written: WatchPathWritten) -> Result<WatchPath, ConfigError> {
-    let path = directory(&written.path.ok_or(ConfigError::NoWatchPath)?)?;
-    let mountpoint = match written.mountpoint {
-        Some(mountpoint) => directory(&mountpoint)?,
-        None => path.clone(),
-    };
-    let nested = mountpoint.starts_with(&path) || path.starts_with(&mountpoint);
-    if mountpoint != path && nested {
-        return Err(ConfigError::Path {
-            path: mountpoint,
-            reason: "the mount point and the watch path lie one within the other; choose another mount point".to_owned(),
-        });
-    }
-    Ok(WatchPath {
-        path,
-        mountpoint,
-        prefix: written.prefix,
-    })
-}
-
-/// A directory that exists, by its absolute path without links. What a dead mount covers counts as one.
-fn directory(path: &Path) -> Result<PathBuf, ConfigError> {
-    let wrong = |reason: String| ConfigError::Path {
-        path: path.to_owned(),
-        reason,
-    };
-    match fs::canonicalize(path).and_then(|path| Ok((fs::metadata(&path)?, path))) {
-        Ok((found, path)) if found.is_dir() => Ok(path),
-        Ok(_) => Err(wrong("is no directory; name one".to_owned())),
-        Err(error) if is_dead_mount(&error) => absolute(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(wrong(
-            "there is no such directory; create it first".to_owned(),
-        )),
-        Err(error) => Err(wrong(format!("look at the directory: {error}"))),
-    }
-}
-
-/// A mount whose daemon died; it is cleared before the new mount.
-fn is_dead_mount(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOTCONN)
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
-    let absolute = std::path::absolute(path).map_err(|error| ConfigError::Path {
-        path: path.to_owned(),
-        reason: format!("make the path absolute: {error}"),
-    })?;
-    // Collected again, since a slash at the end would stay.
-    Ok(absolute.components().collect())
-}
-
-/// Where a path that need not exist yet would lie, links followed as far as it exists.
-fn settled(path: &Path) -> Result<PathBuf, ConfigError> {
-    let path = absolute(path)?;
-    for ancestor in path.ancestors() {
-        let Ok(mut settled) = fs::canonicalize(ancestor) else {
-            continue;
-        };
-        let rest = path.strip_prefix(ancestor).expect("BUG: no ancestor of it");
-        for component in rest.components() {
-            match component {
-                Component::ParentDir => {
-                    settled.pop();
-                }
-                other => settled.push(other),
-            }
+    fn rules(
+        &self,
+        directory: &Directory,
+        named: Option<NamedBelow>,
+        terms: &Arc<Terms>,
+    ) -> RulesWritten {
+        let mut patterns = self.patterns.clone();
+        if patterns.is_empty() {
+            patterns.push(DEFAULT_PATTERN.to_owned());
         }
-        return Ok(settled);
-    }
-    Ok(path)
-}
-
-fn outside(watch_path: &WatchPath, what: &str, path: &Path) -> Result<(), ConfigError> {
-    for covered in [&watch_path.path, &watch_path.mountpoint] {
-        if path.starts_with(covered) {
-            return Err(ConfigError::Path {
-                path: path.to_owned(),
-                reason: format!(
-                    "{what} lies under {}, which is mounted over; choose another place",
-                    covered.display()
-                ),
-            });
+        let guid_pattern = self.guid_pattern.as_deref().unwrap_or(DEFAULT_GUID_PATTERN);
+        RulesWritten {
+            prefix: directory.prefix.clone(),
+            seen_at: directory.mountpoint.clone(),
+            discovery: self.discovery.unwrap_or(true),
+            patterns,
+            guid_validation: self.guid_validation,
+            guid_pattern: guid_pattern.to_owned(),
+            tenant_regex: self.tenant_regex.clone(),
+            named: named.unwrap_or_default(),
+            terms: terms.clone(),
         }
     }
-    Ok(())
+}
+
+/// The mount would cover what lies below it: stores and state have to be elsewhere.
+fn keep_outside(
+    written: &Written,
+    watch_paths: &[WatchPath],
+    state_dir: Option<&PathBuf>,
+) -> Result<(), ConfigError> {
+    let own = written
+        .tenants
+        .iter()
+        .filter_map(|tenant| tenant.bucket.as_ref());
+    for store in written.store.iter().chain(own) {
+        if let StoreSpec::Directory(dir) = store {
+            outside(watch_paths, "the store", &settled(dir)?)?;
+        }
+    }
+    let Some(dir) = state_dir else {
+        return Ok(());
+    };
+    let settled = settled(dir)?;
+    let is_default = |watch_path: &WatchPath| settled == watch_path.path.join(DEFAULT_STATE_FOLDER);
+    if watch_paths.iter().any(is_default) {
+        return Ok(());
+    }
+    outside(watch_paths, "the state directory", &settled)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use crate::store::spec::Secret;
+    use crate::config::WatchPathWritten;
+    use crate::config::written::{ClientWritten, TenantWritten};
+    use crate::store::spec::{S3Options, Secret};
 
     struct Scratch(tempfile::TempDir);
 
@@ -192,13 +207,17 @@ mod tests {
             self.0.path().canonicalize().expect("exists").join(name)
         }
 
+        fn watch_path(&self, name: &str) -> WatchPathWritten {
+            WatchPathWritten {
+                path: Some(self.path(name)),
+                ..Default::default()
+            }
+        }
+
         fn written(&self) -> Written {
             Written {
                 store: Some(StoreSpec::Directory(self.path("store"))),
-                watch_path: Some(WatchPathWritten {
-                    path: Some(self.path("data")),
-                    ..Default::default()
-                }),
+                watch_paths: vec![self.watch_path("data")],
                 ..Default::default()
             }
         }
@@ -209,8 +228,8 @@ mod tests {
         let scratch = Scratch::new();
         let config = scratch.written().resolve().expect("complete");
         assert_eq!(config.listen, Some(([127, 0, 0, 1], 8080).into()));
-        assert_eq!(config.watch_path.mountpoint, scratch.path("data"));
-        assert_eq!(config.sync_interval, Duration::from_secs(1));
+        assert_eq!(config.watch_paths[0].mountpoint, scratch.path("data"));
+        assert_eq!(*config.terms.defaults, Policy::default());
         assert_eq!(config.limits.spool_bytes, 10 << 30);
         assert!(config.passthrough && config.state_dir.is_none());
     }
@@ -241,7 +260,7 @@ mod tests {
         without.store = None;
         assert!(matches!(without.resolve(), Err(ConfigError::NoStore)));
         let mut without = scratch.written();
-        without.watch_path = None;
+        without.watch_paths.clear();
         assert!(matches!(without.resolve(), Err(ConfigError::NoWatchPath)));
     }
 
@@ -252,14 +271,11 @@ mod tests {
         fs::write(scratch.path("file"), "").expect("a file");
         let at = |name: &str| {
             let mut written = scratch.written();
-            written.watch_path = Some(WatchPathWritten {
-                path: Some(scratch.path(name)),
-                ..Default::default()
-            });
+            written.watch_paths = vec![scratch.watch_path(name)];
             written.resolve()
         };
         assert_eq!(
-            at("link/").expect("a link").watch_path.path,
+            at("link/").expect("a link").watch_paths[0].path,
             scratch.path("data")
         );
         for (name, reason) in [("none", "no such directory"), ("file", "no directory")] {
@@ -294,15 +310,148 @@ mod tests {
         let scratch = Scratch::new();
         let at = |mountpoint: &str| {
             let mut written = scratch.written();
-            let watch_path = written.watch_path.as_mut().expect("there is one");
-            watch_path.mountpoint = Some(scratch.path(mountpoint));
+            written.watch_paths[0].mountpoint = Some(scratch.path(mountpoint));
             written.resolve()
         };
         assert_eq!(
-            at("mnt").expect("beside").watch_path.mountpoint,
+            at("mnt").expect("beside").watch_paths[0].mountpoint,
             scratch.path("mnt")
         );
         assert!(at("").is_err(), "around the watch path");
         assert!(at("none").is_err(), "missing");
+    }
+
+    fn client(id: &str, path: PathBuf) -> ClientWritten {
+        ClientWritten {
+            client_id: Some(id.to_owned()),
+            db_path: Some(path),
+            ..Default::default()
+        }
+    }
+
+    fn refused(written: Written) -> String {
+        let error = written.resolve().expect_err("not to be used").to_string();
+        assert!(!error.contains('\n'), "{error}");
+        error
+    }
+
+    #[test]
+    fn clients_lie_below_watch_paths_or_make_them() {
+        let scratch = Scratch::new();
+        let mut written = scratch.written();
+        written.clients = vec![client("a", scratch.path("data/sub/a.db"))];
+        let config = written.clone().resolve().expect("below");
+        let named = config.watch_paths[0].rules.named();
+        assert!(named.contains_key(std::path::Path::new("sub/a.db")));
+
+        written.clients.push(client("b", scratch.path("mnt/b.db")));
+        let error = refused(written.clone());
+        assert!(
+            error.contains("add the line `- ") && error.contains("/mnt`"),
+            "{error}"
+        );
+
+        // Without watch paths they are the clients' directories, the upper of two.
+        written.watch_paths.clear();
+        written.clients.push(client("c", scratch.path("data/c.db")));
+        let config = written.resolve().expect("their parents");
+        let paths: Vec<_> = config
+            .watch_paths
+            .iter()
+            .map(|one| one.path.clone())
+            .collect();
+        assert_eq!(paths, [scratch.path("data"), scratch.path("mnt")]);
+    }
+
+    #[test]
+    fn clients_that_contradict_each_other_are_refused() {
+        let scratch = Scratch::new();
+        let with = |clients: Vec<ClientWritten>| {
+            let mut written = scratch.written();
+            written.clients = clients;
+            refused(written)
+        };
+        let at = |id: &str, name: &str, s3_prefix: Option<&str>| ClientWritten {
+            s3_prefix: s3_prefix.map(str::to_owned),
+            ..client(id, scratch.path(name))
+        };
+        let twice = with(vec![at("a", "data/a.db", None), at("a", "data/b.db", None)]);
+        assert!(twice.contains("client a is there twice"), "{twice}");
+        let same_file = with(vec![at("a", "data/a.db", None), at("b", "data/a.db", None)]);
+        assert!(same_file.contains("a.db is there twice"), "{same_file}");
+        let within = with(vec![
+            at("a", "data/a.db", Some("x")),
+            at("b", "data/b.db", Some("x/y")),
+        ]);
+        assert!(within.contains("clients b and a would share"), "{within}");
+        for path in ["relative.db", "/data/../etc/x.db", "/"] {
+            let error = with(vec![client("a", path.into())]);
+            assert!(error.contains("absolute path of a file"), "{error}");
+        }
+        let nameless = with(vec![ClientWritten::default()]);
+        assert!(nameless.contains("`clientId`"), "{nameless}");
+    }
+
+    #[test]
+    fn several_watch_paths_lie_beside_each_other_and_are_bounded() {
+        let scratch = Scratch::new();
+        let mut written = scratch.written();
+        written.watch_paths.push(scratch.watch_path("mnt"));
+        assert_eq!(written.clone().resolve().expect("two").watch_paths.len(), 2);
+        written.max_watch_paths = Some(1);
+        assert!(refused(written.clone()).contains("`limits.maxWatchPaths` is 1"));
+        written.max_watch_paths = None;
+        written.mountpoint = Some(scratch.path("store"));
+        assert!(refused(written.clone()).contains("-mountpoint is for one watch path"));
+        written.mountpoint = None;
+        fs::create_dir(scratch.path("data/sub")).expect("a directory");
+        written.watch_paths.push(scratch.watch_path("data/sub"));
+        assert!(refused(written).contains("one within the other"));
+    }
+
+    #[test]
+    fn a_tenants_own_keys_go_with_the_store_of_all_or_with_its_own() {
+        let scratch = Scratch::new();
+        let mut written = scratch.written();
+        written.store = Some(StoreSpec::parse("s3://all/p").expect("a store"));
+        written.s3.region = Some("eu-1".to_owned());
+        let secret = |text: &str| Some(Secret(text.to_owned()));
+        let tenant = |id: &str, bucket: Option<&str>| TenantWritten {
+            tenant_id: Some(id.to_owned()),
+            bucket: bucket.map(|bucket| StoreSpec::parse(bucket).expect("a store")),
+            s3: S3Options {
+                access_key: secret("key"),
+                secret_key: secret("secret"),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        written.tenants = vec![tenant("a", None), tenant("b", Some("own"))];
+        let config = written.clone().resolve().expect("complete");
+        let shown: Vec<_> = config
+            .own_stores
+            .iter()
+            .map(|own| own.store.to_string())
+            .collect();
+        assert_eq!(shown, ["s3://all/p", "s3://own"]);
+        assert_eq!(config.own_stores[1].s3.region.as_deref(), Some("eu-1"));
+
+        let mut halved = written.clone();
+        halved.tenants[0].s3.secret_key = None;
+        assert!(refused(halved).contains("go together"));
+        let mut twice = written.clone();
+        twice.tenants[1].tenant_id = Some("a".to_owned());
+        assert!(refused(twice).contains("tenant a is there twice"));
+        // Where each has its own, there need be none for all.
+        written.store = None;
+        assert!(refused(written.clone()).contains("no store is configured"));
+        written.tenants.remove(0);
+        assert!(written.resolve().expect("each has one").store.is_none());
+    }
+
+    #[test]
+    fn what_is_only_looked_at_may_lack_what_is_not_there_yet() {
+        let (config, notes) = Written::default().look_at().expect("nothing is wrong");
+        assert_eq!((config.watch_paths.len(), notes.len()), (0, 2));
     }
 }

@@ -1,18 +1,27 @@
 //! The table of keys: one row each, with the default and the sentence that the documentation shows.
 
-use super::keys::Meaning::{self, List, Only, Value, WatchPaths};
-use super::keys::{Key, WATCH_PATH};
+use super::keys::Key;
+use super::keys::Meaning::{self, List, Only, Value};
+use super::lists::{self, CLIENTS, TENANTS, WATCH_PATHS};
 use super::units;
-use super::written::{WatchPathWritten, Written};
+use super::written::Written;
 use crate::format::quantity;
 use crate::store::spec::{Secret, StoreSpec};
-use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
+use crate::tenant::discovery::DEFAULT_GUID_PATTERN;
 
-const fn section(path: &'static str) -> Key {
+/// All tables: that of the single keys, and one for the sections of each list.
+pub const TABLES: [&[Key]; 4] = [
+    KEYS,
+    lists::WATCH_PATH_KEYS,
+    lists::CLIENT_KEYS,
+    lists::TENANT_KEYS,
+];
+
+pub(super) const fn section(path: &'static str) -> Key {
     key(path, Meaning::Section, "", "")
 }
 
-const fn key(
+pub(super) const fn key(
     path: &'static str,
     meaning: Meaning,
     default: &'static str,
@@ -27,7 +36,7 @@ const fn key(
     }
 }
 
-const fn synonym(path: &'static str, meaning: Meaning, same_as: &'static str) -> Key {
+pub(super) const fn synonym(path: &'static str, meaning: Meaning, same_as: &'static str) -> Key {
     Key {
         path,
         meaning,
@@ -37,11 +46,11 @@ const fn synonym(path: &'static str, meaning: Meaning, same_as: &'static str) ->
     }
 }
 
-const fn not_yet(path: &'static str) -> Key {
+pub(super) const fn not_yet(path: &'static str) -> Key {
     key(path, Meaning::NotYet, "", "")
 }
 
-/// The table. Keys below a refused section are not listed: the section itself is refused.
+/// The single keys. Keys below a refused section are not listed: the section itself is refused.
 pub const KEYS: &[Key] = &[
     key(
         "bucket",
@@ -72,7 +81,7 @@ pub const KEYS: &[Key] = &[
     section("s3"),
     key(
         "s3.endpoint",
-        Value(endpoint),
+        Value(|w, text| put(&mut w.s3.endpoint, units::endpoint(text))),
         "AWS's own",
         "URL of an S3-compatible server",
     ),
@@ -118,40 +127,21 @@ pub const KEYS: &[Key] = &[
     section("autoDiscovery"),
     key(
         "autoDiscovery.enabled",
-        Only("true"),
+        Value(|w, text| put(&mut w.discovery, units::boolean(text))),
         "true",
-        "databases are found by their names",
+        "databases are found by their names; `false`: mounted all the same, only `clients` and the API register",
     ),
     key(
         "autoDiscovery.watchPaths",
-        WatchPaths,
-        "required",
-        "one directory, as a path or as `{path, mountpoint, prefix}`; several are not supported yet",
-    ),
-    key(WATCH_PATH, Meaning::WatchPath(watch_path), "", ""),
-    key(
-        "autoDiscovery.watchPaths[].path",
-        Value(watch_path),
-        "required",
-        "the directory that the application uses",
-    ),
-    key(
-        "autoDiscovery.watchPaths[].mountpoint",
-        Value(mountpoint),
-        "the path itself",
-        "mount there, and not over the path",
-    ),
-    key(
-        "autoDiscovery.watchPaths[].prefix",
-        Value(prefix),
-        "none",
-        "goes before `databases/…` in the store",
+        Meaning::Elements(&WATCH_PATHS),
+        "the parents of `clients[].dbPath`, else required",
+        "directories, each as a path or as `{path, mountpoint, prefix}`, with all that is below them; up to `limits.maxWatchPaths`",
     ),
     key(
         "autoDiscovery.patterns",
         List(pattern),
         "`*.db`",
-        "which file names can be databases, each as `*.` and an extension",
+        "globs on the file name: which files can be databases",
     ),
     synonym(
         "autoDiscovery.filePatterns",
@@ -160,39 +150,49 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "autoDiscovery.guidValidation",
-        Only("true"),
+        Value(|w, text| put(&mut w.guid_validation, units::boolean(text))),
         "true",
-        "a database is named by a GUID",
+        "a database is named by a GUID; `false`, without a `tenantRegex`: tenant and name are the file's stem; `true`, with one: its databases need a GUID too",
     ),
     key(
         "autoDiscovery.guidPattern",
-        Value(guid_pattern),
+        Value(|w, text| put(&mut w.guid_pattern, units::guid_pattern(text))),
         DEFAULT_GUID_PATTERN,
         "regular expression that must match the whole file name, or the whole stem",
     ),
-    not_yet("autoDiscovery.tenantRegex"),
+    key(
+        "autoDiscovery.tenantRegex",
+        Value(|w, text| put(&mut w.tenant_regex, units::tenant_regex(text))),
+        "none",
+        "with a group `tenant`, matched in the directory part (with its last `/`) of the path that applications see; files that it does not match fall to the GUID rule",
+    ),
     section("tenantDefaults"),
     key(
         "tenantDefaults.retention",
-        Value(|w, text| put(&mut w.retention, units::positive(text))),
+        Value(|w, text| put(&mut w.defaults.retention, units::positive(text))),
         "72h",
         "how long every moment stays restorable; older ones go when a snapshot is as old",
     ),
     synonym(
         "tenantDefaults.retentionDays",
-        Value(|w, text| put(&mut w.retention, units::days(text))),
+        Value(|w, text| put(&mut w.defaults.retention, units::days(text))),
         "tenantDefaults.retention",
     ),
-    not_yet("tenantDefaults.removedRetention"),
+    key(
+        "tenantDefaults.removedRetention",
+        Value(|w, text| put(&mut w.defaults.removed_retention, units::positive(text))),
+        "30d",
+        "how long the replica of a removed database stays",
+    ),
     key(
         "tenantDefaults.syncInterval",
-        Value(|w, text| put(&mut w.sync_interval, quantity::duration(text))),
+        Value(|w, text| put(&mut w.defaults.sync_interval, quantity::duration(text))),
         "1s",
         "under load one segment is stored in this time; 0 makes each captured transaction a segment",
     ),
     key(
         "tenantDefaults.snapshotInterval",
-        Value(|w, text| put(&mut w.snapshot_interval, units::positive(text))),
+        Value(|w, text| put(&mut w.defaults.snapshot_interval, units::positive(text))),
         "1h",
         "a new snapshot after this time, where something has changed; earlier where the log since the last one outgrows the database",
     ),
@@ -206,12 +206,22 @@ pub const KEYS: &[Key] = &[
     not_yet("tenantDefaults.onDurabilityTimeout"),
     key(
         "tenantDefaults.enabled",
-        Only("true"),
+        Value(|w, text| put(&mut w.defaults.enabled, units::boolean(text))),
         "true",
-        "tenants are replicated",
+        "`false`: known, not replicated",
     ),
-    not_yet("clients"),
-    not_yet("tenants"),
+    key(
+        "clients",
+        Meaning::Elements(&CLIENTS),
+        "none",
+        "databases one by one, whatever their names, also before their files exist: `clientId`, `dbPath`, `s3Prefix`, and any key of `tenantDefaults`",
+    ),
+    key(
+        "tenants",
+        Meaning::Elements(&TENANTS),
+        "none",
+        "tenants with terms of their own: `tenantId`, `s3Config: {bucket, prefix, accessKey, secretKey, endpoint, region}`, any key of `tenantDefaults`, and any limit of a tenant",
+    ),
     section("limits"),
     key(
         "limits.maxTenantsPerInstance",
@@ -219,23 +229,48 @@ pub const KEYS: &[Key] = &[
         "1000",
         "clients beyond are `refused` and shown in health; the application is never hindered",
     ),
-    not_yet("limits.maxDatabasesPerTenant"),
-    not_yet("limits.maxWatchPaths"),
+    key(
+        "limits.maxDatabasesPerTenant",
+        Value(|w, text| put(&mut w.defaults.max_databases, units::count(text))),
+        "20",
+        "further databases of the tenant are `refused`",
+    ),
+    key(
+        "limits.maxWatchPaths",
+        Value(|w, text| put(&mut w.max_watch_paths, units::count(text))),
+        "10",
+        "more watch paths are an error",
+    ),
     key(
         "limits.maxConcurrentSyncs",
         Value(|w, text| put(&mut w.max_concurrent_syncs, units::count(text))),
         "50",
         "uploads in flight, all tenants together",
     ),
-    not_yet("limits.requestsPerSecond"),
-    not_yet("limits.bytesPerSecond"),
+    key(
+        "limits.requestsPerSecond",
+        Value(|w, text| put(&mut w.defaults.requests_per_second, units::rate(text))),
+        "none",
+        "requests to the store for one tenant",
+    ),
+    key(
+        "limits.bytesPerSecond",
+        Value(|w, text| put(&mut w.defaults.bytes_per_second, units::bytes_rate(text))),
+        "none",
+        "bytes sent to the store for one tenant",
+    ),
     key(
         "limits.memoryBytesPerTenant",
-        Value(|w, text| put(&mut w.memory_bytes_per_tenant, quantity::size(text))),
+        Value(|w, text| put(&mut w.defaults.memory_bytes, quantity::size(text))),
         "16 MiB",
         "captured data in memory; what is more goes to the spool",
     ),
-    not_yet("limits.cpuPercentPerTenant"),
+    key(
+        "limits.cpuPercentPerTenant",
+        Value(|w, text| put(&mut w.defaults.cpu_percent, units::percent(text))),
+        "none",
+        "of one core, for the capture and upload of one database; what gates capture is not held up",
+    ),
     key(
         "limits.spoolBytes",
         Value(|w, text| put(&mut w.spool_bytes, quantity::size(text))),
@@ -258,12 +293,12 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Puts a value that could be read into its place.
-fn put<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+pub(super) fn put<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
     *place = Some(value?);
     Ok(())
 }
 
-fn filled(text: &str) -> Result<String, String> {
+pub(super) fn filled(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("the value is missing".to_owned());
     }
@@ -272,10 +307,6 @@ fn filled(text: &str) -> Result<String, String> {
 
 fn store(written: &mut Written, text: &str) -> Result<(), String> {
     put(&mut written.store, StoreSpec::parse(text))
-}
-
-fn endpoint(written: &mut Written, text: &str) -> Result<(), String> {
-    put(&mut written.s3.endpoint, units::endpoint(text))
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -291,31 +322,7 @@ fn capture(_: &mut Written, text: &str) -> Result<(), String> {
     }
 }
 
-fn watch_path_of(written: &mut Written) -> &mut WatchPathWritten {
-    written.watch_path.get_or_insert_default()
-}
-
-fn watch_path(written: &mut Written, text: &str) -> Result<(), String> {
-    watch_path_of(written).path = Some(filled(text)?.into());
-    Ok(())
-}
-
-fn mountpoint(written: &mut Written, text: &str) -> Result<(), String> {
-    watch_path_of(written).mountpoint = Some(filled(text)?.into());
-    Ok(())
-}
-
-fn prefix(written: &mut Written, text: &str) -> Result<(), String> {
-    watch_path_of(written).prefix = units::prefix(text)?;
-    Ok(())
-}
-
 fn pattern(written: &mut Written, text: &str) -> Result<(), String> {
-    Rules::new("", &[text.to_owned()], DEFAULT_GUID_PATTERN).map_err(|error| error.to_string())?;
-    written.patterns.push(text.to_owned());
+    written.patterns.push(units::file_pattern(text)?);
     Ok(())
-}
-
-fn guid_pattern(written: &mut Written, text: &str) -> Result<(), String> {
-    put(&mut written.guid_pattern, units::guid_pattern(text))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::SpoolReserve;
 use crate::format::quantity::{duration, size};
 use crate::store::spec::Secret;
-use crate::tenant::discovery::Rules;
+use crate::tenant::discovery::{self, is_safe_name};
 
 /// `5%` of the disk, or a size.
 pub fn spool_reserve(text: &str) -> Result<SpoolReserve, String> {
@@ -124,13 +124,76 @@ pub fn endpoint(text: &str) -> Result<String, String> {
     }
 }
 
-/// A regular expression that `Rules` takes.
+/// A regular expression for names of databases.
 pub fn guid_pattern(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("the pattern is empty".to_owned());
     }
-    Rules::new("", &[], text).map_err(|error| error.to_string())?;
-    Ok(text.to_owned())
+    let checked = discovery::guid_pattern(text).map_err(|error| error.to_string());
+    checked.map(|_| text.to_owned())
+}
+
+/// A regular expression with a group `tenant`.
+pub fn tenant_regex(text: &str) -> Result<String, String> {
+    let checked = discovery::tenant_pattern(text).map_err(|error| error.to_string());
+    checked.map(|_| text.to_owned())
+}
+
+/// A glob on file names.
+pub fn file_pattern(text: &str) -> Result<String, String> {
+    let checked = discovery::file_pattern(text).map_err(|error| error.to_string());
+    checked.map(|_| text.to_owned())
+}
+
+/// A tenant's, a client's or a database's name: it stands in keys, paths and log lines as it is.
+pub fn name(text: &str) -> Result<String, String> {
+    if is_safe_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no name: write up to 200 letters, digits, `.`, `_` and `-`"
+    ))
+}
+
+/// Where a replica lies in the store: names that are joined by `/`.
+pub fn replica_prefix(text: &str) -> Result<String, String> {
+    let trimmed = text.trim_end_matches('/');
+    let is_key = trimmed.len() <= 600 && trimmed.split('/').all(is_safe_name);
+    if !is_key {
+        return Err(format!(
+            "{text:?} is no prefix: write letters, digits, `.`, `_` and `-`, joined by `/`"
+        ));
+    }
+    if trimmed.split('/').next() == Some("registry") {
+        return Err(
+            "a prefix may not begin with \"registry\": the store keeps its own objects there"
+                .to_owned(),
+        );
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// A whole number from 1 on.
+pub fn rate(text: &str) -> Result<u64, String> {
+    count(text).map(|n| n as u64)
+}
+
+/// A size from one byte on.
+pub fn bytes_rate(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("0 would hold everything up; leave the key out for no limit".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// `50`, or `50%`.
+pub fn percent(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    let percent = number
+        .parse()
+        .ok()
+        .filter(|percent| (1..=100_000).contains(percent));
+    percent.ok_or_else(|| format!("{text:?} is no percentage of one core: write 1 or more"))
 }
 
 #[cfg(test)]

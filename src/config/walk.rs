@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::document::{KeyError, Reader};
-use super::keys::{self, Key, Meaning};
+use super::keys::{Elements, Key, Meaning};
 
 /// Reads a whole document.
 pub fn document<'de, D: Deserializer<'de>>(
@@ -15,7 +15,7 @@ pub fn document<'de, D: Deserializer<'de>>(
     let top = Node {
         reader,
         path: "",
-        meaning: Meaning::Section,
+        place: Place::Value(Meaning::Section),
     };
     top.deserialize(document)
 }
@@ -24,19 +24,29 @@ pub fn document<'de, D: Deserializer<'de>>(
 struct Node<'r, 'a> {
     reader: &'r mut Reader<'a>,
     path: &'static str,
-    meaning: Meaning,
+    place: Place,
+}
+
+/// What may stand there.
+#[derive(Clone, Copy)]
+enum Place {
+    Value(Meaning),
+    /// One section of a list.
+    Element(&'static Elements),
 }
 
 impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.meaning {
-            Meaning::Section => deserializer.deserialize_map(self),
-            Meaning::List(_) | Meaning::WatchPaths => deserializer.deserialize_seq(self),
-            Meaning::WatchPath(_) => deserializer.deserialize_any(self),
+        match self.place {
+            Place::Value(Meaning::Section) => deserializer.deserialize_map(self),
+            Place::Value(Meaning::List(_) | Meaning::Elements(_)) => {
+                deserializer.deserialize_seq(self)
+            }
+            Place::Element(_) => deserializer.deserialize_any(self),
             // As text, so that a version or a password of digits stays what was written.
-            Meaning::Value(_) | Meaning::Only(_) | Meaning::NotYet => {
+            Place::Value(Meaning::Value(_) | Meaning::Only(_) | Meaning::NotYet) => {
                 deserializer.deserialize_str(self)
             }
         }
@@ -47,23 +57,28 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self.meaning {
-            Meaning::Section => "keys with values",
-            Meaning::List(_) => "a list of values",
-            Meaning::WatchPaths => "a list of paths",
-            Meaning::WatchPath(_) => "a path, or path, mountpoint and prefix",
-            Meaning::Value(_) | Meaning::Only(_) | Meaning::NotYet => "one value",
+        f.write_str(match self.place {
+            Place::Value(Meaning::Section) => "keys with values",
+            Place::Value(Meaning::List(_)) => "a list of values",
+            Place::Value(Meaning::Elements(_)) => "a list",
+            Place::Element(elements) if elements.text.is_some() => "a value, or keys with values",
+            Place::Element(_) => "keys with values",
+            Place::Value(Meaning::Value(_) | Meaning::Only(_) | Meaning::NotYet) => "one value",
         })
     }
 
-    fn visit_str<E: de::Error>(mut self, text: &str) -> Result<(), E> {
-        let outcome = match self.meaning {
-            Meaning::Value(set) => self.reader.value(self.path, set, text),
-            Meaning::WatchPath(set) => self
-                .only_one_watch_path()
-                .and_then(|()| self.reader.value(self.path, set, text)),
-            Meaning::Only(value) if value == text => Ok(()),
-            _ => Err(KeyError::NotYet {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        let outcome = match self.place {
+            Place::Value(Meaning::Value(set)) => self.reader.value(self.path, set, text),
+            Place::Value(Meaning::Only(value)) if value == text => Ok(()),
+            Place::Element(elements) => {
+                let Some(set) = elements.text else {
+                    return Err(E::invalid_type(de::Unexpected::Str(text), &self));
+                };
+                self.reader.begin_element(elements);
+                self.reader.value(self.path, set, text)
+            }
+            Place::Value(_) => Err(KeyError::NotYet {
                 what: format!("`{}: {text}`", self.path),
             }),
         };
@@ -72,18 +87,16 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let reader = self.reader;
-        let (path, meaning) = match self.meaning {
-            Meaning::List(set) => (self.path, Meaning::Value(set)),
-            _ => {
-                let element = keys::watch_path_element();
-                (element.path, element.meaning)
-            }
+        let (path, place) = match self.place {
+            Place::Value(Meaning::List(set)) => (self.path, Place::Value(Meaning::Value(set))),
+            Place::Value(Meaning::Elements(elements)) => (elements.path, Place::Element(elements)),
+            _ => return Err(de::Error::custom("a list where there can be none")),
         };
         let mut elements = 0;
         while let Some(()) = list.next_element_seed(Node {
             reader,
             path,
-            meaning,
+            place,
         })? {
             elements += 1;
         }
@@ -96,12 +109,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         }))
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        if matches!(self.meaning, Meaning::WatchPath(_)) {
-            self.only_one_watch_path()
-                .map_err(|error| self.reader.fail(error))?;
-        }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let reader = self.reader;
+        if let Place::Element(elements) = self.place {
+            reader.begin_element(elements);
+        }
         while let Some(key) = map.next_key_seed(KeyName {
             reader,
             section: self.path,
@@ -109,21 +121,10 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
             map.next_value_seed(Node {
                 reader,
                 path: key.path,
-                meaning: key.meaning,
+                place: Place::Value(key.meaning),
             })?;
         }
         Ok(())
-    }
-}
-
-impl Node<'_, '_> {
-    fn only_one_watch_path(&mut self) -> Result<(), KeyError> {
-        match self.reader.written.watch_path {
-            None => Ok(()),
-            Some(_) => Err(KeyError::NotYet {
-                what: "more than one path in `autoDiscovery.watchPaths`".to_owned(),
-            }),
-        }
     }
 }
 

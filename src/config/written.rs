@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::units;
 use super::{LogFormat, SpoolReserve};
 use crate::store::spec::{S3Options, Secret, StoreSpec};
+use crate::tenant::policy::PolicyWritten;
 
 /// What was written; absent means the default. Flags are written over the file by assigning the fields.
 #[derive(Clone, Debug, Default)]
@@ -18,17 +19,24 @@ pub struct Written {
     pub api_token: Option<Secret>,
     /// What the flag says: an address, or `none`. Before `host` and `port`.
     pub listen: Option<Option<SocketAddr>>,
-    pub watch_path: Option<WatchPathWritten>,
+    /// Empty for the directories of `clients`.
+    pub watch_paths: Vec<WatchPathWritten>,
+    /// What the flag says, for the one watch path.
+    pub mountpoint: Option<PathBuf>,
+    pub discovery: Option<bool>,
     /// Empty for the default.
     pub patterns: Vec<String>,
+    pub guid_validation: Option<bool>,
     pub guid_pattern: Option<String>,
-    pub sync_interval: Option<Duration>,
-    pub snapshot_interval: Option<Duration>,
-    pub retention: Option<Duration>,
+    pub tenant_regex: Option<String>,
+    /// Of all tenants; the limits of each stand here too.
+    pub defaults: PolicyWritten,
+    pub clients: Vec<ClientWritten>,
+    pub tenants: Vec<TenantWritten>,
     pub gate_timeout: Option<Duration>,
     pub max_tenants: Option<usize>,
+    pub max_watch_paths: Option<usize>,
     pub max_concurrent_syncs: Option<usize>,
-    pub memory_bytes_per_tenant: Option<u64>,
     pub spool_bytes: Option<u64>,
     pub spool_reserve: Option<SpoolReserve>,
     pub max_lag: Option<Duration>,
@@ -36,6 +44,44 @@ pub struct Written {
     pub log_format: LogFormat,
     /// Every file is served by the daemon itself.
     pub no_passthrough: bool,
+}
+
+impl Written {
+    /// The section of `autoDiscovery.watchPaths` that is being read.
+    pub(super) fn watch_path(&mut self) -> &mut WatchPathWritten {
+        self.watch_paths
+            .last_mut()
+            .expect("BUG: no watch path was begun")
+    }
+
+    /// The section of `clients` that is being read.
+    pub(super) fn client(&mut self) -> &mut ClientWritten {
+        self.clients.last_mut().expect("BUG: no client was begun")
+    }
+
+    /// The section of `tenants` that is being read.
+    pub(super) fn tenant(&mut self) -> &mut TenantWritten {
+        self.tenants.last_mut().expect("BUG: no tenant was begun")
+    }
+}
+
+/// One of `clients`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClientWritten {
+    pub client_id: Option<String>,
+    pub db_path: Option<PathBuf>,
+    pub s3_prefix: Option<String>,
+    pub policy: PolicyWritten,
+}
+
+/// One of `tenants`.
+#[derive(Clone, Debug, Default)]
+pub struct TenantWritten {
+    pub tenant_id: Option<String>,
+    pub bucket: Option<StoreSpec>,
+    pub prefix: Option<String>,
+    pub s3: S3Options,
+    pub policy: PolicyWritten,
 }
 
 /// One watch path, from the file or from `-watch-path`.

@@ -19,6 +19,13 @@ impl GenerationId {
     }
 }
 
+impl GenerationId {
+    /// When it began, in Unix milliseconds, or later where the clock had gone back.
+    pub fn started_ms(self) -> i64 {
+        (self.0 >> RANDOM_BITS) as i64
+    }
+}
+
 impl fmt::Display for GenerationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -105,36 +112,6 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// One object below `registry/`, which lies once, at the store's root.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum RegistryKey {
-    /// `registry/watch-paths/<prefix>.json`: there are replicas below `<prefix>/databases/`. A slash of the prefix
-    /// is written `%2F`.
-    WatchPath(String),
-}
-
-impl RegistryKey {
-    /// Below which all watch paths' prefixes are named.
-    pub const WATCH_PATHS: &str = "registry/watch-paths/";
-
-    /// Reads a key as a listing shows it; none for another object.
-    pub fn parse(key: &str) -> Option<Self> {
-        let name = key.strip_prefix(Self::WATCH_PATHS)?.strip_suffix(".json")?;
-        let prefix = name.replace("%2F", "/").replace("%25", "%");
-        let watch_path = Self::WatchPath(prefix);
-        // So that every key has one spelling.
-        (!name.is_empty() && watch_path.to_string() == key).then_some(watch_path)
-    }
-}
-
-impl fmt::Display for RegistryKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::WatchPath(prefix) = self;
-        let name = prefix.replace('%', "%25").replace('/', "%2F");
-        write!(f, "{}{name}.json", Self::WATCH_PATHS)
-    }
-}
-
 fn parse_seq(digits: &str) -> Option<u32> {
     parse_hex(digits, 8).and_then(|seq| u32::try_from(seq).ok())
 }
@@ -194,28 +171,6 @@ mod tests {
             None,
             "another replica whose prefix starts the same"
         );
-    }
-
-    #[test]
-    fn a_watch_paths_prefix_is_one_name() {
-        for (prefix, key) in [
-            ("staging", "registry/watch-paths/staging.json"),
-            ("eu/a b", "registry/watch-paths/eu%2Fa b.json"),
-            ("100%2F", "registry/watch-paths/100%252F.json"),
-        ] {
-            let watch_path = RegistryKey::WatchPath(prefix.to_owned());
-            assert_eq!(watch_path.to_string(), key);
-            assert_eq!(RegistryKey::parse(key), Some(watch_path));
-        }
-        for key in [
-            "registry/watch-paths/.json",
-            "registry/watch-paths/a/b.json",
-            "registry/watch-paths/a%2fb.json",
-            "registry/watch-paths/a",
-            "registry/other/a.json",
-        ] {
-            assert_eq!(RegistryKey::parse(key), None, "{key}");
-        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod keys;
 pub mod ltx;
 pub mod plan;
 pub mod quantity;
+pub mod registry;
 pub mod scanner;
 pub mod sqlite;
 pub mod wal;

@@ -38,6 +38,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis))
 }
 
+/// A duration in the largest unit up to hours that it is a whole number of: `72h`, `90m`, `250ms`.
+pub fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let whole = units
+        .into_iter()
+        .find(|(unit, _)| millis.is_multiple_of(*unit));
+    match whole {
+        Some(_) if millis == 0 => "0".to_owned(),
+        Some((unit, name)) => format!("{}{name}", millis / unit),
+        None => format!("{millis}ms"),
+    }
+}
+
 /// Bytes: `65536`, `16 MiB`, `10GiB`, `1 GB`.
 pub fn size(text: &str) -> Result<u64, String> {
     let wrong =
@@ -69,6 +83,14 @@ fn split_at_first(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_that_is_shown_reads_back() {
+        for text in ["0", "72h", "90m", "3s", "250ms", "1h"] {
+            assert_eq!(show_duration(duration(text).expect(text)), text);
+        }
+        assert_eq!(show_duration(duration("30d").expect("days")), "720h");
+    }
 
     #[test]
     fn durations() {

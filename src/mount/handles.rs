@@ -107,6 +107,11 @@ impl<B> Handles<B> {
         self.open.get(&number).map(|handle| handle.clone())
     }
 
+    /// Whether an inode for which `is_meant` holds has a handle.
+    pub fn any_open(&self, is_meant: impl Fn(NodeId) -> bool) -> bool {
+        self.services.iter().any(|open| is_meant(*open.key()))
+    }
+
     /// Takes a handle out. With the last one of its inode, the inode's way of serving is open to choice again.
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let (_, handle) = self.open.remove(&number)?;

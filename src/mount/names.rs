@@ -82,11 +82,12 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         target: &Path,
         creation: Creation,
     ) -> OperationResult<LookedUp> {
-        refuse_hidden(entry.parent, entry.name)?;
+        let path = self.new_path(entry)?;
         let directory = self.locate(entry.parent)?;
         creation.caller.create(creation.umask, || {
             rustix::fs::symlinkat(target, &directory, entry.name)
         })?;
+        self.capture.link_appeared(&path);
         self.made(entry, &directory)
     }
 

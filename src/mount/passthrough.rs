@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +19,7 @@ use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
 use super::inodes::{Inodes, NodeId, ROOT};
 use crate::capture::{Capture, Database, FileKind, Gate, STATE_FOLDER};
+use crate::tenant::discovery::Rules;
 
 /// How often a path is resolved anew when renames by others overtake it.
 const RESOLVE_ATTEMPTS: usize = 16;
@@ -222,6 +223,16 @@ impl<B> FileSystem<B> {
             .paths(node)
             .iter()
             .find_map(|path| self.capture.classify(path))
+    }
+
+    /// Whether an application has the file at `path`, or its log, index or journal, open.
+    pub fn is_open(&self, path: &Path) -> bool {
+        let belongs = |name: &PathBuf| match Rules::companion(name) {
+            Some((database, _)) => database == path,
+            None => name == path,
+        };
+        self.handles
+            .any_open(|node| self.inodes.paths(node).iter().any(belongs))
     }
 
     /// Passes all `gates`, one after the other, and then runs `proceed`: at once where there are none, else on a

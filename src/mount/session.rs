@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -151,6 +151,15 @@ impl Mounted {
             end,
             state: watched,
         })
+    }
+
+    pub fn mountpoint(&self) -> &Path {
+        &self.options.mountpoint
+    }
+
+    /// Whether an application has the file at `path`, relative to the watch path, or one that goes with it, open.
+    pub fn is_open(&self, path: &Path) -> bool {
+        self.files.is_open(path)
     }
 
     pub fn status(&self) -> MountStatus {

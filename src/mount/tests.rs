@@ -20,7 +20,7 @@ use super::names::EntryName;
 use super::passthrough::FileSystem;
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{Capture, Database, STATE_FOLDER, Settings};
-use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
+use crate::tenant::discovery::{Rules, RulesWritten};
 use crate::tenant::roster::Roster;
 
 const GUID: &str = "12345678-1234-5678-9abc-123456789012";
@@ -41,8 +41,6 @@ fn scratch() -> Scratch {
     let open = std::fs::File::open(directory.path()).expect("the directory");
     let backing = Arc::new(OwnedFd::from(open));
     let settings = Settings {
-        every_transaction: false,
-        memory_bytes: 1 << 20,
         gate_timeout: DEADLINE,
         spool: SpoolLimits {
             bytes: 1 << 20,
@@ -50,11 +48,18 @@ fn scratch() -> Scratch {
             reserve_percent: 0,
         },
     };
-    let rules = Rules::new("", &["*.db".to_owned()], DEFAULT_GUID_PATTERN).expect("rules");
+    let rules = Rules::new(RulesWritten::default_for(directory.path())).expect("rules");
     let roster = Arc::new(Roster::new(10));
-    let (capture, dirty) =
-        Capture::start(backing.clone(), state.path(), settings, rules, roster, 10)
-            .expect("a capture");
+    let (capture, dirty) = Capture::start(
+        backing.clone(),
+        directory.path(),
+        state.path(),
+        settings,
+        rules,
+        roster,
+        10,
+    )
+    .expect("a capture");
     Scratch {
         files: Arc::new(FileSystem::new(backing, capture).expect("a file system")),
         directory,

@@ -1,38 +1,32 @@
 //! From captured segments to the store: a task per active client, none for the others.
 
 mod agenda;
+mod fleet;
 mod pipeline;
+mod recall;
+mod removals;
 mod repeated;
 pub mod retention;
 mod upkeep;
+mod uplink;
 mod upload;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::agenda::Agenda;
-use self::repeated::Repeated;
 use crate::capture::{Capture, Database};
-use crate::store::{ObjectStore, StoreError};
 use crate::tenant::roster::{Client, Status};
+
+pub use fleet::{Fleet, Ship};
+pub use uplink::{StoreHealth, Uplink};
 
 /// How long a client stays alone whose task has panicked.
 const QUARANTINE: Duration = Duration::from_secs(10);
-
-/// What the store said last.
-#[derive(Clone, Debug, Default)]
-pub struct StoreHealth {
-    /// None until the first answer.
-    pub reachable: Option<bool>,
-    /// Whether create-only PUTs are honoured; none until probed.
-    pub conditional_put: Option<bool>,
-    /// What the last request failed of, a refusal of the keys too; none where it succeeded.
-    pub error: Option<String>,
-}
 
 /// Everything committed before the call is in the store.
 #[derive(Clone, Copy, Debug)]
@@ -51,51 +45,25 @@ pub enum SyncError {
     Empty,
 }
 
-/// How the replication works.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// After a segment the next one waits so long; the first after a quiet time does not.
-    pub sync_interval: Duration,
-    /// `limits.maxConcurrentSyncs`: uploads in flight, of all clients together.
-    pub max_concurrent_syncs: usize,
-    /// Larger objects are not read into memory.
-    pub memory_bytes: u64,
-    /// A snapshot is made so long after the one before it, where something has changed.
-    pub snapshot_interval: Duration,
-    /// How long every moment stays restorable.
-    pub retention: Duration,
-}
-
 /// The replication of all clients of a watch path.
 pub struct Replicator {
     capture: Arc<Capture>,
-    store: Arc<dyn ObjectStore>,
-    settings: Settings,
-    permits: Semaphore,
+    uplink: Arc<Uplink>,
     agenda: Mutex<Agenda>,
     agenda_changed: Notify,
     /// Upkeep reads one whole database at a time, so that pipelines find a thread for theirs.
     one_reader: Semaphore,
-    /// When the store's clock was read, and how many milliseconds it was ahead of ours.
-    clock: Mutex<Option<(tokio::time::Instant, i64)>>,
-    health: Mutex<StoreHealth>,
-    failures: Mutex<Repeated>,
     stop: watch::Sender<bool>,
 }
 
 impl Replicator {
-    pub fn new(capture: Arc<Capture>, store: Arc<dyn ObjectStore>, settings: Settings) -> Self {
+    pub fn new(capture: Arc<Capture>, uplink: Arc<Uplink>) -> Self {
         Self {
             capture,
-            store,
-            permits: Semaphore::new(settings.max_concurrent_syncs),
-            settings,
+            uplink,
             agenda: Mutex::default(),
             agenda_changed: Notify::new(),
             one_reader: Semaphore::new(1),
-            clock: Mutex::new(None),
-            health: Mutex::new(StoreHealth::default()),
-            failures: Mutex::new(Repeated::new(Instant::now())),
             stop: watch::Sender::new(false),
         }
     }
@@ -103,6 +71,7 @@ impl Replicator {
     /// Runs a pipeline for each database that comes out of `dirty`, until `stop` is called.
     pub async fn run(self: Arc<Self>, mut dirty: mpsc::Receiver<Arc<Database>>) {
         let upkeep = tokio::spawn(upkeep::run(self.clone()));
+        let removals = tokio::spawn(removals::run(self.clone()));
         let mut tasks = JoinSet::new();
         let mut working: HashMap<Id, Arc<Database>> = HashMap::new();
         let mut stop = self.stop.subscribe();
@@ -131,8 +100,10 @@ impl Replicator {
             }
         }
         tasks.shutdown().await;
-        if let Err(error) = upkeep.await {
-            tracing::error!(error = %error, "Upkeep did not end in order");
+        for task in [upkeep, removals] {
+            if let Err(error) = task.await {
+                tracing::error!(error = %error, "Upkeep did not end in order");
+            }
         }
     }
 
@@ -206,43 +177,6 @@ impl Replicator {
             }
         }
         left
-    }
-
-    pub fn store_health(&self) -> StoreHealth {
-        self.lock_health().clone()
-    }
-
-    /// Tells whether the store honours create-only PUTs.
-    pub fn set_conditional_put(&self, honoured: bool) {
-        self.lock_health().conditional_put = Some(honoured);
-    }
-
-    /// Notes what came of a request.
-    pub(crate) fn note_answer(&self, failed: Option<&StoreError>) {
-        let mut health = self.lock_health();
-        health.reachable = Some(failed.is_none_or(|error| !error.is_retryable()));
-        health.error = failed.map(ToString::to_string);
-    }
-
-    /// A request has had no answer for longer than it should need.
-    fn note_silence(&self, waited: Duration) {
-        let mut health = self.lock_health();
-        health.reachable = Some(false);
-        health.error = Some(format!("the store has not answered for {waited:?}"));
-    }
-
-    /// Whether a failure is to be logged, and then how many were not since the last.
-    fn failure_to_log(&self) -> Option<u64> {
-        self.failures
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .say(Instant::now())
-    }
-
-    fn lock_health(&self) -> MutexGuard<'_, StoreHealth> {
-        self.health
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -43,12 +43,17 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         db.take_dirty();
         return;
     };
-    let interval = replicator.settings.sync_interval.max(FIRST_LOOK);
+    let interval = client.policy().sync_interval.max(FIRST_LOOK);
     let mut looks = Backoff::new(FIRST_LOOK, LAST_LOOK);
     let mut empty_looks = Backoff::new(FIRST_LOOK, interval);
     let mut disturbances = Backoff::new(FIRST_RETRY, LAST_DISTURBANCE);
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
+        if client.is_paused() && !db.is_removed() {
+            // What was written stays dirty, and is looked at when it goes on.
+            db.look_soon();
+            return;
+        }
         let begun = Instant::now();
         let ticket = db.begin_round();
         match round(&replicator, &db, &client, ticket).await {
@@ -59,7 +64,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                 retries.reset();
                 if captured {
                     empty_looks.reset();
-                    wait(&db, begun + replicator.settings.sync_interval).await;
+                    wait(&db, begun + client.policy().sync_interval).await;
                 } else {
                     // A transaction is being written: not a look for each of its pages.
                     wait(&db, Instant::now() + empty_looks.pause()).await;
@@ -179,7 +184,7 @@ async fn adopt_or_abandon(
         return Ok(());
     }
     tracing::warn!(
-        client = %client.id.label(),
+        client = %client.label,
         key,
         "The store has another object there; a new generation begins"
     );
@@ -222,7 +227,8 @@ async fn store_until(
     let mut any = false;
     let mut front = capture.front(db).await?;
     while let Some(segment) = front {
-        if any && segment.end.txid > last {
+        let is_paused = client.is_paused() && !db.is_removed();
+        if is_paused || (any && segment.end.txid > last) {
             db.look_soon();
             break;
         }

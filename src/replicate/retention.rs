@@ -54,3 +54,23 @@ pub async fn carry_out(
     }
     Ok(())
 }
+
+/// Deletes every object of a replica; the snapshots go last, so that what is left can be planned again. Returns how many
+/// objects that were.
+///
+/// # Errors
+/// Those of the listing and of the deletion.
+pub async fn erase(store: &dyn ObjectStore, prefix: &str) -> Result<usize, StoreError> {
+    let below = format!("{prefix}/");
+    let listed = repeat(ATTEMPTS, || store.list(&below)).await?;
+    let (snapshots, rest): (Vec<_>, Vec<_>) = listed
+        .into_iter()
+        .map(|object| object.key)
+        .filter(|key| ObjectKey::parse(prefix, key).is_some())
+        .partition(|key| matches!(ObjectKey::parse(prefix, key), Some(ObjectKey::Snapshot(..))));
+    let objects = snapshots.len() + rest.len();
+    for keys in [rest, snapshots] {
+        repeat(ATTEMPTS, || store.delete(&keys)).await?;
+    }
+    Ok(objects)
+}

@@ -15,7 +15,7 @@ use super::agenda::{Agenda, Chore};
 use super::retention::{carry_out, plan_for};
 use crate::capture::{CaptureError, Database, Made, Segment, SnapshotNote};
 use crate::clock::{UnixMs, now_ms};
-use crate::store::{StoreError, probe_time};
+use crate::store::StoreError;
 use crate::tenant::roster::{Client, Status};
 
 /// Chores at once; of these one at a time reads a whole database.
@@ -26,8 +26,6 @@ const SHORT_LOG: u64 = 256 * 1024;
 const RETRY: Duration = Duration::from_secs(30);
 /// How long a snapshot that is made waits for the state that it is of.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a reading of the store's clock is good for.
-const CLOCK_READING: Duration = Duration::from_secs(3600);
 
 /// Why a chore was not done; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +69,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
 }
 
 /// Without a pause for ever.
-async fn sleep_for(pause: Option<Duration>) {
+pub(super) async fn sleep_for(pause: Option<Duration>) {
     match pause {
         Some(pause) => tokio::time::sleep(pause).await,
         None => std::future::pending().await,
@@ -92,7 +90,7 @@ async fn do_chore(replicator: Arc<Replicator>, path: PathBuf, chore: Chore) {
     if let Err(error) = done {
         let retry = now_ms() + RETRY.as_millis() as i64;
         tracing::warn!(
-            client = %client.id.label(),
+            client = %client.label,
             operation,
             s3_path = %format!("{}/", client.s3_prefix),
             error = %error,
@@ -120,10 +118,11 @@ impl Replicator {
                 return;
             }
         };
-        let interval = self.settings.snapshot_interval.as_millis() as i64;
         let mut agenda = self.agenda();
         for entry in known {
             if let Some(since) = entry.outdated_since {
+                let policy = self.capture.policy_at(&entry.path);
+                let interval = policy.snapshot_interval.as_millis() as i64;
                 agenda.note(&entry.path, Chore::Snapshot, since + interval);
             }
             if let Some(at) = entry.retain_at {
@@ -140,14 +139,14 @@ impl Replicator {
         let outgrown = newest.log_bytes > database_bytes.max(SHORT_LOG);
         let at = match outgrown {
             true => now_ms(),
-            false => newest.stored_at + self.settings.snapshot_interval.as_millis() as i64,
+            false => newest.stored_at + db.policy().snapshot_interval.as_millis() as i64,
         };
         self.note_chore(db, Chore::Snapshot, at);
     }
 
     /// A snapshot is stored: what is before it goes when it is old enough.
     pub(super) async fn note_snapshot(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
-        let at = now_ms() + self.settings.retention.as_millis() as i64;
+        let at = now_ms() + db.policy().retention.as_millis() as i64;
         match self.note_chore(db, Chore::Retention, at) {
             true => self.capture.save_retain_at(db, Some(at)).await,
             false => Ok(()),
@@ -219,15 +218,16 @@ impl Replicator {
     /// Deletes what of the replica has outlived its retention.
     async fn retain(&self, db: &Arc<Database>, client: &Client) -> Result<(), UpkeepError> {
         let begun = Instant::now();
-        let store = self.store.as_ref();
-        let retention = self.settings.retention;
-        let ahead = self.store_clock_ahead().await?;
+        let store = self.uplink.store_of(client)?;
+        let store = store.as_ref();
+        let retention = client.policy().retention;
+        let ahead = self.uplink.clock_ahead(store).await?;
         let now = now_ms() + ahead;
         let plan = plan_for(store, &client.s3_prefix, retention, now).await?;
         if !plan.delete.is_empty() {
             carry_out(store, &client.s3_prefix, &plan).await?;
             tracing::info!(
-                client = %client.id.label(),
+                client = %client.label,
                 operation = "retain",
                 duration = %format!("{}ms", begun.elapsed().as_millis()),
                 s3_path = %format!("{}/", client.s3_prefix),
@@ -244,18 +244,5 @@ impl Replicator {
             self.note_chore(db, Chore::Retention, at.max(now_ms() + 1_000));
         }
         Ok(())
-    }
-
-    /// Milliseconds that the store's clock is ahead of ours, within a second or so.
-    async fn store_clock_ahead(&self) -> Result<i64, StoreError> {
-        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((read_at, ahead)) = known
-            && read_at.elapsed() < CLOCK_READING
-        {
-            return Ok(ahead);
-        }
-        let ahead = probe_time(self.store.as_ref()).await? - now_ms();
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ahead));
-        Ok(ahead)
     }
 }

@@ -1,5 +1,6 @@
 //! Puts one segment into the store: permit, create-only PUT, retries, and what an object that is there already means.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -8,11 +9,12 @@ use tokio::io::AsyncReadExt;
 use super::Replicator;
 use crate::capture::{Earlier, Segment, StoredSegment};
 use crate::clock::{UnixMs, rfc3339};
+use crate::format::registry::RegistryKey;
 use crate::meter;
 use crate::restore::{RestoreError, newest_moment_before};
 use crate::store::keys::{GenerationId, ObjectKey};
 use crate::store::retry::{Backoff, repeat};
-use crate::store::{Body, Put, StoreError};
+use crate::store::{Body, ObjectStore, Put, StoreError};
 use crate::tenant::roster::{Client, Progress, Status};
 
 /// How often a further snapshot is tried before it is given up for a while.
@@ -75,12 +77,13 @@ impl Replicator {
         let key = segment.key().below(&client.s3_prefix);
         let begun = Instant::now();
         let put = repeat(SNAPSHOT_ATTEMPTS, || async {
-            let _permit = self.permits.acquire().await.expect("BUG: never closed");
+            let store = self.uplink.store_of(client)?;
+            let _permit = self.uplink.permit(client, segment.size).await;
             let _one = meter::UPLOADS_IN_FLIGHT.one();
-            self.store.put_new(&key, &segment.body).await
+            store.put_new(&key, &segment.body).await
         });
         let put = put.await;
-        self.note_answer(put.as_ref().err());
+        self.uplink.note_answer_of(client, put.as_ref().err());
         match put? {
             Put::Created => {}
             Put::Exists if self.is_ours(client, &key, segment).await => {}
@@ -93,15 +96,19 @@ impl Replicator {
         Ok(())
     }
 
-    /// Repeats a request until the store gives an answer that is not a failure. `patience` is how long an answer may
-    /// take before health speaks of it.
-    async fn persist<T, F>(&self, client: &Client, patience: Duration, request: impl Fn() -> F) -> T
+    /// Repeats a request until the store gives an answer that is not a failure. `bytes` is what it sends.
+    async fn persist<T, F>(
+        &self,
+        client: &Client,
+        bytes: u64,
+        request: impl Fn(Arc<dyn ObjectStore>) -> F,
+    ) -> T
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::of_requests();
         loop {
-            if let Some(value) = self.attempt(client, patience, request()).await {
+            if let Some(value) = self.attempt(client, bytes, &request).await {
                 return value;
             }
             tokio::time::sleep(backoff.pause()).await;
@@ -109,52 +116,68 @@ impl Replicator {
     }
 
     /// Makes a request once. A failure is counted and shown.
-    async fn attempt<T>(
+    async fn attempt<T, F>(
         &self,
         client: &Client,
-        patience: Duration,
-        request: impl Future<Output = Result<T, StoreError>>,
-    ) -> Option<T> {
-        let answer = {
-            let _permit = self.permits.acquire().await.expect("BUG: never closed");
-            let _one = meter::UPLOADS_IN_FLIGHT.one();
-            let mut request = std::pin::pin!(request);
-            match tokio::time::timeout(patience, &mut request).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    self.note_silence(patience);
-                    request.await
-                }
+        bytes: u64,
+        request: impl FnOnce(Arc<dyn ObjectStore>) -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let answer = match self.uplink.store_of(client) {
+            Ok(store) => {
+                let _permit = self.uplink.permit(client, bytes).await;
+                let _one = meter::UPLOADS_IN_FLIGHT.one();
+                self.patiently(client, bytes, request(store)).await
             }
+            Err(error) => Err(error),
         };
-        self.note_answer(answer.as_ref().err());
+        self.uplink.note_answer_of(client, answer.as_ref().err());
         let told = answer.inspect_err(|error| {
             note_failure(client, error);
-            if let Some(left_out) = self.failure_to_log() {
+            if let Some(left_out) = self.uplink.failure_to_log() {
                 log_failure(client, error, left_out);
             }
         });
         told.ok()
     }
 
-    async fn put(&self, client: &Client, key: &str, body: &Body, size: u64) -> Put {
-        let patience = PATIENCE + Duration::from_millis(size / PATIENT_BYTES_PER_MS);
-        self.persist(client, patience, || self.store.put_new(key, body))
-            .await
+    /// Waits for an answer, and says in health where it takes longer than a request that sends so many bytes should.
+    async fn patiently<T>(
+        &self,
+        client: &Client,
+        bytes: u64,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let patience = PATIENCE + Duration::from_millis(bytes / PATIENT_BYTES_PER_MS);
+        let mut request = std::pin::pin!(request);
+        match tokio::time::timeout(patience, &mut request).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.uplink.note_silence_of(client, patience);
+                request.await
+            }
+        }
+    }
+
+    async fn put(&self, client: &Client, key: &str, body: &Body, bytes: u64) -> Put {
+        let request = |store: Arc<dyn ObjectStore>| async move { store.put_new(key, body).await };
+        self.persist(client, bytes, request).await
     }
 
     /// Whether the object is the one that we meant to store: the acknowledgement was lost.
     async fn is_ours(&self, client: &Client, key: &str, segment: &Segment) -> bool {
         let end = segment.size - FILE_CHECKSUM_SIZE;
         // One byte more than there should be, so that a longer object is told apart.
-        let request = || async {
-            let tail = self.store.get_range(key, end, FILE_CHECKSUM_SIZE + 1).await;
+        let request = |store: Arc<dyn ObjectStore>| async move {
+            let tail = store.get_range(key, end, FILE_CHECKSUM_SIZE + 1).await;
             match tail {
                 Err(error) if error.is_not_found() => Ok(Default::default()),
                 other => other,
             }
         };
-        let tail = self.persist(client, PATIENCE, request).await;
+        let tail = self.persist(client, 0, request).await;
         *tail == segment.file_checksum.to_be_bytes()
     }
 
@@ -162,10 +185,9 @@ impl Replicator {
     /// the state knew of none, the transactions of an older one.
     async fn overlooked(&self, client: &Client, segment: &Segment) -> Option<Earlier> {
         let own = segment.end.generation;
-        let folder = format!("{}/snapshots/", client.s3_prefix);
-        let names = self
-            .persist(client, PATIENCE, || self.store.list_folders(&folder))
-            .await;
+        let folder = &format!("{}/snapshots/", client.s3_prefix);
+        let request = |store: Arc<dyn ObjectStore>| async move { store.list_folders(folder).await };
+        let names = self.persist(client, 0, request).await;
         let generation = names
             .iter()
             .filter_map(|name| name.parse().ok())
@@ -182,18 +204,18 @@ impl Replicator {
 
     /// The newest transaction in the store that is of another generation; 0 where there is none.
     async fn newest_txid_before(&self, client: &Client, own: GenerationId) -> u64 {
-        let request = || async {
-            match newest_moment_before(&self.store, &client.s3_prefix, own).await {
+        let request = |store: Arc<dyn ObjectStore>| async move {
+            match newest_moment_before(&store, &client.s3_prefix, own).await {
                 Ok(found) => Ok(found.map_or(0, |moment| moment.txid)),
                 Err(RestoreError::Store(error)) => Err(error),
                 Err(error) => {
-                    let client = client.id.label();
+                    let client = &client.label;
                     tracing::warn!(client, error = %error, "The numbers of an earlier history can't be told; they begin anew");
                     Ok(0)
                 }
             }
         };
-        self.persist(client, PATIENCE, request).await
+        self.persist(client, 0, request).await
     }
 
     async fn describe_generation(&self, client: &Client, segment: &Segment) {
@@ -206,43 +228,88 @@ impl Replicator {
             "startedAt": rfc3339(segment.end.time_ms),
         });
         let key = ObjectKey::Database(segment.end.generation).below(&client.s3_prefix);
-        let text = format!("{description:#}\n");
-        let size = text.len() as u64;
-        // One that is there is from an attempt before.
-        self.put(client, &key, &Body::Bytes(text.into()), size)
+        self.put_note(client, &key, format!("{description:#}\n"))
             .await;
+        for key in self.registry_keys(client) {
+            self.register_in_store(client, &key).await;
+        }
+    }
+
+    /// Stores a small object that nothing depends on; one that is there is from an attempt before.
+    async fn put_note(&self, client: &Client, key: &str, text: String) {
+        let bytes = text.len() as u64;
+        self.put(client, key, &Body::Bytes(text.into()), bytes)
+            .await;
+    }
+
+    /// What the registry has to say, so that a client is found from the store alone.
+    fn registry_keys(&self, client: &Client) -> Vec<RegistryKey> {
+        let prefix = client.id.prefix.clone();
+        let label = client.label.clone();
+        let mut keys = Vec::new();
+        if client.is_listed {
+            keys.push(RegistryKey::Placed {
+                prefix: prefix.clone(),
+                label: label.clone(),
+                s3_prefix: client.s3_prefix.clone(),
+            });
+        }
+        if self.uplink.stores.has_own(&client.id.tenant) {
+            keys.push(RegistryKey::Elsewhere { prefix, label });
+        }
+        keys
+    }
+
+    /// A client with a store of its own is named in that of all, and its place in its own.
+    async fn register_in_store(&self, client: &Client, key: &RegistryKey) {
+        let text = "{}\n".to_owned();
+        match (key, self.uplink.stores.shared()) {
+            (RegistryKey::Elsewhere { .. }, None) => {}
+            (RegistryKey::Elsewhere { .. }, Some(shared)) => {
+                let body = Body::Bytes(text.into());
+                // It is named for people, and named again when the next generation begins.
+                if let Err(error) = shared.put_new(&key.to_string(), &body).await {
+                    tracing::warn!(client = %client.label, error = %error, "The client could not be named in the store of all");
+                }
+            }
+            _ => self.put_note(client, &key.to_string(), text).await,
+        }
     }
 
     /// Reads a segment that is not the one we would write.
     async fn read_segment(&self, client: &Client, key: &str) -> Found {
-        let bytes = self.persist(client, PATIENCE, || self.fetch(key)).await;
+        let most = client.policy().limits.memory_bytes;
+        let request = |store| fetch(store, key, most);
+        let bytes = self.persist(client, 0, request).await;
         decoded(client, key, bytes)
     }
 
     /// Looks once for a segment that may be there; none where the store does not answer.
     pub(super) async fn look_for_segment(&self, client: &Client, key: &str) -> Option<Found> {
-        let bytes = self.attempt(client, PATIENCE, self.fetch(key)).await?;
+        let most = client.policy().limits.memory_bytes;
+        let request = |store| fetch(store, key, most);
+        let bytes = self.attempt(client, 0, request).await?;
         Some(decoded(client, key, bytes))
     }
+}
 
-    /// An object, cut behind what a segment of ours can have in memory; none where there is no such object.
-    async fn fetch(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let from = match self.store.get(key).await {
-            Err(error) if error.is_not_found() => return Ok(None),
-            other => other?,
-        };
-        let mut bytes = Vec::new();
-        let read = from
-            .take(self.settings.memory_bytes + 1)
-            .read_to_end(&mut bytes)
-            .await;
-        match read {
-            Ok(_) => Ok(Some(bytes)),
-            Err(error) => Err(StoreError::Unavailable {
-                key: key.to_owned(),
-                reason: error.to_string(),
-            }),
-        }
+/// An object, cut behind the `most` bytes that a segment of ours can have; none where there is no such object.
+async fn fetch(
+    store: Arc<dyn ObjectStore>,
+    key: &str,
+    most: u64,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let from = match store.get(key).await {
+        Err(error) if error.is_not_found() => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    match from.take(most + 1).read_to_end(&mut bytes).await {
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) => Err(StoreError::Unavailable {
+            key: key.to_owned(),
+            reason: error.to_string(),
+        }),
     }
 }
 
@@ -253,7 +320,7 @@ fn decoded(client: &Client, key: &str, bytes: Option<Vec<u8>>) -> Found {
     match StoredSegment::decode(&bytes) {
         Ok(segment) => Found::Segment(Box::new(segment)),
         Err(error) => {
-            tracing::warn!(client = %client.id.label(), error = %error, key, "A foreign object");
+            tracing::warn!(client = %client.label, error = %error, key, "A foreign object");
             Found::Foreign
         }
     }
@@ -274,8 +341,8 @@ fn note_stored(client: &Client, segment: &Segment, took: Duration) {
         ("sync", "Synced")
     };
     tracing::info!(
-        client = %client.id.label(),
-        prefix = (!client.id.prefix.is_empty()).then_some(client.id.prefix.as_str()),
+        client = %client.label,
+        prefix = client.prefix(),
         operation,
         duration = %format!("{}ms", took.as_millis()),
         s3_path = %format!("{}/", client.s3_prefix),
@@ -310,8 +377,8 @@ fn note_failure(client: &Client, error: &StoreError) {
 /// `left_out`: failures that were not logged since the one before, of all clients.
 fn log_failure(client: &Client, error: &StoreError, left_out: u64) {
     tracing::warn!(
-        client = %client.id.label(),
-        prefix = (!client.id.prefix.is_empty()).then_some(client.id.prefix.as_str()),
+        client = %client.label,
+        prefix = client.prefix(),
         operation = "sync",
         s3_path = %format!("{}/", client.s3_prefix),
         error = %error,
@@ -323,12 +390,13 @@ fn log_failure(client: &Client, error: &StoreError, left_out: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tenant::ids::ClientId;
+    use crate::tenant::ids::Identity;
 
     #[test]
     fn a_segment_from_before_a_gap_does_not_mend_it() {
-        let id = ClientId::guid("", "12345678-1234-5678-9abc-123456789012");
-        let mut progress = Client::new(id, "a.db".into()).progress();
+        let identity = Identity::plain("", "12345678-1234-5678-9abc-123456789012");
+        let seen_at = std::path::Path::new("/data").into();
+        let mut progress = Client::new(identity, "a.db".into(), seen_at).progress();
         progress.status = Status::Gapped;
         progress.last_error = Some("gapped: the spool is full".to_owned());
         note_accepted(&mut progress, 7);

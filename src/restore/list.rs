@@ -1,5 +1,6 @@
 //! What the store holds, from the store alone: clients, generations and moments.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -8,7 +9,8 @@ use serde::{Serialize, Serializer};
 use super::RestoreError;
 use super::replica::{ATTEMPTS, Moment, Replica};
 use crate::clock::UnixMs;
-use crate::format::keys::{GenerationId, RegistryKey};
+use crate::format::keys::GenerationId;
+use crate::format::registry::RegistryKey;
 use crate::store::retry::repeat;
 use crate::store::{ObjectStore, StoreError};
 
@@ -41,21 +43,110 @@ fn as_text<S: Serializer>(id: &GenerationId, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(id)
 }
 
-/// Every client below `databases/`, and below that of every watch path's prefix that the registry names,
-/// ordered by prefix and client.
+/// Every client below `databases/`, and below that of every watch path's prefix that the registry names, and at each
+/// place that it names; ordered by prefix and client.
 pub async fn list_clients(store: &Arc<dyn ObjectStore>) -> Result<Vec<ListedClient>, RestoreError> {
-    let registered = repeat(ATTEMPTS, || store.list(RegistryKey::WATCH_PATHS)).await?;
     let mut prefixes = vec![String::new()];
-    prefixes.extend(registered.iter().filter_map(|object| {
-        let RegistryKey::WatchPath(prefix) = RegistryKey::parse(&object.key)?;
-        Some(prefix)
-    }));
+    for key in registry(&**store, RegistryKey::WATCH_PATHS).await? {
+        if let RegistryKey::WatchPath(prefix) = key {
+            prefixes.push(prefix);
+        }
+    }
     let mut clients = Vec::new();
     for prefix in prefixes {
         clients.extend(clients_below(store, &prefix).await?);
     }
+    for placed in placed_clients(&**store).await? {
+        let is_there = folders(store, format!("{}/", placed.s3_prefix)).await?;
+        if !is_there.is_empty()
+            && clients
+                .iter()
+                .all(|known| known.s3_prefix != placed.s3_prefix)
+        {
+            clients.push(placed);
+        }
+    }
+    note_removals(store, &mut clients).await?;
     clients.sort_by(|a, b| (&a.prefix, &a.client).cmp(&(&b.prefix, &b.client)));
     Ok(clients)
+}
+
+/// Clients whose place in the store was configured, whether anything is there or not.
+pub async fn placed_clients(store: &dyn ObjectStore) -> Result<Vec<ListedClient>, StoreError> {
+    let keys = registry(store, RegistryKey::PLACED).await?.into_iter();
+    let clients = keys.filter_map(|key| match key {
+        RegistryKey::Placed {
+            prefix,
+            label,
+            s3_prefix,
+        } => Some(ListedClient {
+            client: label,
+            prefix,
+            s3_prefix,
+            removed_at: None,
+        }),
+        _ => None,
+    });
+    Ok(clients.collect())
+}
+
+/// Clients whose tenants have buckets of their own, each with `PREFIX/` before it where it has one: their replicas are
+/// not in this store.
+pub async fn clients_elsewhere(store: &dyn ObjectStore) -> Result<Vec<String>, StoreError> {
+    let keys = registry(store, RegistryKey::ELSEWHERE).await?.into_iter();
+    let names = keys.filter_map(|key| match key {
+        RegistryKey::Elsewhere { prefix, label } if prefix.is_empty() => Some(label),
+        RegistryKey::Elsewhere { prefix, label } => Some(format!("{prefix}/{label}")),
+        _ => None,
+    });
+    Ok(names.collect())
+}
+
+async fn registry(store: &dyn ObjectStore, below: &str) -> Result<Vec<RegistryKey>, StoreError> {
+    let listed = repeat(ATTEMPTS, || store.list(below)).await?;
+    let keys = listed.iter();
+    Ok(keys
+        .filter_map(|object| RegistryKey::parse(&object.key))
+        .collect())
+}
+
+/// A client is removed where its newest removal is noted and no generation has begun since.
+async fn note_removals(
+    store: &Arc<dyn ObjectStore>,
+    clients: &mut [ListedClient],
+) -> Result<(), StoreError> {
+    let mut removals: HashMap<String, UnixMs> = HashMap::new();
+    for key in registry(&**store, RegistryKey::REMOVED).await? {
+        if let RegistryKey::Removed { s3_prefix, at_ms } = key {
+            let newest = removals.entry(s3_prefix).or_insert(at_ms);
+            *newest = at_ms.max(*newest);
+        }
+    }
+    for client in clients {
+        if let Some(&at) = removals.get(&client.s3_prefix)
+            && !begun_since(&**store, &client.s3_prefix, at).await?
+        {
+            client.removed_at = Some(at);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a generation of the replica has begun after `at`.
+///
+/// # Errors
+/// Those of the listing.
+pub async fn begun_since(
+    store: &dyn ObjectStore,
+    s3_prefix: &str,
+    at: UnixMs,
+) -> Result<bool, StoreError> {
+    let folder = format!("{s3_prefix}/snapshots/");
+    let generations = repeat(ATTEMPTS, || store.list_folders(&folder)).await?;
+    let mut ids = generations
+        .iter()
+        .filter_map(|name| name.parse::<GenerationId>().ok());
+    Ok(ids.any(|id| id.started_ms() > at))
 }
 
 /// Every generation of a replica, oldest first. Of each object's bytes only the header is read.

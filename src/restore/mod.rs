@@ -16,7 +16,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::RestoreError;
-pub use list::{ListedClient, ListedGeneration, list_clients, list_moments, newest_moment_before};
+pub use list::{
+    ListedClient, ListedGeneration, begun_since, clients_elsewhere, list_clients, list_moments,
+    newest_moment_before, placed_clients,
+};
 pub use locate::{At, Target};
 pub use replica::Moment;
 pub use run::Progress;

@@ -6,6 +6,7 @@ pub mod probe;
 pub mod retry;
 pub mod s3;
 pub mod spec;
+pub mod stores;
 
 use std::path::PathBuf;
 

@@ -1,12 +1,18 @@
-//! From a file's name to the database it belongs to: the patterns and the GUID rule. Pure.
+//! From a file's name to the database it belongs to: those that were named, the patterns, the tenants' directories, and the
+//! GUID rule. Pure.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use glob::Pattern;
 use regex::Regex;
 
-use super::ids::ClientId;
+use super::ids::Identity;
+use super::policy::PolicyWritten;
+use super::terms::Terms;
 
 /// The seed's GUID pattern, without anchors: it has to match a whole file name or a whole stem.
 pub const DEFAULT_GUID_PATTERN: &str =
@@ -31,12 +37,102 @@ const SUFFIXES: [(&str, FileKind); 3] = [
     ("-journal", FileKind::Journal),
 ];
 
+/// What the rules of one watch path are made of.
+#[derive(Clone, Debug)]
+pub struct RulesWritten {
+    /// The watch path's prefix in the store; empty where it has none.
+    pub prefix: String,
+    /// Where applications see the watch path, absolute.
+    pub seen_at: PathBuf,
+    /// False: only databases that are named in `clients` or registered by hand.
+    pub discovery: bool,
+    /// Globs on the file name.
+    pub patterns: Vec<String>,
+    /// Whether a name has to be a GUID; none where nothing was written.
+    pub guid_validation: Option<bool>,
+    /// Must match the whole file name, or the whole stem.
+    pub guid_pattern: String,
+    /// Has a group `tenant`, and is matched in the directory part of the path that applications see.
+    pub tenant_regex: Option<String>,
+    /// Databases that were named one by one, by their path below the watch path.
+    pub named: HashMap<PathBuf, Named>,
+    pub terms: Arc<Terms>,
+}
+
+impl RulesWritten {
+    /// The rules of a configuration that says nothing of them.
+    pub fn default_for(seen_at: &Path) -> Self {
+        Self {
+            prefix: String::new(),
+            seen_at: seen_at.to_owned(),
+            discovery: true,
+            patterns: vec!["*.db".to_owned()],
+            guid_validation: None,
+            guid_pattern: DEFAULT_GUID_PATTERN.to_owned(),
+            tenant_regex: None,
+            named: HashMap::new(),
+            terms: Arc::new(Terms {
+                store: Some("a store".to_owned()),
+                ..Terms::default()
+            }),
+        }
+    }
+}
+
+/// A database that was named in `clients`, or registered by hand.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Named {
+    pub tenant: String,
+    pub db_name: String,
+    /// It goes by its tenant's name alone, as a GUID does.
+    pub single: bool,
+    /// Where its objects lie, as it was written; none for the derived place.
+    pub s3_prefix: Option<String>,
+    pub policy: PolicyWritten,
+}
+
+impl Named {
+    /// A database that goes by one name.
+    pub fn single(name: &str) -> Self {
+        Self {
+            tenant: name.to_owned(),
+            db_name: name.to_owned(),
+            single: true,
+            s3_prefix: None,
+            policy: PolicyWritten::default(),
+        }
+    }
+}
+
 /// The rules that turn file names below one watch path into clients.
 #[derive(Clone, Debug)]
 pub struct Rules {
     prefix: String,
-    extensions: Vec<String>,
-    guid: Regex,
+    seen_at: PathBuf,
+    discovery: bool,
+    patterns: Vec<Pattern>,
+    /// None where any name will do.
+    guid: Option<Regex>,
+    tenant: Option<TenantRule>,
+    named: HashMap<PathBuf, Named>,
+    terms: Arc<Terms>,
+}
+
+#[derive(Clone, Debug)]
+struct TenantRule {
+    regex: Regex,
+    needs_guid: bool,
+}
+
+/// What the rules make of a file's name.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Verdict {
+    /// A database, with its identity.
+    Client(Identity),
+    /// It looks like a database, and no rule says whose.
+    Ignored,
+    /// Nobody needs to watch it.
+    Plain,
 }
 
 /// A discovery rule that can't be used, with the reason.
@@ -44,65 +140,193 @@ pub struct Rules {
 pub enum RuleError {
     #[error("the GUID pattern {pattern:?} does not compile: {reason}")]
     GuidPattern { pattern: String, reason: String },
-    #[error(
-        "the file pattern {pattern:?} is not supported yet: write it as \"*.\" and an extension"
-    )]
-    FilePattern { pattern: String },
+    #[error("the tenant pattern {pattern:?} does not compile: {reason}")]
+    TenantRegex { pattern: String, reason: String },
+    #[error("the tenant pattern {pattern:?} has no group `tenant`: write it as (?P<tenant>[^/]+)")]
+    NoTenantGroup { pattern: String },
+    #[error("the file pattern {pattern:?} is no glob: {reason}")]
+    FilePattern { pattern: String, reason: String },
+}
+
+/// A glob on file names.
+///
+/// # Errors
+/// `FilePattern`, for one that could match a path or nothing.
+pub fn file_pattern(pattern: &str) -> Result<Pattern, RuleError> {
+    let wrong = |reason: &str| RuleError::FilePattern {
+        pattern: pattern.to_owned(),
+        reason: reason.to_owned(),
+    };
+    if pattern.is_empty() || pattern.contains('/') {
+        return Err(wrong("it has to be a file name, as in *.db"));
+    }
+    Pattern::new(pattern).map_err(|error| wrong(error.msg))
+}
+
+/// A pattern that has to match a whole file name or a whole stem.
+///
+/// # Errors
+/// `GuidPattern`
+pub fn guid_pattern(pattern: &str) -> Result<Regex, RuleError> {
+    // Compiled alone first, so that an unbalanced group can't slip past the anchors.
+    Regex::new(pattern)
+        .and_then(|_| Regex::new(&format!("^(?:{pattern})$")))
+        .map_err(|error| RuleError::GuidPattern {
+            pattern: pattern.to_owned(),
+            reason: one_line(&error.to_string()),
+        })
+}
+
+/// A pattern that finds the tenant in the directory part of a path.
+///
+/// # Errors
+/// `TenantRegex`, `NoTenantGroup`
+pub fn tenant_pattern(pattern: &str) -> Result<Regex, RuleError> {
+    let regex = Regex::new(pattern).map_err(|error| RuleError::TenantRegex {
+        pattern: pattern.to_owned(),
+        reason: one_line(&error.to_string()),
+    })?;
+    if regex.capture_names().flatten().any(|name| name == "tenant") {
+        return Ok(regex);
+    }
+    Err(RuleError::NoTenantGroup {
+        pattern: pattern.to_owned(),
+    })
 }
 
 impl Rules {
-    /// `patterns` are globs of the form `*.ext`; `guid_pattern` is matched against the whole file name or stem.
-    pub fn new(prefix: &str, patterns: &[String], guid_pattern: &str) -> Result<Self, RuleError> {
-        let extensions = patterns
-            .iter()
-            .map(|pattern| {
-                pattern
-                    .strip_prefix('*')
-                    .filter(|ext| ext.len() > 1 && ext.starts_with('.'))
-                    .filter(|ext| !ext.contains(['*', '?', '[', '/']))
-                    .map(str::to_owned)
-                    .ok_or_else(|| RuleError::FilePattern {
-                        pattern: pattern.clone(),
-                    })
-            })
-            .collect::<Result<_, _>>()?;
-        // Compiled alone first, so that an unbalanced group can't slip past the anchors below.
-        let guid = Regex::new(guid_pattern)
-            .and_then(|_| Regex::new(&format!("^(?:{guid_pattern})$")))
-            .map_err(|error| RuleError::GuidPattern {
-                pattern: guid_pattern.to_owned(),
-                reason: one_line(&error.to_string()),
-            })?;
+    /// Compiles the rules of one watch path.
+    ///
+    /// # Errors
+    /// The first pattern that can't be used.
+    pub fn new(written: RulesWritten) -> Result<Self, RuleError> {
+        let patterns = written.patterns.iter().map(|glob| file_pattern(glob));
+        let tenant = written.tenant_regex.as_deref().map(tenant_pattern);
+        let tenant = tenant.transpose()?.map(|regex| TenantRule {
+            regex,
+            needs_guid: written.guid_validation == Some(true),
+        });
+        let any_name = tenant.is_none() && written.guid_validation == Some(false);
+        let guid = guid_pattern(&written.guid_pattern)?;
         Ok(Self {
-            prefix: prefix.to_owned(),
-            extensions,
-            guid,
+            prefix: written.prefix,
+            seen_at: written.seen_at,
+            discovery: written.discovery,
+            patterns: patterns.collect::<Result<_, _>>()?,
+            guid: (!any_name).then_some(guid),
+            tenant,
+            named: written.named,
+            terms: written.terms,
+        })
+    }
+
+    /// The watch path's prefix in the store; empty where it has none.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Whether a client that is registered by hand has to be named by a GUID.
+    pub fn wants_guids(&self) -> bool {
+        self.guid.is_some()
+    }
+
+    /// Whether `name` is a GUID as the pattern has it.
+    pub fn is_guid(&self, name: &str) -> bool {
+        self.guid.as_ref().is_none_or(|guid| guid.is_match(name))
+    }
+
+    /// The databases that were named one by one, by their path below the watch path.
+    pub fn named(&self) -> &HashMap<PathBuf, Named> {
+        &self.named
+    }
+
+    /// The rules of discovery by their names in the configuration.
+    pub fn shown(&self) -> Vec<(&'static str, String)> {
+        let patterns: Vec<_> = self.patterns.iter().map(Pattern::as_str).collect();
+        let mut shown = vec![
+            ("enabled", self.discovery.to_string()),
+            ("patterns", patterns.join(" ")),
+            ("guidValidation", self.wants_guids().to_string()),
+        ];
+        if let Some(guid) = &self.guid {
+            shown.push(("guidPattern", guid.as_str().to_owned()));
+        }
+        if let Some(tenant) = &self.tenant {
+            shown.push(("tenantRegex", tenant.regex.as_str().to_owned()));
+        }
+        shown
+    }
+
+    /// What the file at `path` (relative to the watch path) is, by its name alone.
+    pub fn examine(&self, path: &Path) -> Verdict {
+        if let Some(named) = self.named.get(path) {
+            return Verdict::Client(self.identity(named));
+        }
+        let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+            return Verdict::Plain;
+        };
+        let is_companion = SUFFIXES.iter().any(|(suffix, _)| name.ends_with(suffix));
+        let matches = self.patterns.iter().any(|pattern| pattern.matches(name));
+        if !self.discovery || !matches || is_companion {
+            return Verdict::Plain;
+        }
+        self.found(path, name).map_or(Verdict::Ignored, |named| {
+            Verdict::Client(self.identity(&named))
         })
     }
 
     /// The identity of the database file at `path` (relative to the watch path), or none where no rule takes it.
-    pub fn identify(&self, path: &Path) -> Option<ClientId> {
-        let name = path.file_name()?.to_str()?;
-        let extension = self
-            .extensions
-            .iter()
-            .find(|ext| name.len() > ext.len() && name.ends_with(ext.as_str()))?;
-        let stem = &name[..name.len() - extension.len()];
-        let whole = self.guid.is_match(stem) || self.guid.is_match(name);
-        (whole && is_safe_name(stem)).then(|| ClientId::guid(&self.prefix, stem))
+    pub fn identify(&self, path: &Path) -> Option<Identity> {
+        match self.examine(path) {
+            Verdict::Client(identity) => Some(identity),
+            Verdict::Ignored | Verdict::Plain => None,
+        }
     }
 
-    /// The database file that `path` belongs to, and as what; none for a file that nobody needs to watch.
-    pub fn classify(&self, path: &Path) -> Option<(PathBuf, FileKind)> {
-        let name = path.file_name()?.as_bytes();
-        for (suffix, kind) in SUFFIXES {
-            if let Some(base) = name.strip_suffix(suffix.as_bytes()) {
-                let database = path.with_file_name(OsStr::from_bytes(base));
-                return self.identify(&database).map(|_| (database, kind));
-            }
+    /// Whose database it is by the rules of discovery.
+    fn found(&self, path: &Path, name: &str) -> Option<Named> {
+        let stem = Path::new(name).file_stem()?.to_str()?;
+        if !is_safe_name(stem) {
+            return None;
         }
-        self.identify(path)
-            .map(|_| (path.to_owned(), FileKind::Database))
+        let is_guid = self.is_guid(stem) || self.is_guid(name);
+        if let Some(rule) = &self.tenant
+            && let Some(tenant) = self.tenant_of(rule, path)
+        {
+            let fits = !rule.needs_guid || is_guid;
+            return (fits && is_safe_name(&tenant) && !is_folder_of_replica(stem)).then(|| Named {
+                tenant,
+                db_name: stem.to_owned(),
+                single: false,
+                s3_prefix: None,
+                policy: PolicyWritten::default(),
+            });
+        }
+        is_guid.then(|| Named::single(stem))
+    }
+
+    fn tenant_of(&self, rule: &TenantRule, path: &Path) -> Option<String> {
+        let directory = self.seen_at.join(path.parent()?);
+        let mut text = directory.to_str()?.to_owned();
+        if !text.ends_with('/') {
+            text.push('/');
+        }
+        let found = rule.regex.captures(&text)?;
+        Some(found.name("tenant")?.as_str().to_owned())
+    }
+
+    /// The identity of a database whose names are known, with what holds for it.
+    pub fn identity(&self, named: &Named) -> Identity {
+        self.terms.identity(&self.prefix, named)
+    }
+
+    /// The database file that `path` would be a companion of, and as what; none for another file.
+    pub fn companion(path: &Path) -> Option<(PathBuf, FileKind)> {
+        let name = path.file_name()?.as_bytes();
+        SUFFIXES.iter().find_map(|(suffix, kind)| {
+            let base = name.strip_suffix(suffix.as_bytes())?;
+            Some((path.with_file_name(OsStr::from_bytes(base)), *kind))
+        })
     }
 }
 
@@ -117,78 +341,14 @@ pub fn is_safe_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// Whether a database of that name would lie, below its tenant, where a replica has its own folders.
+pub fn is_folder_of_replica(name: &str) -> bool {
+    matches!(name, "snapshots" | "wal")
+}
+
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GUID: &str = "12345678-1234-5678-9abc-123456789012";
-
-    fn rules() -> Rules {
-        Rules::new("", &["*.db".to_owned()], DEFAULT_GUID_PATTERN).expect("default rules")
-    }
-
-    #[test]
-    fn a_guid_database_and_its_companions() {
-        let db = PathBuf::from(format!("a/{GUID}.db"));
-        for (suffix, kind) in [
-            ("", FileKind::Database),
-            ("-wal", FileKind::Wal),
-            ("-shm", FileKind::Shm),
-            ("-journal", FileKind::Journal),
-        ] {
-            let path = PathBuf::from(format!("a/{GUID}.db{suffix}"));
-            assert_eq!(rules().classify(&path), Some((db.clone(), kind)));
-        }
-        assert_eq!(rules().identify(&db), Some(ClientId::guid("", GUID)));
-    }
-
-    #[test]
-    fn the_pattern_matches_whole_names_only() {
-        let rules = rules();
-        for name in [
-            format!("x{GUID}.db"),
-            format!("{GUID}x.db"),
-            format!("{GUID}.sqlite"),
-            GUID.to_owned(),
-            format!("{GUID}.db-wal2"),
-            format!("{}.db", GUID.to_uppercase()),
-            ".db".to_owned(),
-            "system.db".to_owned(),
-        ] {
-            assert_eq!(rules.classify(Path::new(&name)), None, "{name}");
-        }
-        // The seed's command line has a pattern that includes the extension.
-        let with_extension = Rules::new(
-            "",
-            &["*.db".to_owned()],
-            &format!("{DEFAULT_GUID_PATTERN}\\.db"),
-        )
-        .expect("the seed's pattern");
-        assert!(
-            with_extension
-                .identify(Path::new(&format!("{GUID}.db")))
-                .is_some()
-        );
-    }
-
-    #[test]
-    fn what_a_wide_pattern_lets_through_still_cannot_escape() {
-        let wide = Rules::new("", &["*.db".to_owned()], ".*").expect("a wide pattern");
-        for name in ["...db", "a b.db", "a%2fb.db", "é.db", "a\nb.db"] {
-            assert_eq!(wide.identify(Path::new(name)), None, "{name:?}");
-        }
-        assert!(wide.identify(Path::new("plain.db")).is_some());
-    }
-
-    #[test]
-    fn rules_that_cannot_be_used_say_why() {
-        let error = Rules::new("", &[], "a)(b").expect_err("unbalanced");
-        assert!(error.to_string().contains("does not compile"), "{error}");
-        assert!(!error.to_string().contains('\n'));
-        assert!(Rules::new("", &["tenant-?.db".to_owned()], ".*").is_err());
-    }
-}
+mod tests;

@@ -12,6 +12,8 @@ const CAPACITY: usize = 4096;
 pub struct Event {
     pub kind: EventKind,
     pub id: ClientId,
+    /// The GUID, or `tenant/dbName`.
+    pub label: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,11 +54,11 @@ impl Events {
         self.0.subscribe()
     }
 
-    pub fn tell(&self, kind: EventKind, id: &ClientId) {
+    pub fn tell(&self, kind: EventKind, id: &ClientId, label: &str) {
         if self.0.receiver_count() > 0 {
-            let id = id.clone();
+            let (id, label) = (id.clone(), label.to_owned());
             // The last listener may have gone just now, which is no loss.
-            drop(self.0.send(Event { kind, id }));
+            drop(self.0.send(Event { kind, id, label }));
         }
     }
 }
@@ -69,12 +71,12 @@ mod tests {
     #[test]
     fn a_slow_listener_learns_how_many_it_missed() {
         let events = Events::default();
-        let id = ClientId::guid("", "a");
-        events.tell(EventKind::Registered, &id);
+        let id = ClientId::single("", "a");
+        events.tell(EventKind::Registered, &id, "a");
         let mut listener = events.listen();
         assert_eq!(listener.try_recv(), Err(TryRecvError::Empty), "from now on");
         for _ in 0..CAPACITY + 3 {
-            events.tell(EventKind::Synced, &id);
+            events.tell(EventKind::Synced, &id, "a");
         }
         assert_eq!(listener.try_recv(), Err(TryRecvError::Lagged(3)));
         assert_eq!(

@@ -1,6 +1,8 @@
 //! The identity of one replicated database.
 
-use std::fmt;
+use std::sync::Arc;
+
+use super::policy::Policy;
 
 /// Which database a replica belongs to: the watch path's prefix, the tenant and the database's name.
 ///
@@ -15,44 +17,76 @@ pub struct ClientId {
 }
 
 impl ClientId {
-    /// The identity of a database that is named by its GUID.
-    pub fn guid(prefix: &str, guid: &str) -> Self {
+    /// The identity of a database that goes by one name, as a GUID.
+    pub fn single(prefix: &str, name: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
-            tenant: guid.to_owned(),
-            db_name: guid.to_owned(),
+            tenant: name.to_owned(),
+            db_name: name.to_owned(),
         }
-    }
-
-    /// What logs, metrics and the API call it: the GUID, or `tenant/dbName`; without the watch path's prefix.
-    pub fn label(&self) -> String {
-        if self.tenant == self.db_name {
-            self.tenant.clone()
-        } else {
-            format!("{}/{}", self.tenant, self.db_name)
-        }
-    }
-
-    /// Where its objects lie below the store's root, without a slash at either end: `databases/<guid>`.
-    pub fn replica_prefix(&self) -> String {
-        let mut key = String::new();
-        if !self.prefix.is_empty() {
-            key.push_str(&self.prefix);
-            key.push('/');
-        }
-        key.push_str("databases/");
-        key.push_str(&self.label());
-        key
     }
 }
 
-impl fmt::Display for ClientId {
+/// Where the objects of a database lie unless something else is configured, below the store's root and without a slash
+/// at either end: `databases/<guid>`, or `databases/<tenant>/<dbName>`, behind the watch path's prefix.
+pub fn derived_prefix(id: &ClientId, single: bool) -> String {
+    let mut key = String::new();
+    if !id.prefix.is_empty() {
+        key.push_str(&id.prefix);
+        key.push('/');
+    }
+    key.push_str("databases/");
+    key.push_str(&label_of(id, single));
+    key
+}
+
+/// What logs, metrics and the API call a database: the GUID, or `tenant/dbName`; without the watch path's prefix.
+pub fn label_of(id: &ClientId, single: bool) -> String {
+    if single {
+        id.tenant.clone()
+    } else {
+        format!("{}/{}", id.tenant, id.db_name)
+    }
+}
+
+/// A database's names and places, with what holds for it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Identity {
+    pub id: ClientId,
+    /// The GUID, or `tenant/dbName`.
+    pub label: String,
+    /// Where its objects lie below its store's root, without a slash at either end.
+    pub s3_prefix: String,
+    /// Whether the registry in the store has to name it: its place can't be told from its names, or no rule would take
+    /// it up again.
+    pub is_listed: bool,
+    /// The store and that place: no two databases' may be equal, or lie one within the other. None where there is no
+    /// store for it.
+    pub location: Option<String>,
+    pub policy: Arc<Policy>,
+}
+
+impl Identity {
     /// `PREFIX/` before the label where there is a prefix: the form that `restore` and `verify` take.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.prefix.is_empty() {
-            write!(f, "{}/", self.prefix)?;
+    pub fn full_label(&self) -> String {
+        match self.id.prefix.as_str() {
+            "" => self.label.clone(),
+            prefix => format!("{prefix}/{}", self.label),
         }
-        f.write_str(&self.label())
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// Of a database that goes by one name, where nothing is configured.
+    pub fn plain(prefix: &str, name: &str) -> Self {
+        use super::discovery::Named;
+        use super::terms::Terms;
+        let terms = Terms {
+            store: Some("a store".to_owned()),
+            ..Terms::default()
+        };
+        terms.identity(prefix, &Named::single(name))
     }
 }
 
@@ -61,21 +95,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_and_prefixes() {
-        let plain = ClientId::guid("", "12345678-1234-5678-9abc-123456789012");
-        assert_eq!(plain.label(), "12345678-1234-5678-9abc-123456789012");
+    fn labels_and_places() {
+        let plain = ClientId::single("", "12345678-1234-5678-9abc-123456789012");
         assert_eq!(
-            plain.replica_prefix(),
+            label_of(&plain, true),
+            "12345678-1234-5678-9abc-123456789012"
+        );
+        assert_eq!(
+            derived_prefix(&plain, true),
             "databases/12345678-1234-5678-9abc-123456789012"
         );
-        let staged = ClientId::guid("staging", "12345678-1234-5678-9abc-123456789012");
+        let staged = ClientId::single("staging", "acme");
+        assert_eq!(derived_prefix(&staged, true), "staging/databases/acme");
+        // A tenant may have a database of its own name, and others beside it.
         assert_eq!(
-            staged.replica_prefix(),
-            "staging/databases/12345678-1234-5678-9abc-123456789012"
-        );
-        assert_eq!(
-            staged.to_string(),
-            "staging/12345678-1234-5678-9abc-123456789012"
+            derived_prefix(&staged, false),
+            "staging/databases/acme/acme"
         );
     }
 }

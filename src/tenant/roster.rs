@@ -1,218 +1,40 @@
-//! The clients that are known to this instance, with what is known of each: status, positions, lag, errors.
+//! The clients that are known to this instance, who counts against which limit, and the files that are none of ours.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::watch;
 
+pub use super::client::{Client, Progress, Status};
 use super::events::{EventKind, Events};
-use super::ids::ClientId;
-use crate::clock::UnixMs;
-use crate::store::keys::GenerationId;
+use super::ids::{ClientId, Identity};
+use super::places::Places;
 
-/// What a client does at present (INTERFACE: the statuses of the API).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Status {
-    /// Registered; there is no file yet.
-    Waiting,
-    /// Replicating, or idle with everything stored.
-    Active,
-    /// Told to stop uploading.
-    Paused,
-    /// A stretch of history lost its resolution; being mended.
-    Gapped,
-    /// Known from an earlier run, and absent at start.
-    Missing,
-    /// Past a limit: the application is not hindered, nothing is uploaded.
-    Refused,
-    /// Something is wrong; `last_error` says what. Retried.
-    Failing,
-}
-
-impl Status {
-    pub const ALL: [Status; 7] = [
-        Status::Waiting,
-        Status::Active,
-        Status::Paused,
-        Status::Gapped,
-        Status::Missing,
-        Status::Refused,
-        Status::Failing,
-    ];
-
-    /// The word that the API and the metrics use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Waiting => "waiting",
-            Status::Active => "active",
-            Status::Paused => "paused",
-            Status::Gapped => "gapped",
-            Status::Missing => "missing",
-            Status::Refused => "refused",
-            Status::Failing => "failing",
-        }
-    }
-}
-
-/// How far one client has come. Times are Unix milliseconds.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    pub status: Status,
-    /// The newest captured transaction; 0 before the first.
-    pub txid: u64,
-    /// The newest transaction in the store; 0 before the first.
-    pub replicated_txid: u64,
-    /// The newest transaction of which this run knows a snapshot in the store; 0 for none.
-    pub snapshot_txid: u64,
-    /// Bytes of the database as it was last captured; none before.
-    pub database_bytes: Option<u64>,
-    /// Bytes of captured segments that are not in the store yet.
-    pub pending_bytes: u64,
-    /// When the oldest commit was seen that is not in the store yet.
-    pub oldest_pending_at: Option<UnixMs>,
-    pub generation: Option<GenerationId>,
-    pub last_sync_at: Option<UnixMs>,
-    pub last_snapshot_at: Option<UnixMs>,
-    /// Failed attempts to store something, since the start.
-    pub sync_errors: u64,
-    /// Why the client is failing, gapped or refused: a code, a colon and a sentence.
-    pub last_error: Option<String>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            status: Status::Active,
-            txid: 0,
-            replicated_txid: 0,
-            snapshot_txid: 0,
-            database_bytes: None,
-            pending_bytes: 0,
-            oldest_pending_at: None,
-            generation: None,
-            last_sync_at: None,
-            last_snapshot_at: None,
-            sync_errors: 0,
-            last_error: None,
-        }
-    }
-
-    /// Age of the oldest commit that is not in the store; 0 when all are.
-    pub fn lag_ms(&self, now: UnixMs) -> u64 {
-        self.oldest_pending_at
-            .map_or(0, |since| now.saturating_sub(since).max(0) as u64)
-    }
-}
-
-/// One registered database.
-#[derive(Debug)]
-pub struct Client {
-    pub id: ClientId,
-    /// The database file, relative to the watch path.
-    pub db_path: PathBuf,
-    /// Where its objects lie below the store's root, without a slash at either end.
-    pub s3_prefix: String,
-    progress: Mutex<Progress>,
-    replicated: watch::Sender<u64>,
-    snapshot: watch::Sender<u64>,
-    /// None outside of a roster.
-    events: Option<Events>,
-}
-
-impl Client {
-    pub fn new(id: ClientId, db_path: PathBuf) -> Self {
-        Self {
-            s3_prefix: id.replica_prefix(),
-            id,
-            db_path,
-            progress: Mutex::new(Progress::new()),
-            replicated: watch::Sender::new(0),
-            snapshot: watch::Sender::new(0),
-            events: None,
-        }
-    }
-
-    /// A copy of how far this client has come.
-    pub fn progress(&self) -> Progress {
-        self.lock().clone()
-    }
-
-    /// Changes the progress in place; whoever waits for `replicated_txid` or `snapshot_txid` sees it move, and whoever
-    /// listens hears of what was stored and of failures.
-    pub fn update(&self, change: impl FnOnce(&mut Progress)) {
-        let (replicated, snapshot, event) = {
-            let mut progress = self.lock();
-            let before = Noted::of(&progress);
-            change(&mut progress);
-            let event = before.event_at(&Noted::of(&progress));
-            (progress.replicated_txid, progress.snapshot_txid, event)
-        };
-        if let (Some(event), Some(events)) = (event, &self.events) {
-            events.tell(event, &self.id);
-        }
-        let publish = |sender: &watch::Sender<u64>, txid| {
-            sender.send_if_modified(|known| std::mem::replace(known, txid) != txid);
-        };
-        publish(&self.replicated, replicated);
-        publish(&self.snapshot, snapshot);
-    }
-
-    /// Follows `replicated_txid`.
-    pub fn watch_replicated(&self) -> watch::Receiver<u64> {
-        self.replicated.subscribe()
-    }
-
-    /// Follows `snapshot_txid`.
-    pub fn watch_snapshot(&self) -> watch::Receiver<u64> {
-        self.snapshot.subscribe()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// What of a client's progress makes an event when it changes.
-struct Noted {
-    status: Status,
-    sync_errors: u64,
-    /// 0 until something was stored in this run: what is only read from the state is no event.
-    stored_txid: u64,
-}
-
-impl Noted {
-    fn of(progress: &Progress) -> Self {
-        let stored = progress.last_sync_at.map(|_| progress.replicated_txid);
-        Self {
-            status: progress.status,
-            sync_errors: progress.sync_errors,
-            stored_txid: stored.unwrap_or(0),
-        }
-    }
-
-    fn event_at(&self, after: &Self) -> Option<EventKind> {
-        let fails = after.status == Status::Failing && self.status != Status::Failing;
-        if fails || after.sync_errors > self.sync_errors {
-            Some(EventKind::Failed)
-        } else if after.stored_txid > self.stored_txid {
-            Some(EventKind::Synced)
-        } else {
-            None
-        }
-    }
-}
+/// Files that are shown as ignored, at most; further ones are only logged.
+const MAX_IGNORED: usize = 10_000;
 
 /// All registered clients, by their identity.
 #[derive(Debug)]
 pub struct Roster {
     clients: DashMap<ClientId, Arc<Client>>,
-    /// `limits.maxTenantsPerInstance`; those beyond are known, and refused.
-    max_tenants: usize,
+    census: Mutex<Census>,
+    /// Files that look like databases and are none of ours, by the path that applications see, with the reason.
+    ignored: Mutex<BTreeMap<PathBuf, &'static str>>,
     events: Events,
+}
+
+/// Who counts against which limit, and who has which place in the stores. Refused clients are not in it.
+#[derive(Debug)]
+struct Census {
+    /// `limits.maxTenantsPerInstance`
+    max_tenants: usize,
+    /// Databases of each tenant, by watch path's prefix and tenant.
+    tenants: HashMap<(String, String), usize>,
+    places: Places,
+    /// Clients that were not admitted.
+    refused: usize,
 }
 
 /// What came of a registration.
@@ -221,7 +43,7 @@ pub enum Registration {
     New(Arc<Client>),
     /// The same identity was registered before with the same file.
     Known(Arc<Client>),
-    /// The identity belongs to another file of the watch path, which is named.
+    /// The identity belongs to another file, which is named as applications see it.
     Taken(PathBuf),
 }
 
@@ -229,7 +51,13 @@ impl Roster {
     pub fn new(max_tenants: usize) -> Self {
         Self {
             clients: DashMap::new(),
-            max_tenants,
+            census: Mutex::new(Census {
+                max_tenants,
+                tenants: HashMap::new(),
+                places: Places::default(),
+                refused: 0,
+            }),
+            ignored: Mutex::default(),
             events: Events::default(),
         }
     }
@@ -239,30 +67,35 @@ impl Roster {
         &self.events
     }
 
-    /// Adds a client. Past the limit it is added with the status `refused`, so that it can be seen.
-    pub fn register(&self, id: ClientId, db_path: &Path) -> Registration {
-        let full = self.clients.len() >= self.max_tenants;
-        match self.clients.entry(id) {
-            Entry::Occupied(known) if known.get().db_path == db_path => {
-                Registration::Known(known.get().clone())
-            }
-            Entry::Occupied(known) => Registration::Taken(known.get().db_path.clone()),
-            Entry::Vacant(vacant) => {
-                let client = Arc::new(Client {
-                    events: Some(self.events.clone()),
-                    ..Client::new(vacant.key().clone(), db_path.to_owned())
-                });
-                if full {
-                    let limit = self.max_tenants;
-                    client.update(|progress| {
-                        progress.status = Status::Refused;
-                        progress.last_error = Some(format!(
-                            "too_many_tenants: limits.maxTenantsPerInstance is {limit}"
-                        ));
-                    });
+    /// Adds a client. Past a limit, or without a place in a store, it is added with the status `refused`, so that it can
+    /// be seen.
+    pub fn register(
+        &self,
+        identity: Identity,
+        db_path: &Path,
+        seen_at: &Arc<Path>,
+    ) -> Registration {
+        match self.clients.entry(identity.id.clone()) {
+            Entry::Occupied(known) => {
+                let client = known.get();
+                if client.db_path == db_path && client.seen_at == *seen_at {
+                    return Registration::Known(client.clone());
                 }
+                Registration::Taken(client.seen_path())
+            }
+            Entry::Vacant(vacant) => {
+                let client = Client::new(identity, db_path.to_owned(), seen_at.clone());
+                let client = client.heard_by(self.events.clone());
+                let mut census = self.census();
+                if let Err(reason) = census.admit(&client) {
+                    census.refused += 1;
+                    refuse(&client, reason);
+                }
+                drop(census);
+                let client = Arc::new(client);
                 vacant.insert(client.clone());
-                self.events.tell(EventKind::Registered, &client.id);
+                self.events
+                    .tell(EventKind::Registered, &client.id, &client.label);
                 Registration::New(client)
             }
         }
@@ -270,12 +103,46 @@ impl Roster {
 
     /// Takes a client out; none if it was not registered with this file.
     pub fn unregister(&self, id: &ClientId, db_path: &Path) -> Option<Arc<Client>> {
-        let removed = self
+        let (_, client) = self
             .clients
-            .remove_if(id, |_, client| client.db_path == db_path)
-            .map(|(_, client)| client)?;
-        self.events.tell(EventKind::Unregistered, id);
-        Some(removed)
+            .remove_if(id, |_, client| client.db_path == db_path)?;
+        let mut census = self.census();
+        match client.progress().status {
+            Status::Refused => census.refused -= 1,
+            _ => census.dismiss(&client),
+        }
+        drop(census);
+        self.events.tell(EventKind::Unregistered, id, &client.label);
+        Some(client)
+    }
+
+    /// Admits those refused clients that a limit leaves room for by now; which these are.
+    pub fn readmit(&self, max_tenants: Option<usize>) -> Vec<Arc<Client>> {
+        {
+            let mut census = self.census();
+            census.max_tenants = max_tenants.unwrap_or(census.max_tenants);
+            if census.refused == 0 {
+                return Vec::new();
+            }
+        }
+        let mut refused = self.all();
+        refused.retain(|client| client.progress().status == Status::Refused);
+        let mut census = self.census();
+        refused.retain(|client| match census.admit(client) {
+            Ok(()) => {
+                census.refused -= 1;
+                client.update(|progress| {
+                    progress.status = Status::Active;
+                    progress.last_error = None;
+                });
+                true
+            }
+            Err(reason) => {
+                refuse(client, reason);
+                false
+            }
+        });
+        refused
     }
 
     pub fn get(&self, id: &ClientId) -> Option<Arc<Client>> {
@@ -296,50 +163,191 @@ impl Roster {
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
+
+    /// A file looks like a database and is none of ours. True where that is new.
+    pub fn ignore(&self, seen_path: PathBuf, reason: &'static str) -> bool {
+        let mut ignored = self.lock_ignored();
+        let is_full = ignored.len() >= MAX_IGNORED && !ignored.contains_key(&seen_path);
+        !is_full && ignored.insert(seen_path, reason).is_none()
+    }
+
+    /// The file has gone, or has become a client's.
+    pub fn no_longer_ignored(&self, seen_path: &Path) {
+        self.lock_ignored().remove(seen_path);
+    }
+
+    /// Files that are ignored, as applications see them, with the reason.
+    pub fn ignored(&self) -> Vec<(PathBuf, &'static str)> {
+        let ignored = self.lock_ignored();
+        ignored
+            .iter()
+            .map(|(path, reason)| (path.clone(), *reason))
+            .collect()
+    }
+
+    fn lock_ignored(&self) -> MutexGuard<'_, BTreeMap<PathBuf, &'static str>> {
+        self.ignored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn census(&self) -> MutexGuard<'_, Census> {
+        self.census.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refuse(client: &Client, reason: String) {
+    client.update(|progress| {
+        progress.status = Status::Refused;
+        progress.last_error = Some(reason);
+    });
+}
+
+impl Census {
+    /// Counts a client, and takes its place; the error is a code and a sentence.
+    fn admit(&mut self, client: &Client) -> Result<(), String> {
+        let Some(location) = client.location() else {
+            return Err(format!(
+                "no_store: tenant {} has no store of its own, and there is none for all; set `bucket`",
+                client.id.tenant
+            ));
+        };
+        let tenant = (client.id.prefix.clone(), client.id.tenant.clone());
+        let databases = self.tenants.get(&tenant).copied().unwrap_or(0);
+        if databases == 0 && self.tenants.len() >= self.max_tenants {
+            return Err(format!(
+                "too_many_tenants: limits.maxTenantsPerInstance is {}",
+                self.max_tenants
+            ));
+        }
+        let most = client.policy().limits.max_databases;
+        if databases >= most {
+            return Err(format!(
+                "too_many_databases: limits.maxDatabasesPerTenant is {most}"
+            ));
+        }
+        if let Err(other) = self
+            .places
+            .take(location, &client.seen_path().to_string_lossy())
+        {
+            return Err(format!(
+                "prefix_taken: its objects would lie at {}, where those of {other} are",
+                client.s3_prefix
+            ));
+        }
+        self.tenants.insert(tenant, databases + 1);
+        Ok(())
+    }
+
+    fn dismiss(&mut self, client: &Client) {
+        if let Some(location) = client.location() {
+            self.places.leave(location);
+        }
+        let tenant = (client.id.prefix.clone(), client.id.tenant.clone());
+        match self.tenants.get_mut(&tenant) {
+            Some(databases) if *databases > 1 => *databases -= 1,
+            _ => {
+                self.tenants.remove(&tenant);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::discovery::Named;
+    use crate::tenant::terms::Terms;
 
-    fn guid(n: u8) -> ClientId {
-        ClientId::guid("", &format!("{n:08x}-0000-0000-0000-000000000000"))
+    fn identity(tenant: &str, db_name: &str) -> Identity {
+        let terms = Terms {
+            store: Some("s3://b".to_owned()),
+            ..Terms::default()
+        };
+        let named = Named {
+            db_name: db_name.to_owned(),
+            single: tenant == db_name,
+            ..Named::single(tenant)
+        };
+        terms.identity("", &named)
+    }
+
+    fn add(roster: &Roster, tenant: &str, db_name: &str) -> Arc<Client> {
+        let path = format!("{tenant}/{db_name}.db");
+        match roster.register(identity(tenant, db_name), Path::new(&path), &seen_at()) {
+            Registration::New(client) => client,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn seen_at() -> Arc<Path> {
+        Path::new("/data").into()
+    }
+
+    fn refusal(client: &Client) -> String {
+        let progress = client.progress();
+        assert_eq!(progress.status, Status::Refused);
+        progress.last_error.expect("a reason")
     }
 
     #[test]
-    fn past_the_limit_a_client_is_refused_and_visible() {
+    fn past_a_limit_a_client_is_refused_and_visible_and_admitted_when_there_is_room() {
         let roster = Roster::new(1);
-        assert!(matches!(
-            roster.register(guid(1), Path::new("a.db")),
-            Registration::New(_)
-        ));
-        let Registration::New(second) = roster.register(guid(2), Path::new("b.db")) else {
-            panic!("a second client must be visible");
-        };
-        assert_eq!(second.progress().status, Status::Refused);
+        let first = add(&roster, "a", "a");
+        let second = add(&roster, "b", "b");
+        assert!(refusal(&second).starts_with("too_many_tenants: "));
         assert_eq!(roster.len(), 2);
+        assert!(roster.readmit(None).is_empty());
+        roster.unregister(&first.id, &first.db_path).expect("there");
+        assert_eq!(roster.readmit(None).len(), 1);
+        assert_eq!(second.progress().status, Status::Active);
+        let third = add(&roster, "c", "c");
+        assert_eq!(roster.readmit(Some(2)).len(), 1, "a limit that was raised");
+        assert_eq!(third.progress().last_error, None);
+    }
+
+    #[test]
+    fn a_tenant_has_so_many_databases_and_counts_once() {
+        let roster = Roster::new(1);
+        for n in 0..20 {
+            let client = add(&roster, "acme", &format!("db{n}"));
+            assert_eq!(client.progress().status, Status::Active);
+        }
+        let over = add(&roster, "acme", "db20");
+        assert!(refusal(&over).starts_with("too_many_databases: "));
+    }
+
+    #[test]
+    fn no_place_is_shared_and_each_has_a_store() {
+        let roster = Roster::new(10);
+        add(&roster, "acme", "orders");
+        let around = add(&roster, "acme", "acme");
+        assert!(refusal(&around).contains("/data/acme/orders.db"));
+        let mut homeless = identity("x", "x");
+        homeless.location = None;
+        match roster.register(homeless, Path::new("x.db"), &seen_at()) {
+            Registration::New(client) => assert!(refusal(&client).starts_with("no_store: ")),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn one_identity_belongs_to_one_file() {
         let roster = Roster::new(10);
-        roster.register(guid(1), Path::new("a/x.db"));
+        let client = add(&roster, "x", "x");
+        let again = |path: &str| roster.register(identity("x", "x"), Path::new(path), &seen_at());
+        assert!(matches!(again("x/x.db"), Registration::Known(_)));
         assert!(matches!(
-            roster.register(guid(1), Path::new("b/x.db")),
-            Registration::Taken(path) if path == Path::new("a/x.db")
+            again("b/x.db"),
+            Registration::Taken(path) if path == Path::new("/data/x/x.db")
         ));
-        assert!(roster.unregister(&guid(1), Path::new("b/x.db")).is_none());
-        assert!(roster.unregister(&guid(1), Path::new("a/x.db")).is_some());
+        assert!(roster.unregister(&client.id, Path::new("b/x.db")).is_none());
+        assert!(roster.unregister(&client.id, Path::new("x/x.db")).is_some());
     }
 
     #[test]
     fn what_happens_to_a_client_is_told() {
         let roster = Roster::new(10);
         let mut listener = roster.events().listen();
-        let path = Path::new("a.db");
-        let Registration::New(client) = roster.register(guid(1), path) else {
-            panic!("a new client");
-        };
+        let client = add(&roster, "a", "a");
         // What an earlier run had stored is no news.
         client.update(|progress| progress.replicated_txid = 5);
         client.update(|progress| progress.sync_errors += 1);
@@ -347,10 +355,10 @@ mod tests {
         client.update(|progress| progress.replicated_txid = 6);
         client.update(|progress| progress.status = Status::Failing);
         client.update(|progress| progress.status = Status::Failing);
-        roster.unregister(&guid(1), path);
+        roster.unregister(&client.id, &client.db_path);
         let mut told = Vec::new();
         while let Ok(event) = listener.try_recv() {
-            assert_eq!(event.id, guid(1));
+            assert_eq!((event.id, event.label.as_str()), (client.id.clone(), "a"));
             told.push(event.kind);
         }
         use EventKind::{Failed, Registered, Synced, Unregistered};
@@ -361,11 +369,16 @@ mod tests {
     }
 
     #[test]
-    fn lag_is_the_age_of_the_oldest_commit_that_waits() {
-        let client = Client::new(guid(1), PathBuf::from("a.db"));
-        assert_eq!(client.progress().lag_ms(5_000), 0);
-        client.update(|progress| progress.oldest_pending_at = Some(4_000));
-        assert_eq!(client.progress().lag_ms(5_000), 1_000);
-        assert_eq!(client.progress().lag_ms(3_000), 0, "a clock that went back");
+    fn ignored_files_are_told_once_and_bounded() {
+        let roster = Roster::new(1);
+        assert!(roster.ignore("/data/a.db".into(), "no rule"));
+        assert!(!roster.ignore("/data/a.db".into(), "no rule"));
+        roster.no_longer_ignored(Path::new("/data/a.db"));
+        assert!(roster.ignored().is_empty());
+        for n in 0..MAX_IGNORED {
+            assert!(roster.ignore(format!("/data/{n}.db").into(), "no rule"));
+        }
+        assert!(!roster.ignore("/data/a.db".into(), "no rule"));
+        assert_eq!(roster.ignored().len(), MAX_IGNORED);
     }
 }

@@ -12,7 +12,7 @@ use litestream_multitenant::capture::{
 use litestream_multitenant::restore::{At, Target, restore_to_file};
 use litestream_multitenant::store::directory::DirectoryStore;
 use litestream_multitenant::store::{ObjectStore, Put};
-use litestream_multitenant::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules};
+use litestream_multitenant::tenant::discovery::{Rules, RulesWritten};
 use litestream_multitenant::tenant::ids::ClientId;
 use litestream_multitenant::tenant::roster::{Client, Roster};
 use rusqlite::Connection;
@@ -91,7 +91,7 @@ impl Bench {
         let name = PathBuf::from(format!("{GUID}.db"));
         capture.appeared(&name, false);
         let client = roster
-            .get(&ClientId::guid("", GUID))
+            .get(&ClientId::single("", GUID))
             .expect("registered at its creation");
         let db = capture.of_client(&client).expect("known");
         let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::new(dir.path().join("store")));
@@ -206,8 +206,6 @@ fn start_capture(
 ) -> (Arc<Capture>, tokio::sync::mpsc::Receiver<Arc<Database>>) {
     let root = std::fs::File::open(dir.join("data")).expect("open");
     let settings = Settings {
-        every_transaction,
-        memory_bytes,
         gate_timeout: Duration::from_secs(5),
         spool: SpoolLimits {
             bytes: 1 << 30,
@@ -215,9 +213,18 @@ fn start_capture(
             reserve_percent: 0,
         },
     };
-    let rules = Rules::new("", &["*.db".to_owned()], DEFAULT_GUID_PATTERN).expect("rules");
+    let mut rules = RulesWritten::default_for(&dir.join("data"));
+    let mut terms = (*rules.terms).clone();
+    let policy = Arc::make_mut(&mut terms.defaults);
+    policy.limits.memory_bytes = memory_bytes;
+    if every_transaction {
+        policy.sync_interval = Duration::ZERO;
+    }
+    rules.terms = Arc::new(terms);
+    let rules = Rules::new(rules).expect("rules");
     Capture::start(
         Arc::new(OwnedFd::from(root)),
+        &dir.join("data"),
         &dir.join("state"),
         settings,
         rules,

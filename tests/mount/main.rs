@@ -19,4 +19,5 @@ mod straight_path;
 mod supervision;
 #[path = "../support/mod.rs"]
 mod support;
+mod tenants;
 mod upkeep;

@@ -19,6 +19,10 @@ pub struct Options {
     pub sync_interval: &'static str,
     /// Further keys of `tenantDefaults`, each after a comma.
     pub tenant_defaults: &'static str,
+    /// Further keys of `autoDiscovery`, each after a comma.
+    pub discovery: &'static str,
+    /// Further watch paths, folders of the scratch directory; each folder's name is its prefix.
+    pub watch_paths: &'static [&'static str],
     /// Where replicas go; the directory `store` of the scratch directory by default.
     pub store: Option<S3>,
     /// Further lines of the configuration, at its top level.
@@ -47,6 +51,8 @@ impl Default for Options {
         Self {
             sync_interval: "50ms",
             tenant_defaults: "",
+            discovery: "",
+            watch_paths: &[],
             store: None,
             config: String::new(),
             flags: Vec::new(),
@@ -108,9 +114,22 @@ impl Daemon {
             running: None,
             log: Log::default(),
         };
-        fs::create_dir(daemon.data()).expect("the watch path");
+        for watch_path in daemon.watch_paths() {
+            fs::create_dir(watch_path).expect("a watch path");
+        }
         fs::write(daemon.config(), daemon.configuration()).expect("the configuration");
         daemon
+    }
+
+    fn watch_paths(&self) -> Vec<PathBuf> {
+        let others = self.options.watch_paths.iter().map(|name| self.path(name));
+        std::iter::once(self.data()).chain(others).collect()
+    }
+
+    /// Writes a configuration with these further lines at its top level, in the place of those before.
+    pub fn configure(&mut self, config: String) {
+        self.options.config = config;
+        fs::write(self.config(), self.configuration()).expect("the configuration");
     }
 
     fn configuration(&self) -> String {
@@ -121,9 +140,18 @@ impl Daemon {
                 s3.bucket, s3.endpoint, s3.access_key, s3.secret_key
             ),
         };
+        let others = self.options.watch_paths.iter();
+        let others = others.map(|name| {
+            format!(
+                ", {{path: '{}', prefix: {name}}}",
+                self.path(name).display()
+            )
+        });
         format!(
-            "{store}server: {{port: 0}}\nautoDiscovery: {{watchPaths: ['{}']}}\ntenantDefaults: {{syncInterval: {}{}}}\n{}",
+            "{store}server: {{port: 0}}\nautoDiscovery: {{watchPaths: ['{}'{}]{}}}\ntenantDefaults: {{syncInterval: {}{}}}\n{}",
             self.data().display(),
+            others.collect::<String>(),
+            self.options.discovery,
             self.options.sync_interval,
             self.options.tenant_defaults,
             self.options.config,
@@ -292,6 +320,16 @@ impl Daemon {
         bytes
     }
 
+    /// A request with a JSON body.
+    pub fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(self.url(path))
+            .body(body.to_owned())
+            .expect("a request");
+        answer(agent().run(request))
+    }
+
     pub fn metrics(&self) -> String {
         let mut answer = agent().get(self.url("/metrics")).call().expect("an answer");
         answer.body_mut().read_to_string().expect("text")
@@ -373,6 +411,9 @@ fn agent() -> ureq::Agent {
 fn answer(outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> (u16, Value) {
     let mut answer = outcome.expect("the API answers");
     let text = answer.body_mut().read_to_string().expect("text");
+    if text.is_empty() {
+        return (answer.status().as_u16(), Value::Null);
+    }
     let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     (answer.status().as_u16(), json)
 }

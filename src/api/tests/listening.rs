@@ -84,7 +84,7 @@ async fn what_happens_to_a_client_is_heard() {
     );
     assert_eq!(data["lastError"], "store: line one\nline two");
     api.roster
-        .unregister(&ClientId::guid("eu", GUID), &client.db_path);
+        .unregister(&ClientId::single("eu", GUID), &client.db_path);
     let (kind, data) = listening.event().await;
     assert_eq!(
         (kind.as_str(), &data["clientId"]),

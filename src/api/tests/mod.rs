@@ -25,9 +25,11 @@ use crate::mount::MountStatus;
 use crate::replicate::{StoreHealth, SyncError, Synced};
 use crate::restore::{At, ListedGeneration, Moment, RestoreError, Restored, Target};
 use crate::store::spec::Secret;
-use crate::tenant::ids::ClientId;
+use crate::tenant::discovery::Named;
+use crate::tenant::ids::Identity;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
 use crate::tenant::roster::{Client, Registration, Roster, Status};
+use crate::tenant::terms::Terms;
 
 const GUID: &str = "12345678-1234-5678-9abc-123456789012";
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -70,7 +72,6 @@ impl Served {
         let mounts = mount_state.clone();
         let state = State {
             roster: roster.clone(),
-            watch_path: "/data".into(),
             max_lag: Duration::from_secs(30),
             started: Instant::now(),
             mounts: Box::new(move || vec![mount(*mounts.lock().expect("not poisoned"))]),
@@ -113,7 +114,7 @@ impl Served {
         let path = format!("{guid}.db");
         match self
             .roster
-            .register(ClientId::guid(prefix, guid), Path::new(&path))
+            .register(Identity::plain(prefix, guid), Path::new(&path), &seen_at())
         {
             Registration::New(client) => client,
             other => panic!("{other:?}"),
@@ -284,6 +285,10 @@ fn changes(roster: &Arc<Roster>) -> Changes {
     }
 }
 
+fn seen_at() -> Arc<Path> {
+    Path::new("/data").into()
+}
+
 fn register(roster: &Roster, request: RegisterRequest) -> Result<Registered, RequestError> {
     let tenant = request.tenant_id.or(request.client_id);
     let tenant = tenant.expect("one of them is there");
@@ -297,13 +302,18 @@ fn register(roster: &Roster, request: RegisterRequest) -> Result<Registered, Req
         .db_path
         .unwrap_or_else(|| format!("/data/{tenant}.db").into());
     let stem = path.file_stem().and_then(|stem| stem.to_str());
-    let id = ClientId {
-        prefix: String::new(),
+    let named = Named {
+        single: Some(tenant.as_str()) == stem,
         db_name: stem.expect("a name").to_owned(),
-        tenant,
+        ..Named::single(&tenant)
     };
+    let identity = Terms {
+        store: Some("a store".to_owned()),
+        ..Terms::default()
+    };
+    let identity = identity.identity("", &named);
     let below = path.strip_prefix("/data").expect("below the watch path");
-    match roster.register(id, below) {
+    match roster.register(identity, below, &seen_at()) {
         Registration::New(client) if client.progress().status == Status::Refused => {
             roster.unregister(&client.id, below);
             Err(RequestError::Limit {

@@ -55,7 +55,7 @@ fn make_among_steps(model: &mut Model, chunk: usize) -> Result<Option<Segment>, 
     // Nothing that comes now can change it.
     let shown = model.shown();
     model.step();
-    let press = db.history().press(&shared);
+    let press = db.history().press(&db, &shared);
     let segment = press.snapshot(end, 0, |pgno, page| image.get(pgno, page))?;
     assert!(pages_of(&segment.body) == shown, "not what SQLite shows");
     Ok(Some(segment))

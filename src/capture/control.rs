@@ -1,0 +1,327 @@
+//! What is asked for while it runs: registering and unregistering by hand, pauses, and other rules.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use super::registration::log_client;
+use super::wishes::{Removal, Wish};
+use super::{Capture, StartError, StateError};
+use crate::tenant::discovery::{Named, Rules};
+use crate::tenant::policy::Policy;
+use crate::tenant::request::{Registered, RequestError};
+use crate::tenant::roster::{Client, Registration, Status};
+
+/// What a change of the rules could not do while it runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AtNextStart {
+    /// As applications see it.
+    pub path: PathBuf,
+    pub reason: &'static str,
+}
+
+impl Capture {
+    /// Where applications see the watch path.
+    pub fn seen_at(&self) -> &Path {
+        &self.seen_at
+    }
+
+    /// Whether there was no state before, so that the store has to be asked what was registered.
+    pub fn has_new_state(&self) -> bool {
+        self.shared.state.is_new()
+    }
+
+    /// The rules as they are now.
+    pub fn present_rules(&self) -> Arc<Rules> {
+        self.rules()
+    }
+
+    /// What holds for the database at `path`, registered or not.
+    pub fn policy_at(&self, path: &Path) -> Arc<Policy> {
+        self.identify(path)
+            .map_or_else(Arc::default, |identity| identity.policy)
+    }
+
+    /// Registers the database at `path` (relative to the watch path) under the names that were asked for. `is_open` says
+    /// whether an application has the file open through the mount.
+    ///
+    /// # Errors
+    /// See `RequestError`; then nothing has changed.
+    pub fn register_by_hand(
+        &self,
+        path: &Path,
+        named: Named,
+        is_open: impl FnOnce() -> bool,
+    ) -> Result<Registered, RequestError> {
+        let rules = self.rules();
+        let identity = rules.identity(&named);
+        if let Some(known) = self.roster.get(&identity.id)
+            && known.db_path == path
+            && known.seen_at == self.seen_at
+        {
+            return match known.s3_prefix == identity.s3_prefix {
+                true => Ok(Registered::Known(known)),
+                false => Err(taken(format!(
+                    "{} is registered at {} already",
+                    known.label, known.s3_prefix
+                ))),
+            };
+        }
+        if let Some(db) = self.at_path(path).and_then(|db| db.client()) {
+            return Err(taken(format!(
+                "{} is registered as {} already",
+                self.seen_at.join(path).display(),
+                db.label
+            )));
+        }
+        let exists = self.refuse_unusable(path)?;
+        if exists && is_open() {
+            return Err(RequestError::Taken {
+                code: "file_open",
+                message: format!(
+                    "an application has {} open, whose writes are not seen until it opens the file again; let it close the file first",
+                    self.seen_at.join(path).display()
+                ),
+            });
+        }
+        let before = self.wishes.get(path).map(|wish| wish.clone());
+        self.wish(path, |wish| {
+            wish.excluded = false;
+            wish.named = Some(named);
+        })?;
+        let registered = self.register_wished(path, exists);
+        if registered.is_err() {
+            self.wish(path, |wish| *wish = before.unwrap_or_default())?;
+        }
+        registered
+    }
+
+    /// Whether there is a file; not one that could be no database's.
+    fn refuse_unusable(&self, path: &Path) -> Result<bool, RequestError> {
+        let unusable = |message: String| RequestError::Invalid {
+            code: "bad_path",
+            message,
+        };
+        let seen = self.seen_at.join(path);
+        if Rules::companion(path).is_some() {
+            return Err(unusable(format!(
+                "{} would be a log or an index",
+                seen.display()
+            )));
+        }
+        match self.shared.backing.is_regular(path) {
+            Ok(found) => found.ok_or_else(|| {
+                unusable(format!(
+                    "{} is no regular file, or is reached through a symbolic link",
+                    seen.display()
+                ))
+            }),
+            Err(error) => Err(unusable(format!("look at {}: {error}", seen.display()))),
+        }
+    }
+
+    /// Takes a registration up again that was forgotten with the state; one that is open has to wait for the next start,
+    /// and then false is given back.
+    ///
+    /// # Errors
+    /// See `RequestError`.
+    pub fn recall(
+        &self,
+        path: &Path,
+        named: Named,
+        is_open: impl FnOnce() -> bool,
+    ) -> Result<bool, RequestError> {
+        let known = self.at_path(path).and_then(|db| db.client());
+        if known.is_some() || self.wishes.contains_key(path) {
+            return Ok(true);
+        }
+        let exists = self.refuse_unusable(path)?;
+        self.wish(path, |wish| wish.named = Some(named))?;
+        if exists && is_open() {
+            return Ok(false);
+        }
+        self.register_wished(path, exists).map(|_| true)
+    }
+
+    fn register_wished(&self, path: &Path, exists: bool) -> Result<Registered, RequestError> {
+        let identity = self
+            .identify(path)
+            .ok_or_else(|| RequestError::Unavailable {
+                code: "unregistered_meanwhile",
+                message: "it was unregistered at the same time; try again".to_owned(),
+            })?;
+        let client = match self.await_file(identity, path) {
+            Registration::New(client) => client,
+            Registration::Known(client) => return Ok(Registered::Known(client)),
+            Registration::Taken(other) => {
+                return Err(taken(format!("{} has this name already", other.display())));
+            }
+        };
+        let progress = client.progress();
+        if progress.status == Status::Refused {
+            self.roster.unregister(&client.id, path);
+            let reason = progress.last_error.unwrap_or_default();
+            return Err(match reason.starts_with("prefix_taken") {
+                true => taken(reason),
+                false => RequestError::Limit {
+                    code: "limit_reached",
+                    message: reason,
+                },
+            });
+        }
+        if exists {
+            let db = self.entry(path);
+            self.register(path, &db);
+            db.mark_dirty();
+        }
+        Ok(Registered::New(client))
+    }
+
+    /// Stops the replication of a client, as if its file were removed; it comes back by hand, or when its file is made anew.
+    ///
+    /// # Errors
+    /// `Unavailable` where that can't be noted; then nothing has changed.
+    pub fn exclude(&self, client: &Client) -> Result<(), RequestError> {
+        self.wish(&client.db_path, |wish| {
+            *wish = Wish {
+                excluded: true,
+                ..Wish::default()
+            };
+        })?;
+        match self.databases.remove(&client.db_path) {
+            Some((_, db)) => self.unregister(&db),
+            None => {
+                if self
+                    .roster
+                    .unregister(&client.id, &client.db_path)
+                    .is_some()
+                {
+                    log_client(client, "unregister", "Client unregistered");
+                    self.note_removal(client);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops a client's uploads, or lets them go on.
+    ///
+    /// # Errors
+    /// `Unavailable` where that can't be noted; then nothing has changed.
+    pub fn set_paused(&self, client: &Client, paused: bool) -> Result<(), RequestError> {
+        self.wish(&client.db_path, |wish| wish.paused = paused)?;
+        self.apply_pause(client);
+        Ok(())
+    }
+
+    fn apply_pause(&self, client: &Client) {
+        let asked = self
+            .wishes
+            .get(&client.db_path)
+            .is_some_and(|wish| wish.paused);
+        let paused = asked || !client.policy().enabled;
+        client.update(|progress| progress.paused = paused);
+        if !paused && let Some(db) = self.at_path(&client.db_path) {
+            db.look_soon();
+            db.resume();
+        }
+    }
+
+    /// Puts other rules in force: policies and limits at once; databases that are registered keep their names and places,
+    /// and those that the rules take now are registered unless they are open. Returns what has to wait for the next start.
+    ///
+    /// # Errors
+    /// `Walk`
+    pub fn set_rules(
+        &self,
+        rules: Rules,
+        is_open: impl Fn(&Path) -> bool,
+    ) -> Result<Vec<AtNextStart>, StartError> {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        let mut waiting = Vec::new();
+        let mut later = |path: &Path, reason| {
+            waiting.push(AtNextStart {
+                path: self.seen_at.join(path),
+                reason,
+            });
+        };
+        let clients = self.roster.all().into_iter();
+        for client in clients.filter(|client| client.seen_at == self.seen_at) {
+            match self.identify(&client.db_path) {
+                Some(identity)
+                    if identity.id == client.id && identity.s3_prefix == client.s3_prefix =>
+                {
+                    client.set_policy(identity.policy);
+                    self.apply_pause(&client);
+                }
+                Some(_) => later(&client.db_path, "its names or its place are others now"),
+                None => later(&client.db_path, "no rule takes it any more"),
+            }
+        }
+        for path in self.files_of_clients()? {
+            if self.at_path(&path).and_then(|db| db.client()).is_some() {
+                continue;
+            }
+            if is_open(&path) {
+                later(&path, "an application has it open");
+                continue;
+            }
+            let db = self.entry(&path);
+            self.register(&path, &db);
+            db.mark_dirty();
+        }
+        self.await_named();
+        self.admit_refused(None);
+        Ok(waiting)
+    }
+
+    /// What of removed databases is still in the store, the first that is due before the others.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn removals(&self) -> Result<Vec<Removal>, StateError> {
+        self.shared.state.removals()
+    }
+
+    /// The store knows of a removal.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub fn removal_noted(&self, removal: &Removal) -> Result<(), StateError> {
+        self.shared.state.removal_noted(removal)
+    }
+
+    /// Nothing is to be done for a removal any more.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub fn forget_removal(&self, removal: &Removal) -> Result<(), StateError> {
+        self.shared.state.forget_removal(removal)
+    }
+
+    /// Waits until a database was removed.
+    pub async fn removed(&self) {
+        self.removed.notified().await;
+    }
+
+    fn wish(&self, path: &Path, change: impl FnOnce(&mut Wish)) -> Result<(), RequestError> {
+        let mut wish = self.wishes.entry(path.to_owned()).or_default();
+        let mut changed = wish.clone();
+        change(&mut changed);
+        self.shared
+            .state
+            .save_wish(path, &changed)
+            .map_err(|error| RequestError::Unavailable {
+                code: "state_unavailable",
+                message: error.to_string(),
+            })?;
+        *wish = changed;
+        Ok(())
+    }
+}
+
+fn taken(message: String) -> RequestError {
+    RequestError::Taken {
+        code: "taken",
+        message,
+    }
+}

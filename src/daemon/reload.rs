@@ -1,0 +1,91 @@
+//! The configuration is read again while it runs: what can change does, and what can't is said.
+
+use std::collections::HashMap;
+
+use super::{Instance, Reload, uplink};
+use crate::config::Config;
+
+impl Instance {
+    /// Puts the configuration as it is now in force. Gives the one that holds from now on: the present one where the new
+    /// one can't be used.
+    pub(super) async fn reload(&self, present: Config, reload: &Reload) -> Config {
+        let read = tokio::task::block_in_place(reload);
+        let new = match read {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(error = %error, "The configuration can't be used; the present one holds on");
+                return present;
+            }
+        };
+        for key in unchangeable(&present, &new) {
+            tracing::warn!(
+                key,
+                "Can't change while running; takes effect at the next start"
+            );
+        }
+        if let Err(error) = uplink::open_own(&self.uplink.stores, &new).await {
+            tracing::error!(error = %error, "A tenant's store can't be used; the present configuration holds on");
+            return present;
+        }
+        let rules: HashMap<_, _> = new
+            .watch_paths
+            .iter()
+            .map(|watch_path| (watch_path.mountpoint.clone(), watch_path.rules.clone()))
+            .collect();
+        self.roster.readmit(Some(new.limits.max_tenants));
+        tokio::task::block_in_place(|| self.fleet.set_rules(rules));
+        tracing::info!("The configuration was read again");
+        Config {
+            terms: new.terms,
+            ..present
+        }
+    }
+}
+
+/// The keys that say something else now, and can't take effect before the next start.
+fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
+    let paths = |config: &Config| -> Vec<_> {
+        let each = config.watch_paths.iter();
+        each.map(|one| (one.path.clone(), one.mountpoint.clone(), one.prefix.clone()))
+            .collect()
+    };
+    let s3 = |config: &Config| {
+        let s3 = &config.s3;
+        (
+            (s3.endpoint.clone(), s3.region.clone(), s3.path_style),
+            (s3.access_key.clone(), s3.secret_key.clone()),
+        )
+    };
+    let limits = |config: &Config| {
+        let limits = &config.limits;
+        (
+            limits.max_concurrent_syncs,
+            limits.spool_bytes,
+            limits.spool_reserve,
+        )
+    };
+    [
+        ("bucket", present.store != new.store),
+        ("s3", s3(present) != s3(new)),
+        (
+            "server",
+            present.listen != new.listen || present.api_token != new.api_token,
+        ),
+        ("autoDiscovery.watchPaths", paths(present) != paths(new)),
+        (
+            "mount.gateTimeout",
+            present.gate_timeout != new.gate_timeout,
+        ),
+        (
+            "limits.maxLag",
+            present.limits.max_lag != new.limits.max_lag,
+        ),
+        (
+            "limits.maxConcurrentSyncs, limits.spoolBytes or limits.spoolReserve",
+            limits(present) != limits(new),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}

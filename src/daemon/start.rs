@@ -1,0 +1,188 @@
+//! What a start makes of each watch path, and what it refuses.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::mount::MountFlags;
+use tokio::sync::mpsc;
+
+use super::Error;
+use super::mounts::Mounts;
+use crate::capture::spool::SpoolLimits;
+use crate::capture::{self, Capture, Database, STATE_FOLDER};
+use crate::config::{Config, SpoolReserve, WatchPath};
+use crate::mount::{MountOptions, Mounted, open_backing_directory};
+use crate::replicate::{Replicator, Ship, Uplink};
+use crate::tenant::places::Places;
+use crate::tenant::roster::Roster;
+
+/// Threads that serve file operations.
+const FUSE_THREADS: usize = 2;
+
+/// A watch path before it is mounted.
+pub(super) struct Readied {
+    backing: Arc<OwnedFd>,
+    pub(super) capture: Arc<Capture>,
+    pub(super) dirty: mpsc::Receiver<Arc<Database>>,
+    pub(super) replicator: Arc<Replicator>,
+    options: MountOptions,
+}
+
+/// Readies every watch path, and refuses a start whose databases would share a place in a store.
+pub(super) fn ready_all(
+    config: &Config,
+    restrictions: MountFlags,
+    uplink: &Arc<Uplink>,
+    roster: &Arc<Roster>,
+) -> Result<Vec<Readied>, Error> {
+    let mut readied = Vec::new();
+    for watch_path in &config.watch_paths {
+        readied.push(ready(config, watch_path, restrictions, uplink, roster)?);
+    }
+    refuse_shared_places(config, &readied)?;
+    Ok(readied)
+}
+
+fn ready(
+    config: &Config,
+    watch_path: &WatchPath,
+    restrictions: MountFlags,
+    uplink: &Arc<Uplink>,
+    roster: &Arc<Roster>,
+) -> Result<Readied, Error> {
+    let backing = open_backing_directory(&watch_path.path)?;
+    let (capture, dirty) = start_capture(config, watch_path, &backing, roster)?;
+    Ok(Readied {
+        replicator: Arc::new(Replicator::new(capture.clone(), uplink.clone())),
+        backing,
+        capture,
+        dirty,
+        options: MountOptions {
+            watch_path: watch_path.path.clone(),
+            mountpoint: watch_path.mountpoint.clone(),
+            prefix: watch_path.prefix.clone(),
+            passthrough: config.passthrough,
+            threads: FUSE_THREADS,
+            restrictions,
+        },
+    })
+}
+
+fn start_capture(
+    config: &Config,
+    watch_path: &WatchPath,
+    backing: &Arc<OwnedFd>,
+    roster: &Arc<Roster>,
+) -> Result<(Arc<Capture>, mpsc::Receiver<Arc<Database>>), Error> {
+    let (reserve, reserve_percent) = match config.limits.spool_reserve {
+        SpoolReserve::Percent(percent) => (SpoolReserve::FLOOR, percent),
+        SpoolReserve::Bytes(bytes) => (bytes, 0),
+    };
+    let settings = capture::Settings {
+        gate_timeout: config.gate_timeout,
+        spool: SpoolLimits {
+            // Each watch path has its own spool; together they keep to the limit.
+            bytes: config.limits.spool_bytes / config.watch_paths.len() as u64,
+            reserve,
+            reserve_percent,
+        },
+    };
+    let directory = match &config.state_dir {
+        Some(state_dir) => state_dir.join(folder_name(&watch_path.path)),
+        // Through the descriptor, so that it is the directory underneath after the mount as well.
+        None => PathBuf::from(format!("/proc/self/fd/{}", backing.as_raw_fd())).join(STATE_FOLDER),
+    };
+    // Those that are gone may wait for their last upload beside those that are there.
+    let per_tenant = config.terms.defaults.limits.max_databases.min(16);
+    let room = 2 * config.limits.max_tenants * per_tenant + 1024;
+    Ok(Capture::start(
+        backing.clone(),
+        &watch_path.mountpoint,
+        &directory,
+        settings,
+        watch_path.rules.clone(),
+        roster.clone(),
+        room,
+    )?)
+}
+
+/// The name of a watch path's folder in `-state-dir`: its path with `%2F` for each slash, a `%` being `%25`.
+fn folder_name(path: &Path) -> String {
+    let path = path.to_string_lossy().replace('%', "%25");
+    path.trim_start_matches('/').replace('/', "%2F")
+}
+
+/// No two databases may have equal places, nor one within the other.
+fn refuse_shared_places(config: &Config, readied: &[Readied]) -> Result<(), Error> {
+    let mut places = Places::default();
+    for one in readied {
+        for (path, identity) in one.capture.survey()? {
+            let shown = path.display().to_string();
+            let Some(location) = &identity.location else {
+                continue;
+            };
+            if let Err(other) = places.take(location, &shown) {
+                return Err(Error::SharedPlace {
+                    first: other,
+                    second: shown,
+                    place: identity.s3_prefix,
+                    lines: lines_to_add(config),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What would keep the watch paths' databases apart.
+fn lines_to_add(config: &Config) -> String {
+    if config.watch_paths.len() < 2 {
+        return "give one of them a place of its own: `clients: [{clientId: …, dbPath: …, s3Prefix: …}]`".to_owned();
+    }
+    let paths = config.watch_paths.iter().map(|watch_path| {
+        let path = watch_path.path.display();
+        let name = watch_path.path.file_name().unwrap_or_default();
+        let prefix = match watch_path.prefix.as_str() {
+            "" => name.to_string_lossy().into_owned(),
+            prefix => prefix.to_owned(),
+        };
+        format!("{{path: {path}, prefix: {prefix}}}")
+    });
+    let paths: Vec<_> = paths.collect();
+    format!(
+        "give the watch paths prefixes: `autoDiscovery: {{watchPaths: [{}]}}`",
+        paths.join(", ")
+    )
+}
+
+impl Readied {
+    pub(super) fn ship(&self, mounts: &Mounts) -> Ship {
+        let (mounts, mountpoint) = (mounts.clone(), self.options.mountpoint.clone());
+        Ship {
+            capture: self.capture.clone(),
+            replicator: self.replicator.clone(),
+            is_open: Box::new(move |path| mounts.is_open(&mountpoint, path)),
+        }
+    }
+
+    /// Mounts it; that waits for the kernel.
+    pub(super) fn mount(&self) -> Result<Mounted, Error> {
+        let (backing, capture) = (self.backing.clone(), self.capture.clone());
+        Ok(Mounted::start(self.options.clone(), backing, capture)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_watch_paths_are_names_and_differ() {
+        assert_eq!(folder_name(Path::new("/data/tenants")), "data%2Ftenants");
+        assert_eq!(
+            folder_name(Path::new("/data%2Ftenants")),
+            "data%252Ftenants"
+        );
+    }
+}

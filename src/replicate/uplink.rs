@@ -1,0 +1,160 @@
+//! What the replication of all watch paths shares: the stores, the permits, the pace of each tenant, and what the
+//! store said last.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::repeated::Repeated;
+use crate::clock::now_ms;
+use crate::store::stores::Stores;
+use crate::store::{ObjectStore, StoreError, probe_time};
+use crate::tenant::pace::Pace;
+use crate::tenant::roster::Client;
+
+/// How long a reading of the store's clock is good for.
+const CLOCK_READING: Duration = Duration::from_secs(3600);
+
+/// What the store said last.
+#[derive(Clone, Debug, Default)]
+pub struct StoreHealth {
+    /// None until the first answer.
+    pub reachable: Option<bool>,
+    /// Whether create-only PUTs are honoured; none until probed.
+    pub conditional_put: Option<bool>,
+    /// What the last request failed of, a refusal of the keys too; none where it succeeded.
+    pub error: Option<String>,
+}
+
+/// The way to the stores.
+pub struct Uplink {
+    pub stores: Stores,
+    permits: Semaphore,
+    /// By watch path's prefix and tenant; only of tenants that have a limit.
+    paces: Mutex<HashMap<(String, String), Paces>>,
+    /// When the store's clock was read, and how many milliseconds it was ahead of ours.
+    clock: Mutex<Option<(Instant, i64)>>,
+    health: Mutex<StoreHealth>,
+    failures: Mutex<Repeated>,
+}
+
+#[derive(Default)]
+struct Paces {
+    requests: Pace,
+    bytes: Pace,
+}
+
+impl Uplink {
+    /// `max_concurrent_syncs`: uploads in flight, of all clients together.
+    pub fn new(stores: Stores, max_concurrent_syncs: usize) -> Arc<Self> {
+        Arc::new(Self {
+            stores,
+            permits: Semaphore::new(max_concurrent_syncs),
+            paces: Mutex::default(),
+            clock: Mutex::new(None),
+            health: Mutex::default(),
+            failures: Mutex::new(Repeated::new(std::time::Instant::now())),
+        })
+    }
+
+    /// The store that a client's objects are in. A client without one is refused, and nothing is asked for it.
+    pub(super) fn store_of(&self, client: &Client) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        self.store_of_tenant(&client.id.tenant)
+    }
+
+    pub(super) fn store_of_tenant(&self, tenant: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        self.stores.of(tenant).ok_or_else(|| StoreError::Failed {
+            key: tenant.to_owned(),
+            reason: "the tenant has no store".to_owned(),
+        })
+    }
+
+    /// A place among the requests in flight, once the tenant's limits allow a request that sends so many bytes.
+    pub(super) async fn permit(&self, client: &Client, bytes: u64) -> SemaphorePermit<'_> {
+        if let Some(at) = self.pace(client, bytes) {
+            tokio::time::sleep_until(at).await;
+        }
+        self.permits.acquire().await.expect("BUG: never closed")
+    }
+
+    /// When the tenant may make the request; none for at once.
+    fn pace(&self, client: &Client, bytes: u64) -> Option<Instant> {
+        let policy = client.policy();
+        let limits = &policy.limits;
+        if limits.requests_per_second.is_none() && limits.bytes_per_second.is_none() {
+            return None;
+        }
+        let tenant = (client.id.prefix.clone(), client.id.tenant.clone());
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        let paces = paces.entry(tenant).or_default();
+        let now = Instant::now().into_std();
+        let requests = limits
+            .requests_per_second
+            .map(|rate| paces.requests.take(now, 1, rate));
+        let bytes = limits
+            .bytes_per_second
+            .map(|rate| paces.bytes.take(now, bytes, rate));
+        requests.max(bytes).map(Instant::from_std)
+    }
+
+    /// What the store of all tenants said last.
+    pub fn health(&self) -> StoreHealth {
+        self.lock_health().clone()
+    }
+
+    /// Tells whether the store honours create-only PUTs.
+    pub fn set_conditional_put(&self, honoured: bool) {
+        self.lock_health().conditional_put = Some(honoured);
+    }
+
+    /// Notes what came of a request to the store of all tenants.
+    pub fn note_answer(&self, failed: Option<&StoreError>) {
+        let mut health = self.lock_health();
+        health.reachable = Some(failed.is_none_or(|error| !error.is_retryable()));
+        health.error = failed.map(ToString::to_string);
+    }
+
+    /// Notes what came of a request for a client: a tenant's own store says nothing of the others'.
+    pub(super) fn note_answer_of(&self, client: &Client, failed: Option<&StoreError>) {
+        if !self.stores.has_own(&client.id.tenant) {
+            self.note_answer(failed);
+        }
+    }
+
+    /// A request for a client has had no answer for longer than it should need.
+    pub(super) fn note_silence_of(&self, client: &Client, waited: Duration) {
+        if !self.stores.has_own(&client.id.tenant) {
+            let mut health = self.lock_health();
+            health.reachable = Some(false);
+            health.error = Some(format!("the store has not answered for {waited:?}"));
+        }
+    }
+
+    /// Whether a failure is to be logged, and then how many were not since the last.
+    pub(super) fn failure_to_log(&self) -> Option<u64> {
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .say(std::time::Instant::now())
+    }
+
+    fn lock_health(&self) -> MutexGuard<'_, StoreHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Milliseconds that the store's clock is ahead of ours, within a second or so.
+    pub(super) async fn clock_ahead(&self, store: &dyn ObjectStore) -> Result<i64, StoreError> {
+        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read_at, ahead)) = known
+            && read_at.elapsed() < CLOCK_READING
+        {
+            return Ok(ahead);
+        }
+        let ahead = probe_time(store).await? - now_ms();
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ahead));
+        Ok(ahead)
+    }
+}

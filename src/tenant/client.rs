@@ -1,0 +1,315 @@
+//! One client: its names and places, what holds for it, and how far it has come.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use super::events::{EventKind, Events};
+use super::ids::{ClientId, Identity};
+use super::policy::Policy;
+use crate::clock::UnixMs;
+use crate::store::keys::GenerationId;
+
+/// What a client does at present (INTERFACE: the statuses of the API).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Status {
+    /// Registered; there is no file yet.
+    Waiting,
+    /// Replicating, or idle with everything stored.
+    Active,
+    /// Told to stop uploading.
+    Paused,
+    /// A stretch of history lost its resolution; being mended.
+    Gapped,
+    /// Known from an earlier run, and absent at start.
+    Missing,
+    /// Past a limit: the application is not hindered, nothing is uploaded.
+    Refused,
+    /// Something is wrong; `last_error` says what. Retried.
+    Failing,
+}
+
+impl Status {
+    pub const ALL: [Status; 7] = [
+        Status::Waiting,
+        Status::Active,
+        Status::Paused,
+        Status::Gapped,
+        Status::Missing,
+        Status::Refused,
+        Status::Failing,
+    ];
+
+    /// The word that the API and the metrics use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Waiting => "waiting",
+            Status::Active => "active",
+            Status::Paused => "paused",
+            Status::Gapped => "gapped",
+            Status::Missing => "missing",
+            Status::Refused => "refused",
+            Status::Failing => "failing",
+        }
+    }
+}
+
+/// How far one client has come. Times are Unix milliseconds.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub status: Status,
+    /// The newest captured transaction; 0 before the first.
+    pub txid: u64,
+    /// The newest transaction in the store; 0 before the first.
+    pub replicated_txid: u64,
+    /// The newest transaction of which this run knows a snapshot in the store; 0 for none.
+    pub snapshot_txid: u64,
+    /// Bytes of the database as it was last captured; none before.
+    pub database_bytes: Option<u64>,
+    /// Bytes of captured segments that are not in the store yet.
+    pub pending_bytes: u64,
+    /// When the oldest commit was seen that is not in the store yet.
+    pub oldest_pending_at: Option<UnixMs>,
+    pub generation: Option<GenerationId>,
+    pub last_sync_at: Option<UnixMs>,
+    pub last_snapshot_at: Option<UnixMs>,
+    /// Failed attempts to store something, since the start.
+    pub sync_errors: u64,
+    /// Why the client is failing, gapped or refused: a code, a colon and a sentence.
+    pub last_error: Option<String>,
+    /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
+    pub paused: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            status: Status::Active,
+            txid: 0,
+            replicated_txid: 0,
+            snapshot_txid: 0,
+            database_bytes: None,
+            pending_bytes: 0,
+            oldest_pending_at: None,
+            generation: None,
+            last_sync_at: None,
+            last_snapshot_at: None,
+            sync_errors: 0,
+            last_error: None,
+            paused: false,
+        }
+    }
+
+    /// What is shown: a client that is paused is nothing else, unless there is nothing to pause.
+    fn shown(mut self) -> Self {
+        let could_be_active = match self.status {
+            Status::Active | Status::Gapped | Status::Failing | Status::Paused => true,
+            Status::Waiting | Status::Missing | Status::Refused => false,
+        };
+        if self.paused && could_be_active {
+            self.status = Status::Paused;
+        }
+        self
+    }
+
+    /// Age of the oldest commit that is not in the store; 0 when all are.
+    pub fn lag_ms(&self, now: UnixMs) -> u64 {
+        self.oldest_pending_at
+            .map_or(0, |since| now.saturating_sub(since).max(0) as u64)
+    }
+}
+
+/// One registered database.
+#[derive(Debug)]
+pub struct Client {
+    pub id: ClientId,
+    /// What logs, metrics and the API call it: the GUID, or `tenant/dbName`.
+    pub label: String,
+    /// The database file, relative to the watch path.
+    pub db_path: PathBuf,
+    /// Where applications see the watch path.
+    pub seen_at: Arc<Path>,
+    /// Where its objects lie below its store's root, without a slash at either end.
+    pub s3_prefix: String,
+    /// Whether the registry in the store has to name it.
+    pub is_listed: bool,
+    location: Option<String>,
+    policy: RwLock<Arc<Policy>>,
+    progress: Mutex<Progress>,
+    replicated: watch::Sender<u64>,
+    snapshot: watch::Sender<u64>,
+    /// None outside of a roster.
+    events: Option<Events>,
+}
+
+impl Client {
+    pub fn new(identity: Identity, db_path: PathBuf, seen_at: Arc<Path>) -> Self {
+        let mut progress = Progress::new();
+        progress.paused = !identity.policy.enabled;
+        Self {
+            id: identity.id,
+            label: identity.label,
+            db_path,
+            seen_at,
+            s3_prefix: identity.s3_prefix,
+            is_listed: identity.is_listed,
+            location: identity.location,
+            policy: RwLock::new(identity.policy),
+            progress: Mutex::new(progress),
+            replicated: watch::Sender::new(0),
+            snapshot: watch::Sender::new(0),
+            events: None,
+        }
+    }
+
+    /// Tells those who listen what happens to it.
+    pub(super) fn heard_by(self, events: Events) -> Self {
+        Self {
+            events: Some(events),
+            ..self
+        }
+    }
+
+    /// Its store and its place there; none where there is no store for it.
+    pub(super) fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+
+    /// What holds for it at present.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// The database file as applications see it.
+    pub fn seen_path(&self) -> PathBuf {
+        self.seen_at.join(&self.db_path)
+    }
+
+    /// The watch path's prefix, where it has one.
+    pub fn prefix(&self) -> Option<&str> {
+        (!self.id.prefix.is_empty()).then_some(self.id.prefix.as_str())
+    }
+
+    /// `PREFIX/` before the label where there is a prefix: the form that `restore` and `verify` take.
+    pub fn full_label(&self) -> String {
+        self.prefix().map_or_else(
+            || self.label.clone(),
+            |prefix| format!("{prefix}/{}", self.label),
+        )
+    }
+
+    /// A copy of how far this client has come.
+    pub fn progress(&self) -> Progress {
+        self.lock().clone().shown()
+    }
+
+    /// Whether nothing may be uploaded of it.
+    pub fn is_paused(&self) -> bool {
+        self.lock().paused
+    }
+
+    /// Changes the progress in place; whoever waits for `replicated_txid` or `snapshot_txid` sees it move, and whoever
+    /// listens hears of what was stored and of failures.
+    pub fn update(&self, change: impl FnOnce(&mut Progress)) {
+        let (replicated, snapshot, event) = {
+            let mut progress = self.lock();
+            let before = Noted::of(&progress);
+            change(&mut progress);
+            let event = before.event_at(&Noted::of(&progress));
+            (progress.replicated_txid, progress.snapshot_txid, event)
+        };
+        if let (Some(event), Some(events)) = (event, &self.events) {
+            events.tell(event, &self.id, &self.label);
+        }
+        let publish = |sender: &watch::Sender<u64>, txid| {
+            sender.send_if_modified(|known| std::mem::replace(known, txid) != txid);
+        };
+        publish(&self.replicated, replicated);
+        publish(&self.snapshot, snapshot);
+    }
+
+    /// Follows `replicated_txid`.
+    pub fn watch_replicated(&self) -> watch::Receiver<u64> {
+        self.replicated.subscribe()
+    }
+
+    /// Follows `snapshot_txid`.
+    pub fn watch_snapshot(&self) -> watch::Receiver<u64> {
+        self.snapshot.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What of a client's progress makes an event when it changes.
+struct Noted {
+    status: Status,
+    sync_errors: u64,
+    /// 0 until something was stored in this run: what is only read from the state is no event.
+    stored_txid: u64,
+}
+
+impl Noted {
+    fn of(progress: &Progress) -> Self {
+        let stored = progress.last_sync_at.map(|_| progress.replicated_txid);
+        Self {
+            status: progress.status,
+            sync_errors: progress.sync_errors,
+            stored_txid: stored.unwrap_or(0),
+        }
+    }
+
+    fn event_at(&self, after: &Self) -> Option<EventKind> {
+        let fails = after.status == Status::Failing && self.status != Status::Failing;
+        if fails || after.sync_errors > self.sync_errors {
+            Some(EventKind::Failed)
+        } else if after.stored_txid > self.stored_txid {
+            Some(EventKind::Synced)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::discovery::Named;
+    use crate::tenant::terms::Terms;
+
+    fn client() -> Client {
+        let identity = Terms::default().identity("", &Named::single("a"));
+        Client::new(identity, "a.db".into(), Path::new("/data").into())
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_commit_that_waits() {
+        let client = client();
+        assert_eq!(client.progress().lag_ms(5_000), 0);
+        client.update(|progress| progress.oldest_pending_at = Some(4_000));
+        assert_eq!(client.progress().lag_ms(5_000), 1_000);
+        assert_eq!(client.progress().lag_ms(3_000), 0, "a clock that went back");
+    }
+
+    #[test]
+    fn a_pause_is_shown_unless_there_is_nothing_to_pause() {
+        let client = client();
+        client.update(|progress| {
+            progress.paused = true;
+            progress.status = Status::Failing;
+        });
+        assert_eq!(client.progress().status, Status::Paused);
+        client.update(|progress| progress.status = Status::Waiting);
+        assert_eq!(client.progress().status, Status::Waiting);
+    }
+}

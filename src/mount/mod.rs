@@ -7,6 +7,7 @@ mod directories;
 mod error;
 mod files;
 mod fuse;
+mod fusermount;
 mod handles;
 mod holders;
 mod inodes;

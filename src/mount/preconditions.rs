@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 
 use super::answer::{Answer, ask};
+use super::fusermount;
 use super::holders::{Holder, daemon_of, holders, holders_of_device};
 use super::mountinfo::{MountPoint, mounts_of, topmost};
 use crate::capture::backing::claim;
@@ -31,9 +31,12 @@ pub enum MountError {
     )]
     NoFuseDevice,
     #[error(
-        "{}: no rights to mount ({source}): run as root, or with CAP_SYS_ADMIN", path.display()
+        "{}: no rights to mount ({source}): run as root, or with CAP_SYS_ADMIN, or install fusermount3 (package fuse3)",
+        path.display()
     )]
     NoRights { path: PathBuf, source: Errno },
+    #[error("{}: refused: {reason}: run as root, or mount over a directory of your own", path.display())]
+    Refused { path: PathBuf, reason: String },
     #[error(
         "{}: mounted already by a running instance{}: stop it first", path.display(), pid_text(*pid)
     )]
@@ -194,7 +197,7 @@ fn clear_dead_mount(path: &Path, mount: &MountPoint) -> Result<(), MountError> {
             if !holders.is_empty() {
                 return Err(MountError::DeadMountInUse { path, holders });
             }
-            rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW).map_err(|error| {
+            fusermount::unmount(&path, false).map_err(|error| {
                 MountError::failed(&path, "clear the mount of an earlier run")(error.into())
             })?;
             tracing::info!(path = %path.display(), "Cleared the mount that an earlier run left");

@@ -8,19 +8,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fuser::{BackingId, Config, Session, SessionACL};
-use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{Access, CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use super::MountStatus;
 use super::fuse::{FuseAdapter, Negotiation};
+use super::fusermount;
 use super::holders::{Holder, holders_of_device};
 use super::mountinfo::{mounts_of, topmost};
 use super::passthrough::FileSystem;
 use super::preconditions::{FILE_SYSTEM_TYPE, MountError, list, refuse_held_files};
 use crate::capture::Capture;
+
+const FUSE_DEVICE: &str = "/dev/fuse";
 
 /// Where FUSE connections can be aborted from outside.
 const FUSE_CONTROL: &str = "/sys/fs/fuse/connections";
@@ -96,8 +99,13 @@ impl Mounted {
         })?;
         let files = Arc::new(files);
 
-        let device = open_fuse_device(&options)?;
-        mount(&options, &device, flags)?;
+        let device = if fusermount::is_needed() {
+            fusermount::mount(&options.watch_path, &path, flags)?
+        } else {
+            let device = open_fuse_device(&options)?;
+            mount(&options, &device, flags)?;
+            device
+        };
         let serve = || {
             let adapter = FuseAdapter::new(files.clone(), negotiation);
             Session::from_fd(adapter, device, SessionACL::All, config(options.threads))
@@ -106,7 +114,7 @@ impl Mounted {
             .map_err(MountError::failed(&path, "agree with the kernel"))
             .and_then(|session| Self::serve(options, files.clone(), session));
         if started.is_err()
-            && let Err(error) = rustix::mount::unmount(&path, UnmountFlags::DETACH)
+            && let Err(error) = fusermount::unmount(&path, true)
         {
             tracing::warn!(path = %path.display(), %error, "Could not take back a mount that failed");
         }
@@ -197,7 +205,7 @@ impl Mounted {
             if matches!(*self.state.borrow(), SessionState::Ended { .. }) {
                 break;
             }
-            match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
+            match fusermount::unmount(path, false) {
                 Ok(()) => break,
                 Err(Errno::BUSY) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -241,19 +249,21 @@ impl Mounted {
     }
 }
 
-/// Two threads by default; each has a descriptor of its own, so that they do not wait for one another's requests.
+/// Two threads by default; each has a descriptor of its own, so that they do not wait for one another's requests, where
+/// this user may open the device.
 fn config(threads: usize) -> Config {
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(threads.max(1));
-    config.clone_fd = true;
+    let access = Access::READ_OK | Access::WRITE_OK;
+    config.clone_fd = rustix::fs::access(FUSE_DEVICE, access).is_ok();
     config
 }
 
 fn open_fuse_device(options: &MountOptions) -> Result<OwnedFd, MountError> {
     let path = &options.mountpoint;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::openat(CWD, "/dev/fuse", flags, Mode::empty()) {
+    match rustix::fs::openat(CWD, FUSE_DEVICE, flags, Mode::empty()) {
         Ok(device) => match rustix::fs::fstat(&device) {
             Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice => {
                 Ok(device)

@@ -11,6 +11,7 @@ mod load;
 mod logs;
 mod metrics;
 mod mount_helper;
+mod ordinary_user;
 mod outages;
 mod phantoms;
 mod service;

@@ -184,6 +184,11 @@ impl Daemon {
         self.path("config.yml")
     }
 
+    /// What starts it in its stead from now on, and ends as it.
+    pub fn set_wrapper(&mut self, wrapper: Vec<String>) {
+        self.options.wrapper = wrapper;
+    }
+
     pub fn add_environment(&mut self, name: &'static str, value: String) {
         self.options.environment.push((name, value));
     }

@@ -77,9 +77,33 @@ impl Bystander {
         Self::start(Command::new("sleep").current_dir(dir))
     }
 
+    /// A command that ends in such a process.
+    pub fn reading(command: &mut Command) -> Self {
+        Self(
+            command
+                .spawn()
+                .unwrap_or_else(|error| panic!("{command:?}: {error}")),
+        )
+    }
+
     fn start(command: &mut Command) -> Self {
-        let child = command.arg("300").spawn();
-        Self(child.expect("sleep is a program"))
+        Self::reading(command.arg("300"))
+    }
+
+    /// Waits until it has the file open; it may have to open it by itself.
+    pub fn wait_until_open(&self, file: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let has_it = || {
+            std::fs::read_link(format!("/proc/{}/fd/0", self.pid())).is_ok_and(|open| open == file)
+        };
+        while !has_it() {
+            assert!(
+                Instant::now() < deadline,
+                "it does not open {}",
+                file.display()
+            );
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     pub fn pid(&self) -> u32 {

@@ -14,6 +14,7 @@ use super::handles::{Handles, OpenedAs, Sight};
 use super::history::History;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
+use crate::tenant::cpu::CpuTime;
 use crate::tenant::policy::Policy;
 use crate::tenant::roster::Client;
 
@@ -60,6 +61,8 @@ pub struct Database {
     stir: Notify,
 
     history: Mutex<History>,
+    /// Spent for it, as far as that is limited.
+    pub cpu: CpuTime,
 }
 
 impl Database {
@@ -90,6 +93,7 @@ impl Database {
             nudge: Notify::new(),
             stir: Notify::new(),
             history: Mutex::new(History::default()),
+            cpu: CpuTime::default(),
         }
     }
 
@@ -287,7 +291,7 @@ impl Database {
         self.look_soon();
     }
 
-    fn note_first_write(&self) {
+    pub(super) fn note_first_write(&self) {
         let now = now_ms();
         let first = self
             .dirty_since

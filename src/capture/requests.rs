@@ -187,7 +187,10 @@ fn asked<T: Send + 'static>(
     let db = db.clone();
     let look = move |shared: &Shared| {
         // An asker that has gone away does not need the answer.
-        drop(done.send(caught(|| work(&db, shared))));
+        drop(done.send(match db.policy().limits.cpu_percent {
+            None => caught(|| work(&db, shared)),
+            Some(_) => db.cpu.of(|| caught(|| work(&db, shared))),
+        }));
     };
     (Box::new(look), answer)
 }

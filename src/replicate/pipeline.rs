@@ -9,6 +9,7 @@ use super::Replicator;
 use super::upload::{Found, Uploaded};
 use crate::capture::{CaptureError, Database, Drained, Next, Segment};
 use crate::store::retry::Backoff;
+use crate::tenant::cpu::least_duration;
 use crate::tenant::roster::{Client, Status};
 
 /// A commit that is written and not published yet, or that nothing is heard of, is looked for again after so long.
@@ -56,7 +57,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         }
         let begun = Instant::now();
         let ticket = db.begin_round();
-        match round(&replicator, &db, &client, ticket).await {
+        match paced(&db, &client, round(&replicator, &db, &client, ticket)).await {
             Round::Over => return,
             Round::Done { captured } => {
                 looks.reset();
@@ -86,6 +87,17 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
             Round::Failed => sleep(retries.pause()).await,
         }
     }
+}
+
+/// A round, and then as long a pause as makes it keep to the tenant's share of the processor.
+async fn paced(db: &Database, client: &Client, round: impl Future<Output = Round>) -> Round {
+    let Some(percent) = client.policy().limits.cpu_percent else {
+        return round.await;
+    };
+    let (begun, before) = (Instant::now(), db.cpu.spent());
+    let done = db.cpu.of_future(round).await;
+    sleep_until(begun + least_duration(db.cpu.spent() - before, percent)).await;
+    done
 }
 
 /// Until `deadline`, or until somebody asks for a look now.

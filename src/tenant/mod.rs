@@ -2,6 +2,7 @@
 //! those that are known.
 
 pub mod client;
+pub mod cpu;
 pub mod discovery;
 pub mod events;
 pub mod ids;

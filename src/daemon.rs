@@ -124,7 +124,7 @@ pub async fn run(config: Config, reload: Reload, beside: Beside) -> Result<u8, E
         mounts,
         end,
     };
-    let dirty = readied.into_iter().map(|one| one.dirty).collect();
+    let dirty = readied.into_iter().map(start::Readied::keep).collect();
     instance
         .serve(config, reload, dirty, api, &mut signals, beside)
         .await
@@ -169,6 +169,7 @@ impl Instance {
         ));
         for ship in self.fleet.ships() {
             tokio::task::block_in_place(|| ship.capture.take_over())?;
+            tasks.push(tokio::spawn(ship.replicator.clone().take_over()));
         }
         let listen = api
             .address

@@ -83,6 +83,14 @@ pub struct MountView {
     pub capture: &'static str,
     pub state: &'static str,
     pub error: Option<String>,
+    /// How far the take-over of databases that were there before has come, while it lasts.
+    pub take_over: Option<TakeOverView>,
+}
+
+#[derive(Serialize, Debug)]
+pub struct TakeOverView {
+    pub done: usize,
+    pub total: usize,
 }
 
 #[derive(Serialize, Debug)]
@@ -199,6 +207,10 @@ fn mount(status: MountStatus) -> MountView {
         capture: status.capture,
         state: status.state,
         error: status.error,
+        take_over: status.take_over.map(|take_over| TakeOverView {
+            done: take_over.done,
+            total: take_over.total,
+        }),
     }
 }
 
@@ -291,6 +303,7 @@ mod tests {
             file_passthrough: true,
             state,
             error: None,
+            take_over: None,
         };
         let view = instance(Instance {
             clients,

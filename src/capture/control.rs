@@ -30,6 +30,25 @@ impl Capture {
         self.shared.state.is_new()
     }
 
+    /// Removes the state again where this start has made it, and nothing was mounted.
+    ///
+    /// # Errors
+    /// Those of the removal.
+    pub fn withdraw(&self) -> std::io::Result<()> {
+        if !self.has_new_state() {
+            return Ok(());
+        }
+        let directory = &self.shared.directory;
+        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+            match std::fs::remove_file(directory.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::remove_dir(directory.join("spool"))?;
+        std::fs::remove_dir(directory)
+    }
+
     /// The rules as they are now.
     pub fn present_rules(&self) -> Arc<Rules> {
         self.rules()

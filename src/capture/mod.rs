@@ -16,6 +16,7 @@ mod image;
 mod mark;
 #[cfg(test)]
 mod model;
+mod newcomers;
 mod page_sums;
 mod registration;
 mod requests;
@@ -51,10 +52,12 @@ pub use gate::Gate;
 pub use handles::OpenedAs;
 pub use history::Earlier;
 pub use mark::{Mark, Segment};
+pub use newcomers::{Newcomer, TakeOver};
 pub use snapshot::Made;
 pub use state::{SnapshotNote, Upkeep};
 
 use backing::Backing;
+use newcomers::Newcomers;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
@@ -142,6 +145,7 @@ pub struct Capture {
     seen_at: Arc<Path>,
     rules: RwLock<Arc<Rules>>,
     wishes: DashMap<PathBuf, Wish>,
+    newcomers: Newcomers,
     /// Databases that were removed have to be told to the store.
     removed: Notify,
     roster: Arc<Roster>,
@@ -197,6 +201,7 @@ impl Capture {
             seen_at: seen_at.into(),
             rules: RwLock::new(Arc::new(rules)),
             wishes,
+            newcomers: Newcomers::default(),
             removed: Notify::new(),
             roster,
             databases: DashMap::new(),

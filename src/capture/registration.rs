@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::backing::companion;
 use super::database::Database;
+use super::newcomers::Newcomer;
 use super::state::Stamps;
 use super::wishes::Wish;
 use super::{Capture, STATE_FOLDER, StartError};
@@ -32,15 +33,19 @@ impl Capture {
     pub fn take_over(&self) -> Result<(), StartError> {
         let mut known = self.shared.state.all()?;
         let found = self.look_through()?;
+        let mut newcomers = Vec::new();
         for path in found.databases {
-            let stamps = known.remove(&path).and_then(|(_, stamps)| stamps);
-            self.take_over_one(&path, stamps);
+            match known.remove(&path) {
+                Some(seen) if seen.has_history => self.take_over_one(&path, seen.stamps),
+                _ => newcomers.extend(self.take_up(&path)),
+            }
         }
+        self.newcomers.add(newcomers);
         for (path, reason) in found.ignored {
             self.note_ignored(&path, reason);
         }
-        for (path, (id, _)) in known {
-            self.note_missing(&path, id)?;
+        for (path, seen) in known {
+            self.note_missing(&path, seen.id)?;
         }
         self.await_named();
         Ok(())
@@ -82,6 +87,13 @@ impl Capture {
             )
             .map_err(StartError::Walk)?;
         Ok(found)
+    }
+
+    /// Registers a database that has no history yet; it is taken over in its turn.
+    fn take_up(&self, path: &Path) -> Option<Newcomer> {
+        let db = self.database(path)?;
+        self.register(path, &db);
+        Some(self.newcomer(path, &db))
     }
 
     fn take_over_one(&self, path: &Path, stamps: Option<Stamps>) {

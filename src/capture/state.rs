@@ -66,6 +66,16 @@ pub struct Stamps {
     pub wal: Stamp,
 }
 
+/// A database that an earlier run has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    pub id: i64,
+    /// Its files' when all of it was stored; none where it was not.
+    pub stamps: Option<Stamps>,
+    /// Whether anything of it was captured.
+    pub has_history: bool,
+}
+
 /// The newest snapshot in the store, and what has come after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotNote {
@@ -165,11 +175,12 @@ impl StateDb {
             .query_row([path.as_os_str().as_bytes()], |row| row.get(0))?)
     }
 
-    /// Every database that has been seen, with the stamps of its files when all of it was stored.
-    pub fn all(&self) -> Result<HashMap<PathBuf, (i64, Option<Stamps>)>, StateError> {
+    /// Every database that has been seen.
+    pub fn all(&self) -> Result<HashMap<PathBuf, Seen>, StateError> {
         let connection = self.lock();
         let mut statement = connection.prepare(
-            "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified
+            "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified,
+                    EXISTS (SELECT 1 FROM mark WHERE mark.database = id)
              FROM database",
         )?;
         let rows = statement.query_map([], |row| {
@@ -189,7 +200,12 @@ impl StateDb {
                 _ => None,
             };
             let path = PathBuf::from(std::ffi::OsString::from_vec(path));
-            Ok((path, (row.get(1)?, stamps)))
+            let seen = Seen {
+                id: row.get(1)?,
+                stamps,
+                has_history: row.get(8)?,
+            };
+            Ok((path, seen))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -512,7 +528,14 @@ mod tests {
         );
         assert_eq!(
             state.all().expect("all"),
-            HashMap::from([(PathBuf::from("a.db"), (id, Some(stamps)))])
+            HashMap::from([(
+                PathBuf::from("a.db"),
+                Seen {
+                    id,
+                    stamps: Some(stamps),
+                    has_history: true,
+                }
+            )])
         );
         let upkeep = |outdated_since, retain_at| Upkeep {
             path: PathBuf::from("a.db"),

@@ -24,7 +24,8 @@ const FUSE_THREADS: usize = 2;
 pub(super) struct Readied {
     backing: Arc<OwnedFd>,
     pub(super) capture: Arc<Capture>,
-    pub(super) dirty: mpsc::Receiver<Arc<Database>>,
+    /// Taken out once it is mounted.
+    dirty: Option<mpsc::Receiver<Arc<Database>>>,
     pub(super) replicator: Arc<Replicator>,
     options: MountOptions,
 }
@@ -57,7 +58,7 @@ fn ready(
         replicator: Arc::new(Replicator::new(capture.clone(), uplink.clone())),
         backing,
         capture,
-        dirty,
+        dirty: Some(dirty),
         options: MountOptions {
             watch_path: watch_path.path.clone(),
             mountpoint: watch_path.mountpoint.clone(),
@@ -166,10 +167,26 @@ impl Readied {
         }
     }
 
+    /// The start has succeeded: its state stays. Gives what comes to be replicated.
+    pub(super) fn keep(mut self) -> mpsc::Receiver<Arc<Database>> {
+        self.dirty.take().expect("BUG: kept twice")
+    }
+
     /// Mounts it; that waits for the kernel.
     pub(super) fn mount(&self) -> Result<Mounted, Error> {
         let (backing, capture) = (self.backing.clone(), self.capture.clone());
         Ok(Mounted::start(self.options.clone(), backing, capture)?)
+    }
+}
+
+impl Drop for Readied {
+    /// A start that was refused leaves nothing behind.
+    fn drop(&mut self) {
+        if self.dirty.is_some()
+            && let Err(error) = self.capture.withdraw()
+        {
+            tracing::warn!(error = %error, "The state of a start that was refused stays");
+        }
     }
 }
 

@@ -20,7 +20,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use crate::capture::TakeOver;
 pub use answer::{Answer, ask};
+
 pub use holders::{Holder, HolderKind, holders};
 pub use preconditions::{MountError, await_release, open_backing_directory};
 pub use session::{MountOptions, Mounted, UnmountError};
@@ -38,4 +40,6 @@ pub struct MountStatus {
     /// `mounted`, `unmounted` or `bypassed`.
     pub state: &'static str,
     pub error: Option<String>,
+    /// How far the take-over of databases that were there before has come, while it lasts.
+    pub take_over: Option<TakeOver>,
 }

@@ -18,7 +18,7 @@ use super::directories::Directories;
 use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
 use super::inodes::{Inodes, NodeId, ROOT};
-use crate::capture::{Capture, Database, FileKind, Gate, STATE_FOLDER};
+use crate::capture::{Capture, Database, FileKind, Gate, STATE_FOLDER, TakeOver};
 use crate::tenant::discovery::Rules;
 
 /// How often a path is resolved anew when renames by others overtake it.
@@ -223,6 +223,11 @@ impl<B> FileSystem<B> {
             .paths(node)
             .iter()
             .find_map(|path| self.capture.classify(path))
+    }
+
+    /// How far the take-over of databases that were there before has come.
+    pub fn take_over_progress(&self) -> Option<TakeOver> {
+        self.capture.take_over_progress()
     }
 
     /// Whether an application has the file at `path`, or its log, index or journal, open.

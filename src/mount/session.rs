@@ -183,6 +183,7 @@ impl Mounted {
             file_passthrough: self.files.is_passthrough(),
             state,
             error,
+            take_over: self.files.take_over_progress(),
         }
     }
 

@@ -7,6 +7,7 @@ mod recall;
 mod removals;
 mod repeated;
 pub mod retention;
+mod take_over;
 mod upkeep;
 mod uplink;
 mod upload;
@@ -107,6 +108,11 @@ impl Replicator {
         }
     }
 
+    /// Takes over the databases that `Capture::take_over` has found and that are new.
+    pub async fn take_over(self: Arc<Self>) {
+        take_over::run(self).await;
+    }
+
     /// Ends `run`; what waits stays in the log and in the spool.
     pub fn stop(&self) {
         self.stop.send_replace(true);
@@ -163,6 +169,11 @@ impl Replicator {
     /// clients of which something is left in the log or in the spool.
     pub async fn sync_all(&self, timeout: Duration) -> Vec<String> {
         let deadline = tokio::time::Instant::now() + timeout;
+        // Those whose turn has not come yet have no further turn.
+        while let Some(newcomer) = self.capture.next_newcomer() {
+            newcomer.db.mark_dirty();
+            self.capture.taken_over();
+        }
         let mut waiting = Vec::new();
         for db in self.capture.all().into_iter().filter(|db| db.is_busy()) {
             let ticket = db.request_settling();

@@ -68,6 +68,10 @@ fn refused_over(daemon: &Daemon, command: &mut Command, code: i32, words: &[&str
         tree(&daemon.data()) == before,
         "the application's files are untouched"
     );
+    assert!(
+        !daemon.data().join(".litestream-multitenant").exists(),
+        "no state is left behind"
+    );
 }
 
 /// `mount` with flags alone.

@@ -20,5 +20,6 @@ mod straight_path;
 mod supervision;
 #[path = "../support/mod.rs"]
 mod support;
+mod take_over;
 mod tenants;
 mod upkeep;

@@ -49,7 +49,12 @@ impl Log {
 
     /// Every line as it was written.
     pub fn text(&self) -> String {
-        self.0.lines.lock().expect("not poisoned").lines.join("\n")
+        self.text_from(0)
+    }
+
+    /// Every line from line `mark` on.
+    pub fn text_from(&self, mark: usize) -> String {
+        self.0.lines.lock().expect("not poisoned").lines[mark..].join("\n")
     }
 
     /// The first event from line `mark` on whose message begins so.

@@ -173,6 +173,7 @@ fn mount(state: &'static str) -> MountStatus {
         file_passthrough: true,
         state,
         error: None,
+        take_over: None,
     }
 }
 

@@ -1,0 +1,59 @@
+//! Takes over the databases that were there before, a few at a time and at a bounded pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::Replicator;
+use crate::capture::Newcomer;
+use crate::tenant::pace::Pace;
+
+/// Databases that are taken over at one time; those that are written meanwhile come on top.
+const AT_ONCE: usize = 8;
+/// Databases, and bytes of them, in each second.
+const PER_SECOND: u64 = 500;
+const BYTES_PER_SECOND: u64 = 64 << 20;
+/// One that is not in the store by then goes on by itself, and makes room for the next.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes over all that wait; ends when none are left, or at `stop`.
+pub(super) async fn run(replicator: Arc<Replicator>) {
+    let mut stop = replicator.stop.subscribe();
+    let (mut databases, mut bytes) = (Pace::default(), Pace::default());
+    let mut working = JoinSet::new();
+    while let Some(newcomer) = replicator.capture.next_newcomer() {
+        let now = Instant::now().into_std();
+        let at = databases.take(now, 1, PER_SECOND).max(bytes.take(
+            now,
+            newcomer.bytes,
+            BYTES_PER_SECOND,
+        ));
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep_until(at.into()) => {}
+        }
+        working.spawn(take_over(replicator.clone(), newcomer));
+        while working.len() >= AT_ONCE {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                _ = working.join_next() => {}
+            }
+        }
+    }
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = async { while working.join_next().await.is_some() {} } => {}
+    }
+}
+
+async fn take_over(replicator: Arc<Replicator>, newcomer: Newcomer) {
+    let db = newcomer.db;
+    let mut settled = db.watch_settled();
+    db.mark_dirty();
+    let ticket = db.request_settling();
+    // A database that fails says so in health, and is tried again by its pipeline.
+    drop(timeout(PATIENCE, settled.wait_for(|settled| *settled >= ticket)).await);
+    replicator.capture.taken_over();
+}

@@ -1,6 +1,7 @@
 //! The wiring of all parts into one running instance, and its ordered end.
 
 mod exec;
+mod looks;
 mod mounts;
 mod reload;
 mod signals;
@@ -167,6 +168,7 @@ impl Instance {
             self.fleet.clone(),
             prefixes.collect(),
         ));
+        let looking = tokio::spawn(looks::look_out(self.mounts.clone()));
         for ship in self.fleet.ships() {
             tokio::task::block_in_place(|| ship.capture.take_over())?;
             tasks.push(tokio::spawn(ship.replicator.clone().take_over()));
@@ -195,6 +197,7 @@ impl Instance {
         }
         self.end.send_replace(true);
         introducing.abort();
+        looking.abort();
         for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(error = %error, "A task did not end in order");
@@ -289,7 +292,10 @@ async fn start_api(
     let api = Api {
         roster: roster.clone(),
         fleet: fleet.clone(),
-        mounts: Box::new(move || shown.status()),
+        mounts: Box::new(move || {
+            shown.want_look();
+            shown.status()
+        }),
         changes: Some(changes(fleet)),
         scratch: std::env::temp_dir(),
         token: config.api_token.clone(),

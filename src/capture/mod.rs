@@ -264,6 +264,13 @@ impl Capture {
         }
     }
 
+    /// The file at `path` was, or may have been, written past the mount: its database is compared page by page.
+    pub fn written_past(&self, path: &Path) {
+        if let Some((db, _)) = self.classify(path) {
+            db.set_gate_missed();
+        }
+    }
+
     /// This instance's id, which stands in every segment.
     pub fn node_id(&self) -> u64 {
         self.shared.state.node_id()

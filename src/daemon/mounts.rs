@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
+use tokio::sync::Notify;
 
-use crate::mount::{MountStatus, Mounted, UnmountError};
+use crate::mount::{Lookout, MountStatus, Mounted, UnmountError};
 
 /// The mounts, as far as they are made; shared with the API and with the fleet.
 #[derive(Clone, Default)]
-pub(super) struct Mounts(Arc<Mutex<Vec<Mounted>>>);
+pub(super) struct Mounts {
+    mounts: Arc<Mutex<Vec<Mounted>>>,
+    look_wanted: Arc<Notify>,
+}
 
 impl Mounts {
     fn with<T>(&self, ask: impl FnOnce(&mut Vec<Mounted>) -> T) -> T {
-        ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        ask(&mut self.mounts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn add(&self, mounted: Mounted) {
@@ -23,6 +27,24 @@ impl Mounts {
 
     pub(super) fn status(&self) -> Vec<MountStatus> {
         self.with(|mounts| mounts.iter().map(Mounted::status).collect())
+    }
+
+    /// Those that look for ways past the mounts.
+    pub(super) fn lookouts(&self) -> Vec<Lookout> {
+        self.with(|mounts| {
+            let served = mounts.iter().filter(|mounted| mounted.is_served());
+            served.map(Mounted::lookout).collect()
+        })
+    }
+
+    /// Somebody wants to know how the mounts are.
+    pub(super) fn want_look(&self) {
+        self.look_wanted.notify_one();
+    }
+
+    /// Resolves when somebody does, or did since the last time.
+    pub(super) async fn look_wanted(&self) {
+        self.look_wanted.notified().await;
     }
 
     /// Of those that should answer.

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use super::mountinfo::{MountPoint, Place, mounts_of, place_of_path, without_deleted_mark};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use super::mountinfo::{MountPoint, Place, mounts_of, without_deleted_mark};
 
 /// A process that holds something open.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,6 +16,8 @@ pub struct Holder {
     pub pid: u32,
     pub command: String,
     pub file: PathBuf,
+    /// The same below the directory that was asked for, wherever the process sees that.
+    pub below: PathBuf,
     pub kind: HolderKind,
 }
 
@@ -65,7 +69,7 @@ pub(super) fn holders_of_device(device: (u32, u32)) -> Vec<Holder> {
     })
 }
 
-fn place_of_descriptor(descriptor: impl AsFd) -> io::Result<Place> {
+pub(super) fn place_of_descriptor(descriptor: impl AsFd) -> io::Result<Place> {
     let number = descriptor.as_fd().as_raw_fd();
     let path = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
@@ -79,17 +83,17 @@ fn holders_in(region: &Place) -> Vec<Holder> {
     let own = std::process::id();
     let mut namespaces = HashMap::new();
     let mut found = Vec::new();
-    for pid in processes().filter(|pid| *pid != own) {
+    for pid in processes().filter(|pid| *pid != own && !is_copy_of(own, *pid)) {
         // A process that ends while it is looked at holds nothing any more.
         let Ok(namespace) = std::fs::read_link(format!("/proc/{pid}/ns/mnt")) else {
             continue;
         };
-        let mounts = namespaces
-            .entry(namespace)
-            .or_insert_with(|| mounts_of(&pid.to_string()).unwrap_or_default());
+        let mounts = namespaces.entry(namespace).or_insert_with(|| {
+            Namespace::new(mounts_of(&pid.to_string()).unwrap_or_default(), region)
+        });
         let process = Process {
             pid,
-            mounts: mounts.as_slice(),
+            namespace: mounts,
             region,
         };
         process.open_files(&mut found);
@@ -99,16 +103,45 @@ fn holders_in(region: &Place) -> Vec<Holder> {
     found
 }
 
-fn processes() -> impl Iterator<Item = u32> {
+pub(super) fn processes() -> impl Iterator<Item = u32> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
+/// A child that was forked and does not run a program of its own: its descriptors are ours.
+fn is_copy_of(own: u32, pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let is_child = field(&status, "PPid:").is_some_and(|parent| parent == own.to_string());
+    let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    is_child && program(pid) == program(own)
+}
+
+/// What the processes of a mount namespace see.
+struct Namespace {
+    mounts: Vec<MountPoint>,
+    /// Where the region can be seen, or a part of it: what lies elsewhere need not be looked at closely.
+    views: Vec<PathBuf>,
+}
+
+impl Namespace {
+    fn new(mounts: Vec<MountPoint>, region: &Place) -> Self {
+        let views = mounts.iter().filter_map(|mount| mount.view_of(region));
+        Self {
+            views: views.collect(),
+            mounts,
+        }
+    }
+
+    fn may_see(&self, path: &Path) -> bool {
+        self.views.iter().any(|view| path.starts_with(view))
+    }
+}
+
 struct Process<'a> {
     pid: u32,
-    mounts: &'a [MountPoint],
+    namespace: &'a Namespace,
     region: &'a Place,
 }
 
@@ -123,23 +156,21 @@ impl Process<'_> {
                 continue;
             };
             // A pipe or a socket has no path.
-            if !link.is_absolute() {
+            if !link.is_absolute() || !self.namespace.may_see(&link) {
                 continue;
             }
+            let file = without_deleted_mark(&link);
+            let Some(below) = self.below(&descriptor.path(), &file) else {
+                continue;
+            };
             let number = descriptor.file_name();
             let info = format!("/proc/{pid}/fdinfo/{}", number.display());
             let info = std::fs::read_to_string(info).unwrap_or_default();
-            let file = without_deleted_mark(&link);
-            let place = mount_id(&info)
-                .and_then(|id| self.mounts.iter().find(|mount| mount.id == id))
-                .and_then(|mount| mount.place(&file));
-            if place.is_some_and(|place| self.region.contains(&place)) {
-                let kind = match is_directory(&info) {
-                    true => HolderKind::OpenDirectory,
-                    false => HolderKind::OpenFile,
-                };
-                self.add(found, file, kind);
-            }
+            let kind = match is_directory(&info) {
+                true => HolderKind::OpenDirectory,
+                false => HolderKind::OpenFile,
+            };
+            self.add(found, file, below, kind);
         }
     }
 
@@ -158,14 +189,12 @@ impl Process<'_> {
                 continue;
             };
             let file = without_deleted_mark(Path::new(path));
-            let is_inside = self.mounts.iter().any(|mount| {
-                mount.device == self.region.device
-                    && mount
-                        .place(&file)
-                        .is_some_and(|place| self.region.contains(&place))
+            let below = self.namespace.mounts.iter().find_map(|mount| {
+                let place = mount.place(&file)?;
+                self.region.below(&place)
             });
-            if is_inside {
-                self.add(found, file, HolderKind::MappedFile);
+            if let Some(below) = below {
+                self.add(found, file, below, HolderKind::MappedFile);
             }
         }
     }
@@ -175,14 +204,27 @@ impl Process<'_> {
             return;
         };
         let directory = without_deleted_mark(&link);
-        let place = place_of_path(self.mounts, &directory);
-        if place.is_some_and(|place| self.region.contains(&place)) {
-            self.add(found, directory, HolderKind::WorkingDirectory);
+        if !self.namespace.may_see(&directory) {
+            return;
+        }
+        let process = format!("/proc/{}/cwd", self.pid);
+        if let Some(below) = self.below(process.as_ref(), &directory) {
+            self.add(found, directory, below, HolderKind::WorkingDirectory);
         }
     }
 
+    /// Where in the region something lies that `/proc` has a link to, `path` being the text of that. By its mount, since
+    /// another may have come to lie over the path. What the kernel knows by itself is enough: a file system that hangs
+    /// is not asked.
+    fn below(&self, link: &Path, path: &Path) -> Option<PathBuf> {
+        let known = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).ok()?;
+        let mut mounts = self.namespace.mounts.iter();
+        let mount = mounts.find(|mount| mount.id == known.stx_mnt_id)?;
+        self.region.below(&mount.place(path)?)
+    }
+
     /// Adds a holder, but each file of a process once.
-    fn add(&self, found: &mut Vec<Holder>, file: PathBuf, kind: HolderKind) {
+    fn add(&self, found: &mut Vec<Holder>, file: PathBuf, below: PathBuf, kind: HolderKind) {
         let is_known = |holder: &Holder| holder.pid == self.pid && holder.file == file;
         if found.iter().any(is_known) {
             return;
@@ -192,6 +234,7 @@ impl Process<'_> {
             pid: self.pid,
             command: command.unwrap_or_default().trim_end().to_owned(),
             file,
+            below,
             kind,
         });
     }
@@ -246,6 +289,7 @@ mod tests {
         let of_child: Vec<_> = found.iter().filter(|h| h.pid == holder.id()).collect();
         assert_eq!(of_child.len(), 2, "{found:?}");
         assert!(of_child[0].holds_file() && of_child[0].file == inside);
+        assert_eq!(of_child[0].below, Path::new("x.db"));
         assert!(!of_child[1].holds_file(), "it works in the directory");
         drop(holder.stdin.take());
         holder.wait().expect("ended");

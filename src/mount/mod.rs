@@ -11,6 +11,7 @@ mod fusermount;
 mod handles;
 mod holders;
 mod inodes;
+mod lookout;
 mod mountinfo;
 mod names;
 mod passthrough;
@@ -24,6 +25,7 @@ use crate::capture::TakeOver;
 pub use answer::{Answer, ask};
 
 pub use holders::{Holder, HolderKind, holders};
+pub use lookout::Lookout;
 pub use preconditions::{MountError, await_release, open_backing_directory};
 pub use session::{MountOptions, Mounted, UnmountError};
 
@@ -37,7 +39,7 @@ pub struct MountStatus {
     pub capture: &'static str,
     /// Whether the kernel passes reads and writes of `.db` and `-shm` through.
     pub file_passthrough: bool,
-    /// `mounted`, `unmounted` or `bypassed`.
+    /// `mounted`, `unmounted`, `bypassed`, or `silent` where it does not answer.
     pub state: &'static str,
     pub error: Option<String>,
     /// How far the take-over of databases that were there before has come, while it lasts.

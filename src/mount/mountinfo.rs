@@ -30,11 +30,30 @@ pub struct Place {
 
 impl Place {
     pub fn contains(&self, other: &Place) -> bool {
-        self.device == other.device && other.path.starts_with(&self.path)
+        self.below(other).is_some()
+    }
+
+    /// The path of `other` below this one; none where it lies elsewhere.
+    pub fn below(&self, other: &Place) -> Option<PathBuf> {
+        let below = other.path.strip_prefix(&self.path).ok()?;
+        (self.device == other.device).then(|| below.to_owned())
     }
 }
 
 impl MountPoint {
+    /// Where this mount shows a region, or the part of it that it has; none where it shows nothing of it.
+    pub fn view_of(&self, region: &Place) -> Option<PathBuf> {
+        if self.device != region.device {
+            None
+        } else if let Ok(below) = region.path.strip_prefix(&self.root) {
+            // Joined with nothing it would get a slash at its end.
+            Some(self.path.join(below).components().collect())
+        } else {
+            let is_part = self.root.starts_with(&region.path);
+            is_part.then(|| self.path.clone())
+        }
+    }
+
     /// The place of `path`, which is below this mount.
     pub fn place(&self, path: &Path) -> Option<Place> {
         let below = path.strip_prefix(&self.path).ok()?;
@@ -149,6 +168,32 @@ mod tests {
         );
         assert_eq!(mounts[1].root, Path::new("/data/a b"));
         assert_eq!(top.source, Path::new("/data/a b"));
+    }
+
+    #[test]
+    fn a_mount_shows_a_region_or_a_part_of_it() {
+        let mounts = mounts();
+        let region = |path: &str| Place {
+            device: (254, 0),
+            path: path.into(),
+        };
+        let views = |path: &str| -> Vec<_> {
+            let region = region(path);
+            mounts
+                .iter()
+                .filter_map(|mount| mount.view_of(&region))
+                .collect()
+        };
+        assert_eq!(
+            views("/data/a b"),
+            [Path::new("/data/a b"), Path::new("/srv/x")]
+        );
+        assert_eq!(
+            views("/data/a b/t"),
+            [Path::new("/data/a b/t"), Path::new("/srv/x/t")]
+        );
+        assert_eq!(views("/data"), [Path::new("/data"), Path::new("/srv/x")]);
+        assert_eq!(views("/other"), [Path::new("/other")]);
     }
 
     #[test]

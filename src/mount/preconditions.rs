@@ -131,23 +131,17 @@ pub fn open_backing_directory(watch_path: &Path) -> Result<Arc<OwnedFd>, MountEr
 }
 
 /// Refuses a directory of which another process holds a file open: what it writes would go past the mount. One that
-/// only stands there is named in a warning: what it opens by a relative path goes past the mount, too.
+/// only stands there is named by the first look after the start.
 pub(super) fn refuse_held_files(path: &Path, directory: &OwnedFd) -> Result<(), MountError> {
-    let found = holders(directory).map_err(MountError::failed(path, "look for open files"))?;
-    let (held, standing): (Vec<_>, Vec<_>) = found.into_iter().partition(Holder::holds_file);
-    if !held.is_empty() {
-        return Err(MountError::HeldOpen {
+    let mut held = holders(directory).map_err(MountError::failed(path, "look for open files"))?;
+    held.retain(Holder::holds_file);
+    match held.is_empty() {
+        true => Ok(()),
+        false => Err(MountError::HeldOpen {
             path: path.to_owned(),
             holders: held,
-        });
+        }),
     }
-    for holder in standing {
-        tracing::warn!(
-            holder = %holder,
-            "A process stands in the directory underneath: files that it opens by relative paths are not captured"
-        );
-    }
-    Ok(())
 }
 
 /// Waits for an instance that was unmounted and still stores what is committed to let go of the directory. Returns in

@@ -18,6 +18,7 @@ use super::MountStatus;
 use super::fuse::{FuseAdapter, Negotiation};
 use super::fusermount;
 use super::holders::{Holder, holders_of_device};
+use super::lookout::Lookout;
 use super::mountinfo::{mounts_of, topmost};
 use super::passthrough::FileSystem;
 use super::preconditions::{FILE_SYSTEM_TYPE, MountError, list, refuse_held_files};
@@ -62,7 +63,7 @@ pub enum UnmountError {
 /// A mount that is being served.
 pub struct Mounted {
     options: MountOptions,
-    device: (u32, u32),
+    lookout: Lookout,
     files: Arc<FileSystem<BackingId>>,
     session: Option<JoinHandle<()>>,
     /// Disconnected when the session's threads have ended.
@@ -94,7 +95,7 @@ impl Mounted {
         let flags = mount_flags(&backing)
             .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?
             | options.restrictions;
-        let files = FileSystem::new(backing, capture).map_err(|error| {
+        let files = FileSystem::new(backing.clone(), capture.clone()).map_err(|error| {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
         let files = Arc::new(files);
@@ -112,7 +113,10 @@ impl Mounted {
         };
         let started = serve()
             .map_err(MountError::failed(&path, "agree with the kernel"))
-            .and_then(|session| Self::serve(options, files.clone(), session));
+            .and_then(|session| {
+                let lookout = |device| Lookout::new(&options, device, backing, capture);
+                Self::serve(options.clone(), files.clone(), session, lookout)
+            });
         if started.is_err()
             && let Err(error) = fusermount::unmount(&path, true)
         {
@@ -125,6 +129,7 @@ impl Mounted {
         options: MountOptions,
         files: Arc<FileSystem<BackingId>>,
         session: Session<FuseAdapter>,
+        lookout: impl FnOnce((u32, u32)) -> Lookout,
     ) -> Result<Self, MountError> {
         let path = &options.mountpoint;
         let mounts =
@@ -153,7 +158,7 @@ impl Mounted {
             .map_err(MountError::failed(path, "start its threads"))?;
         Ok(Self {
             options,
-            device,
+            lookout: lookout(device),
             files,
             session: Some(session),
             end,
@@ -172,7 +177,7 @@ impl Mounted {
 
     pub fn status(&self) -> MountStatus {
         let (state, error) = match &*self.state.borrow() {
-            SessionState::Serving => ("mounted", None),
+            SessionState::Serving => self.lookout.verdict(),
             SessionState::Ended { error } => ("unmounted", error.clone()),
         };
         MountStatus {
@@ -185,6 +190,16 @@ impl Mounted {
             error,
             take_over: self.files.take_over_progress(),
         }
+    }
+
+    /// Whether it is still there.
+    pub fn is_served(&self) -> bool {
+        matches!(*self.state.borrow(), SessionState::Serving)
+    }
+
+    /// What looks for ways past it.
+    pub fn lookout(&self) -> Lookout {
+        self.lookout.clone()
     }
 
     /// Resolves when the mount has gone, whoever unmounted it.
@@ -203,7 +218,7 @@ impl Mounted {
         let path = &self.options.mountpoint;
         let deadline = Instant::now() + BUSY_LIMIT;
         loop {
-            if matches!(*self.state.borrow(), SessionState::Ended { .. }) {
+            if !self.is_served() {
                 break;
             }
             match fusermount::unmount(path, false) {
@@ -214,7 +229,7 @@ impl Mounted {
                 Err(Errno::BUSY) => {
                     return Err(UnmountError::Busy {
                         path: path.clone(),
-                        holders: holders_of_device(self.device),
+                        holders: holders_of_device(self.lookout.device),
                     });
                 }
                 // Somebody else unmounted it in between.

@@ -211,7 +211,7 @@ fn a_process_that_only_stands_there_is_a_warning() {
     daemon.restart();
     let warned = daemon.log.wait_from(
         0,
-        "A process stands in the directory underneath",
+        "Files that are opened past the mount are not captured",
         Instant::now() + Duration::from_secs(5),
     );
     let holder = warned["holder"].as_str().unwrap_or_default();

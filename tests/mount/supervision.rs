@@ -130,6 +130,10 @@ fn a_mount_that_does_not_answer_is_not_alive() {
     while manager.next(Duration::ZERO).is_some() {}
     let silence = manager.next(WATCHDOG * 4);
     assert_eq!(silence, None);
+    while daemon.get("/api/health").1["mounts"][0]["state"] != "silent" {
+        assert!(Instant::now() < deadline + LIMIT, "health knows");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
     drop(stopped);
     manager.wait_for("WATCHDOG=1");
     assert!(daemon.terminate().success());

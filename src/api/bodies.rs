@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Buf;
 use futures_util::{Stream, StreamExt};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use warp::http::StatusCode;
 
 use super::replies::Refusal;
@@ -15,15 +15,25 @@ use super::replies::Refusal;
 const MAX_BODY: usize = 64 << 10;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// `POST /api/databases`, in both its forms. What is absent may be null.
+/// `POST /api/databases`, in both its forms.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewDatabase {
+    #[serde(default, deserialize_with = "given")]
     pub tenant_id: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     pub db_path: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     pub db_name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     pub client_id: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     pub s3_prefix: Option<String>,
+}
+
+/// What is given is not null.
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(value).map(Some)
 }
 
 /// `PUT …/status`.
@@ -106,11 +116,12 @@ mod tests {
     async fn a_body_in_parts() {
         let parts = vec![
             Ok(Bytes::from_static(b" {\"tenantId\": \"a\", ")),
-            Ok(Bytes::from_static(b"\"dbName\": null}")),
+            Ok(Bytes::from_static(b"\"dbName\": \"b\"}")),
         ];
         let body: NewDatabase = read_parts(parts).await.expect("JSON");
         assert_eq!(body.tenant_id.as_deref(), Some("a"));
-        assert_eq!(body.db_name, None);
+        assert_eq!(body.db_name.as_deref(), Some("b"));
+        assert_eq!(body.client_id, None);
     }
 
     #[tokio::test]
@@ -124,6 +135,7 @@ mod tests {
             ("{", "EOF"),
             ("{\"tenantid\": \"a\"}", "unknown field `tenantid`"),
             ("{\"tenantId\": 1}", "invalid type"),
+            ("{\"tenantId\": null}", "invalid type"),
             (
                 "{\"tenantId\": \"a\", \"tenantId\": \"b\"}",
                 "duplicate field",

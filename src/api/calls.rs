@@ -11,7 +11,8 @@ use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, Named, NoCall};
 use super::{
-    State, Wanted, access, bodies, changes, events, exposition, metrics, openapi, reads, replicas,
+    State, Wanted, access, bodies, changes, events, exposition, metrics, openapi, page, reads,
+    replicas,
 };
 use crate::clock;
 use crate::tenant::ids::ClientId;
@@ -101,7 +102,7 @@ async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
             let document = openapi::document(state.token.is_some());
             Ok(replies::json(StatusCode::OK, &document))
         }
-        Call::NotYet => Err(Refusal::not_yet(&format!("{method} {path}"))),
+        Call::Page(file) => Ok(page::reply(file)),
     }
 }
 

@@ -84,7 +84,7 @@ impl Listener {
             return Some(message(kind, &views::identity(event)));
         }
         let client = self.state.roster.get(&event.id)?;
-        let view = views::health(&client, clock::now_ms());
+        let view = views::event(event.kind, &client, clock::now_ms());
         Some(message(kind, &view))
     }
 }

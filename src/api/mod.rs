@@ -8,6 +8,7 @@ mod events;
 mod exposition;
 mod metrics;
 mod openapi;
+mod page;
 mod query;
 mod reads;
 mod replicas;
@@ -15,6 +16,7 @@ mod replies;
 mod routes;
 mod server;
 mod stalls;
+mod table;
 #[cfg(test)]
 mod tests;
 mod validation;

@@ -2,9 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::routes::{Answer, Content, Kind, Parameter, ROUTES, Route, is_name};
+use super::routes::{Answer, Content, Kind, Parameter, Route, is_name};
+use super::table::ROUTES;
 
 const SCHEMAS: &str = include_str!("schemas.json");
+
+/// A GUID is a tenant and a database.
+const EXAMPLE: &str = "12345678-1234-5678-9abc-123456789012";
 
 /// The whole document. `needs_token` says whether this instance has a token.
 pub fn document(needs_token: bool) -> Value {
@@ -28,10 +32,15 @@ pub fn document(needs_token: bool) -> Value {
 }
 
 fn operation(route: &Route, needs_token: bool) -> Value {
-    let names = route.path.split('/').filter(|part| is_name(part)).map(|part| {
-        let name = part.trim_matches(['{', '}']);
-        json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}})
-    });
+    let names = route
+        .path
+        .split('/')
+        .filter(|part| is_name(part))
+        .map(|part| {
+            let name = part.trim_matches(['{', '}']);
+            let schema = json!({"type": "string", "minLength": 1, "examples": [EXAMPLE]});
+            json!({"name": name, "in": "path", "required": true, "schema": schema})
+        });
     let parameters: Vec<_> = names
         .chain(route.query.iter().map(query_parameter))
         .collect();
@@ -137,6 +146,23 @@ mod tests {
         let health = &super::document(false)["paths"]["/api/databases"]["get"];
         assert!(health["security"].is_null());
         assert!(health["responses"]["403"].is_object() && health["responses"]["401"].is_null());
+    }
+
+    #[test]
+    fn the_documentation_has_every_call() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md");
+        let text = std::fs::read_to_string(path).expect("the documentation");
+        for route in ROUTES.iter().filter(|route| !is_file_of_the_page(route)) {
+            let call = format!("`{} {}`", route.method, route.path);
+            assert!(text.contains(&call), "{path} has no {call}");
+            for parameter in route.query {
+                assert!(text.contains(&format!("`{}", parameter.name)));
+            }
+        }
+    }
+
+    fn is_file_of_the_page(route: &Route) -> bool {
+        route.path.matches('/').count() == 1 && route.path.contains('.')
     }
 
     #[test]

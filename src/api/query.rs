@@ -75,9 +75,7 @@ impl Query {
                     "timestamp={text:?} is no time with its offset, as 2025-01-15T10:30:45Z"
                 ))
             })?),
-            (None, Some(text)) => At::Txid(text.parse().map_err(|_| {
-                Refusal::bad_query(format!("txid={text:?} is no number of a transaction"))
-            })?),
+            (None, Some(text)) => At::Txid(txid(text)?),
         };
         let generation = None;
         Ok(Target { generation, at })
@@ -94,4 +92,11 @@ impl Query {
                 Refusal::bad_query(format!("timeout={text:?} is no duration of at most 5m"))
             })
     }
+}
+
+fn txid(text: &str) -> Result<u64, Refusal> {
+    // What the parser takes besides digits is a plus.
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| plain);
+    number.ok_or_else(|| Refusal::bad_query(format!("txid={text:?} is no number of a transaction")))
 }

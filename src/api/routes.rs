@@ -1,7 +1,10 @@
-//! Every route in one table: which call a method and a path mean, and what the description says of it. Pure.
+//! Which call a method and a path mean, by the table of routes. Pure.
 
 use percent_encoding::percent_decode_str;
 use warp::http::Method;
+
+use super::page;
+use super::table::ROUTES;
 
 /// What is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,7 +23,7 @@ pub enum Call {
     Events,
     Metrics,
     OpenApi,
-    NotYet,
+    Page(page::File),
 }
 
 /// The parts of the path that name a database.
@@ -44,8 +47,11 @@ pub struct Route {
     pub answers: &'static [Answer],
     /// Answered without a token, too.
     pub open: bool,
-    make: fn(Vec<String>) -> Call,
+    pub make: Make,
 }
+
+/// Makes the call of the path's names.
+pub type Make = fn(Vec<String>) -> Call;
 
 /// One parameter of a query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,280 +82,8 @@ pub enum Content {
     Media(&'static str),
 }
 
-const PREFIX: Parameter = Parameter {
-    name: "prefix",
-    doc: "the watch path's prefix; empty for the one without",
-    kind: Kind::Text,
-};
-const TENANT: Parameter = Parameter {
-    name: "tenant",
-    doc: "only this tenant's",
-    kind: Kind::Text,
-};
-const STATUS: Parameter = Parameter {
-    name: "status",
-    doc: "only those with this status",
-    kind: Kind::Status,
-};
-const TIMEOUT: Parameter = Parameter {
-    name: "timeout",
-    doc: "how long to wait, at most 5m; 30s by default",
-    kind: Kind::Duration,
-};
-
-const TIMESTAMP: Parameter = Parameter {
-    name: "timestamp",
-    doc: "the newest moment at or before this time; not together with txid",
-    kind: Kind::Time,
-};
-const TXID: Parameter = Parameter {
-    name: "txid",
-    doc: "the moment of exactly this transaction",
-    kind: Kind::Number,
-};
-
-const DAMAGED: Answer = Answer(500, "the replica is damaged", Content::Json("Error"));
-const BUSY: Answer = Answer(
-    503,
-    "the store does not answer, or too many read replicas",
-    Content::Json("Error"),
-);
-
-/// The routes of one database begin so.
-const DATABASE: &str = "/api/databases/{tenantId}/{dbName}";
-
-const WAITED: &[Answer] = &[
-    Answer(200, "all of it is in the store", Content::Json("Synced")),
-    Answer(
-        409,
-        "the client is not active, or has nothing",
-        Content::Json("Error"),
-    ),
-    Answer(504, "not within the timeout", Content::Json("Error")),
-];
-
-pub static ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/databases",
-        summary: "All databases",
-        query: &[TENANT, STATUS, PREFIX],
-        body: None,
-        answers: &[Answer(200, "the databases", Content::Json("Databases"))],
-        open: false,
-        make: |_| Call::Databases,
-    },
-    Route {
-        method: "POST",
-        path: "/api/databases",
-        summary: "Register a database",
-        query: &[],
-        body: Some("NewDatabase"),
-        answers: &[
-            Answer(
-                200,
-                "it was registered so already",
-                Content::Json("Database"),
-            ),
-            Answer(201, "it is registered", Content::Json("Database")),
-            Answer(
-                409,
-                "the prefix or the path is taken",
-                Content::Json("Error"),
-            ),
-            Answer(422, "a limit is reached", Content::Json("Error")),
-            Answer(503, "it can't be noted at present", Content::Json("Error")),
-        ],
-        open: false,
-        make: |_| Call::Register,
-    },
-    Route {
-        method: "PUT",
-        path: "/api/databases/{tenantId}/{dbName}/status",
-        summary: "Pause a database's uploads, or have them go on",
-        query: &[PREFIX],
-        body: Some("NewStatus"),
-        answers: &[
-            Answer(200, "it is so", Content::Json("Database")),
-            Answer(422, "a limit is reached", Content::Json("Error")),
-            Answer(503, "it can't be noted at present", Content::Json("Error")),
-        ],
-        open: false,
-        make: |parts| Call::SetStatus(named(parts)),
-    },
-    Route {
-        method: "DELETE",
-        path: DATABASE,
-        summary: "Stop replicating a database; its objects stay",
-        query: &[PREFIX],
-        body: None,
-        answers: &[
-            Answer(204, "it is unregistered", Content::Nothing),
-            Answer(503, "it can't be noted at present", Content::Json("Error")),
-        ],
-        open: false,
-        make: |parts| Call::Unregister(named(parts)),
-    },
-    Route {
-        method: "POST",
-        path: "/api/databases/{tenantId}/{dbName}/sync",
-        summary: "Wait until all that was committed before is in the store",
-        query: &[TIMEOUT, PREFIX],
-        body: None,
-        answers: WAITED,
-        open: false,
-        make: |parts| Call::Sync(named(parts)),
-    },
-    Route {
-        method: "POST",
-        path: "/api/databases/{tenantId}/{dbName}/snapshot",
-        summary: "Wait until a new snapshot is in the store",
-        query: &[TIMEOUT, PREFIX],
-        body: None,
-        answers: WAITED,
-        open: false,
-        make: |parts| Call::Snapshot(named(parts)),
-    },
-    Route {
-        method: "GET",
-        path: "/api/databases/{tenantId}/{dbName}/moments",
-        summary: "What can be restored",
-        query: &[PREFIX],
-        body: None,
-        answers: &[
-            Answer(
-                200,
-                "each generation with its moments, oldest first",
-                Content::Json("Moments"),
-            ),
-            DAMAGED,
-            BUSY,
-        ],
-        open: false,
-        make: |parts| Call::Moments(named(parts)),
-    },
-    Route {
-        method: "GET",
-        path: "/api/databases/{tenantId}/{dbName}/download",
-        summary: "A database as it was, verified; without timestamp and txid its newest moment",
-        query: &[TIMESTAMP, TXID, PREFIX],
-        body: None,
-        answers: &[
-            Answer(
-                200,
-                "the database",
-                Content::Media("application/vnd.sqlite3"),
-            ),
-            DAMAGED,
-            BUSY,
-        ],
-        open: false,
-        make: |parts| Call::Download(named(parts)),
-    },
-    Route {
-        method: "GET",
-        path: "/api/health",
-        summary: "The whole instance",
-        query: &[],
-        body: None,
-        answers: &[
-            Answer(200, "ok or degraded", Content::Json("Instance")),
-            Answer(503, "failing", Content::Json("Instance")),
-        ],
-        open: true,
-        make: |_| Call::Health,
-    },
-    Route {
-        method: "GET",
-        path: "/api/health/clients",
-        summary: "How far every client has come",
-        query: &[STATUS, PREFIX],
-        body: None,
-        answers: &[Answer(200, "the clients", Content::Json("Clients"))],
-        open: false,
-        make: |_| Call::ClientsHealth,
-    },
-    Route {
-        method: "GET",
-        path: "/api/health/clients/{guid}",
-        summary: "How far the client with this GUID has come",
-        query: &[PREFIX],
-        body: None,
-        answers: &[Answer(200, "the client", Content::Json("Health"))],
-        open: false,
-        make: |mut parts| {
-            parts.push(parts[0].clone());
-            Call::ClientHealth(named(parts))
-        },
-    },
-    Route {
-        method: "GET",
-        path: "/api/health/clients/{tenantId}/{dbName}",
-        summary: "How far one client has come",
-        query: &[PREFIX],
-        body: None,
-        answers: &[Answer(200, "the client", Content::Json("Health"))],
-        open: false,
-        make: |parts| Call::ClientHealth(named(parts)),
-    },
-    Route {
-        method: "GET",
-        path: "/api/events",
-        summary: "What happens, as it happens: registered, unregistered, synced, failed, missed",
-        query: &[],
-        body: None,
-        answers: &[
-            Answer(
-                200,
-                "server-sent events; data is Health, but only the name for unregistered, and a number for missed",
-                Content::Media("text/event-stream"),
-            ),
-            Answer(503, "too many listen already", Content::Json("Error")),
-        ],
-        open: false,
-        make: |_| Call::Events,
-    },
-    Route {
-        method: "GET",
-        path: "/api/openapi.json",
-        summary: "This description",
-        query: &[],
-        body: None,
-        answers: &[Answer(200, "OpenAPI 3.1", Content::Json("Description"))],
-        open: false,
-        make: |_| Call::OpenApi,
-    },
-    Route {
-        method: "GET",
-        path: "/metrics",
-        summary: "Metrics for Prometheus",
-        query: &[],
-        body: None,
-        answers: &[Answer(
-            200,
-            "the exposition format",
-            Content::Media("text/plain"),
-        )],
-        open: false,
-        make: |_| Call::Metrics,
-    },
-    not_yet("GET", "/", "A page for people"),
-];
-
-const fn not_yet(method: &'static str, path: &'static str, summary: &'static str) -> Route {
-    Route {
-        method,
-        path,
-        summary,
-        query: &[],
-        body: None,
-        answers: &[],
-        open: false,
-        make: |_| Call::NotYet,
-    }
-}
-
-fn named(parts: Vec<String>) -> Named {
+/// The database that a path names.
+pub fn named(parts: Vec<String>) -> Named {
     let mut parts = parts.into_iter();
     let mut next = || parts.next().expect("BUG: the path has two names");
     Named {

@@ -9,7 +9,7 @@ use crate::clock::{UnixMs, rfc3339};
 use crate::format::quantity;
 use crate::mount::MountStatus;
 use crate::replicate::StoreHealth;
-use crate::tenant::events::Event;
+use crate::tenant::events::{Event, EventKind};
 use crate::tenant::roster::{Client, Progress, Status};
 
 /// One database. What is absent is null.
@@ -59,6 +59,17 @@ pub struct HealthView {
     pub last_proven_at: Option<String>,
     pub sync_errors: u64,
     pub last_error: Option<String>,
+}
+
+/// What happened to a client, with how far it has come.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct EventView {
+    #[serde(flatten)]
+    pub health: HealthView,
+    /// How long the oldest transaction had waited that is in the store now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u64>,
 }
 
 /// The whole instance.
@@ -152,6 +163,16 @@ pub fn health(client: &Client, now: UnixMs) -> HealthView {
         last_proven_at: None,
         sync_errors: progress.sync_errors,
         last_error: progress.last_error,
+    }
+}
+
+pub fn event(kind: EventKind, client: &Client, now: UnixMs) -> EventView {
+    EventView {
+        health: health(client, now),
+        waited_ms: match kind {
+            EventKind::Synced { waited_ms } => Some(waited_ms),
+            EventKind::Registered | EventKind::Unregistered | EventKind::Failed => None,
+        },
     }
 }
 

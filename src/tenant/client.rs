@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::events::{EventKind, Events};
 use super::ids::{ClientId, Identity};
 use super::policy::Policy;
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, now_ms};
 use crate::store::keys::GenerationId;
 
 /// What a client does at present (INTERFACE: the statuses of the API).
@@ -115,9 +115,13 @@ impl Progress {
 
     /// Age of the oldest commit that is not in the store; 0 when all are.
     pub fn lag_ms(&self, now: UnixMs) -> u64 {
-        self.oldest_pending_at
-            .map_or(0, |since| now.saturating_sub(since).max(0) as u64)
+        self.oldest_pending_at.map_or(0, |since| age_ms(since, now))
     }
+}
+
+/// 0 for a clock that went back.
+fn age_ms(since: UnixMs, now: UnixMs) -> u64 {
+    now.saturating_sub(since).max(0) as u64
 }
 
 /// One registered database.
@@ -257,6 +261,7 @@ struct Noted {
     sync_errors: u64,
     /// 0 until something was stored in this run: what is only read from the state is no event.
     stored_txid: u64,
+    oldest_pending_at: Option<UnixMs>,
 }
 
 impl Noted {
@@ -266,6 +271,7 @@ impl Noted {
             status: progress.status,
             sync_errors: progress.sync_errors,
             stored_txid: stored.unwrap_or(0),
+            oldest_pending_at: progress.oldest_pending_at,
         }
     }
 
@@ -274,7 +280,9 @@ impl Noted {
         if fails || after.sync_errors > self.sync_errors {
             Some(EventKind::Failed)
         } else if after.stored_txid > self.stored_txid {
-            Some(EventKind::Synced)
+            let waited = self.oldest_pending_at;
+            let waited_ms = waited.map_or(0, |since| age_ms(since, now_ms()));
+            Some(EventKind::Synced { waited_ms })
         } else {
             None
         }

@@ -20,8 +20,10 @@ pub struct Event {
 pub enum EventKind {
     Registered,
     Unregistered,
-    /// Something more of it is in the store.
-    Synced,
+    /// Something more of it is in the store, of which the oldest transaction had waited so long, in milliseconds.
+    Synced {
+        waited_ms: u64,
+    },
     /// An attempt to store something failed, or the client is `failing` now.
     Failed,
 }
@@ -32,7 +34,7 @@ impl EventKind {
         match self {
             EventKind::Registered => "registered",
             EventKind::Unregistered => "unregistered",
-            EventKind::Synced => "synced",
+            EventKind::Synced { .. } => "synced",
             EventKind::Failed => "failed",
         }
     }
@@ -68,6 +70,8 @@ mod tests {
     use super::*;
     use tokio::sync::broadcast::error::TryRecvError;
 
+    const SYNCED: EventKind = EventKind::Synced { waited_ms: 7 };
+
     #[test]
     fn a_slow_listener_learns_how_many_it_missed() {
         let events = Events::default();
@@ -76,12 +80,9 @@ mod tests {
         let mut listener = events.listen();
         assert_eq!(listener.try_recv(), Err(TryRecvError::Empty), "from now on");
         for _ in 0..CAPACITY + 3 {
-            events.tell(EventKind::Synced, &id, "a");
+            events.tell(SYNCED, &id, "a");
         }
         assert_eq!(listener.try_recv(), Err(TryRecvError::Lagged(3)));
-        assert_eq!(
-            listener.try_recv().expect("goes on").kind,
-            EventKind::Synced
-        );
+        assert_eq!(listener.try_recv().expect("goes on").kind, SYNCED);
     }
 }

@@ -352,20 +352,35 @@ mod tests {
         client.update(|progress| progress.replicated_txid = 5);
         client.update(|progress| progress.sync_errors += 1);
         client.update(|progress| progress.last_sync_at = Some(1));
-        client.update(|progress| progress.replicated_txid = 6);
+        client.update(|progress| progress.oldest_pending_at = Some(0));
+        client.update(|progress| {
+            progress.replicated_txid = 6;
+            progress.oldest_pending_at = None;
+        });
         client.update(|progress| progress.status = Status::Failing);
         client.update(|progress| progress.status = Status::Failing);
         roster.unregister(&client.id, &client.db_path);
         let mut told = Vec::new();
+        let mut waited = Vec::new();
         while let Ok(event) = listener.try_recv() {
             assert_eq!((event.id, event.label.as_str()), (client.id.clone(), "a"));
-            told.push(event.kind);
+            told.push(event.kind.as_str());
+            if let EventKind::Synced { waited_ms } = event.kind {
+                waited.push(waited_ms > 0);
+            }
         }
-        use EventKind::{Failed, Registered, Synced, Unregistered};
         assert_eq!(
             told,
-            [Registered, Failed, Synced, Synced, Failed, Unregistered]
+            [
+                "registered",
+                "failed",
+                "synced",
+                "synced",
+                "failed",
+                "unregistered"
+            ]
         );
+        assert_eq!(waited, [false, true]);
     }
 
     #[test]

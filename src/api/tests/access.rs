@@ -1,18 +1,16 @@
 //! Who is answered, and what is refused by name.
 
 use super::Served;
+use crate::store::spec::Secret;
 
 #[tokio::test]
 async fn what_does_not_work_is_said_by_name() {
     let api = Served::start().await;
-    for (method, path) in [("GET", "/"), ("GET", "/api/databases?status=ignored")] {
-        let answer = api.ask(method, path, &[]).await;
-        assert_eq!(
-            (answer.status, answer.code()),
-            (501, "not_supported_yet".to_owned()),
-            "{path}"
-        );
-    }
+    let answer = api.get("/api/databases?status=ignored").await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (501, "not_supported_yet".to_owned())
+    );
     let answer = api.get("/api/nothing").await;
     assert_eq!(
         (answer.status, answer.code()),
@@ -61,7 +59,8 @@ async fn pages_of_other_sites_are_refused() {
 
 #[tokio::test]
 async fn with_a_token_only_its_bearer_is_answered() {
-    let api = Served::start_with(Some("s3cret-token")).await;
+    let api =
+        Served::start_with(|state| state.token = Some(Secret("s3cret-token".to_owned()))).await;
     let right = ("Authorization", "Bearer s3cret-token");
     for path in [
         "/api/databases",
@@ -84,5 +83,7 @@ async fn with_a_token_only_its_bearer_is_answered() {
     let foreign = [right, ("Host", "backup.example.org")];
     assert_eq!(api.ask("GET", "/api/databases", &foreign).await.status, 200);
     assert_eq!(api.ask("GET", "/api/nothing", &[right]).await.status, 404);
-    assert_eq!(api.get("/api/health").await.status, 200);
+    for open in ["/api/health", "/", "/page.js", "/page.css", "/icon.svg"] {
+        assert_eq!(api.get(open).await.status, 200, "{open}");
+    }
 }

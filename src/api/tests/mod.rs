@@ -3,8 +3,10 @@
 mod access;
 mod changes;
 mod connections;
+mod contract;
 mod downloads;
 mod listening;
+mod page;
 mod reads;
 
 use std::fs::File;
@@ -24,7 +26,6 @@ use crate::format::keys::GenerationId;
 use crate::mount::MountStatus;
 use crate::replicate::{StoreHealth, SyncError, Synced};
 use crate::restore::{At, ListedGeneration, Moment, RestoreError, Restored, Target};
-use crate::store::spec::Secret;
 use crate::tenant::discovery::Named;
 use crate::tenant::ids::Identity;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
@@ -63,20 +64,26 @@ impl Answer {
 
 impl Served {
     async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with(|_| {}).await
     }
 
-    async fn start_with(token: Option<&str>) -> Self {
-        let roster = Arc::new(Roster::new(10));
+    /// What the API works with is changed by `change` before.
+    async fn start_with(change: impl FnOnce(&mut State)) -> Self {
+        Self::start_for(10, change).await
+    }
+
+    /// With room for so many tenants.
+    async fn start_for(max_tenants: usize, change: impl FnOnce(&mut State)) -> Self {
+        let roster = Arc::new(Roster::new(max_tenants));
         let mount_state = Arc::new(Mutex::new("mounted"));
         let mounts = mount_state.clone();
-        let state = State {
+        let mut state = State {
             roster: roster.clone(),
             max_lag: Duration::from_secs(30),
             started: Instant::now(),
             mounts: Box::new(move || vec![mount(*mounts.lock().expect("not poisoned"))]),
             changes: Some(changes(&roster)),
-            token: token.map(|token| Secret(token.to_owned())),
+            token: None,
             moments: Box::new(|client| {
                 let found = moments(&client);
                 Box::pin(async { found })
@@ -95,11 +102,13 @@ impl Served {
             }),
             sync: Box::new(|wanted, client, timeout| Box::pin(sync(wanted, client, timeout))),
         };
+        change(&mut state);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (shutdown, stop) = oneshot::channel::<()>();
         let task = tokio::spawn(server::serve(listener, Arc::new(state), async move {
-            stop.await.expect("the sender is kept");
+            // Also where a test that failed has dropped the sender.
+            drop(stop.await);
         }));
         Self {
             addr,

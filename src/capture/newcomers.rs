@@ -77,3 +77,22 @@ impl Capture {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_has_the_first_turn() {
+        let newcomers = Newcomers::default();
+        let (queue, _dirty) = tokio::sync::mpsc::channel(1);
+        let sizes = [30, 10, 20].map(|bytes| Newcomer {
+            db: Arc::new(Database::new("a.db".into(), queue.clone())),
+            bytes,
+        });
+        newcomers.add(sizes.into());
+        let waiting = newcomers.waiting.lock().expect("not poisoned");
+        let order: Vec<_> = waiting.iter().map(|newcomer| newcomer.bytes).collect();
+        assert_eq!(order, [10, 20, 30]);
+    }
+}

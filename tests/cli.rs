@@ -143,8 +143,8 @@ fn wrong_usage_ends_with_two_and_one_line() {
         (vec!["-nonsense"], "--help"),
         (vec!["export", GUID], "`export` is not supported yet"),
         (
-            vec!["restore", "--all", "@/all", "-bucket", store],
-            "`restore --all` is not supported yet",
+            vec!["restore", "--all", "@/all", "-txid", "1", "-bucket", store],
+            "--txid",
         ),
         (
             vec!["restore", "../x", "-o", "@/x", "-bucket", store],

@@ -136,7 +136,7 @@ pub(super) struct RestoreArgs {
     #[command(flatten)]
     pub store: StoreArgs,
     /// A GUID or tenant/dbName, with PREFIX/ before it where the watch path has one
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub client: Option<String>,
     /// The file to write
     #[arg(short = 'o', long, value_name = "FILE", required_unless_present_any = ["all", "dry_run"])]
@@ -159,7 +159,8 @@ pub(super) struct RestoreArgs {
     /// Do nothing where FILE exists
     #[arg(long)]
     pub if_missing: bool,
-    #[arg(long, hide = true, value_name = "DIR")]
+    /// Every client that is not removed, each at DIR/PREFIX/its path below the watch path
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "txid", "generation"])]
     pub all: Option<PathBuf>,
 }
 

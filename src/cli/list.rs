@@ -3,21 +3,24 @@
 use serde::Serialize;
 
 use super::args::ListArgs;
-use super::{Failure, client, print, print_json, table};
+use super::replicas::Replicas;
+use super::{Failure, print, print_json, table};
 use crate::clock::rfc3339;
-use crate::restore::{ListedClient, ListedGeneration, list_clients, list_moments};
+use crate::restore::{ListedClient, ListedGeneration, list_moments};
 
 pub(super) async fn run(args: ListArgs) -> Result<(), Failure> {
-    let store = args.store.open().await?;
     let Some(text) = args.client else {
-        let clients = list_clients(&store).await?;
-        return if args.json {
-            print_json(&ClientsJson::new(&clients))
+        let replicas = Replicas::all(&args.store).await?;
+        let found = replicas.found.iter();
+        let clients: Vec<_> = found.map(|replica| replica.client.clone()).collect();
+        if args.json {
+            print_json(&ClientsJson::new(&clients))?;
         } else {
-            print(&clients_table(&clients))
-        };
+            print(&clients_table(&clients))?;
+        }
+        return replicas.left_out();
     };
-    let client = client::resolve(&*store, &text).await?;
+    let (client, store) = Replicas::one(&args.store, &text).await?;
     let generations = list_moments(&store, &client.replica_prefix()).await?;
     if args.json {
         print_json(&GenerationsJson {

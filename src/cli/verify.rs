@@ -3,41 +3,45 @@
 use serde::Serialize;
 
 use super::args::VerifyArgs;
-use super::{Failure, client, one_line, print, print_json};
-use crate::restore::{Integrity, RestoreError, Verified, list_clients, verify_replica};
+use super::progress::Bar;
+use super::replicas::Replicas;
+use super::{Failure, one_line, print, print_json};
+use crate::restore::{Integrity, RestoreError, Verified, verify_replica};
 
 pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
-    let store = args.store.open().await?;
+    let mut left_out = Ok(());
     let mut replicas = Vec::new();
     for text in &args.clients {
-        let id = client::resolve(&*store, text).await?;
-        replicas.push((text.clone(), id.replica_prefix()));
+        let (chosen, store) = Replicas::one(&args.store, text).await?;
+        replicas.push((text.clone(), chosen.replica_prefix(), store));
     }
     if args.clients.is_empty() {
-        for listed in list_clients(&store).await? {
-            let client = match listed.prefix.as_str() {
-                "" => listed.client,
-                prefix => format!("{prefix}/{}", listed.client),
-            };
-            replicas.push((client, listed.s3_prefix));
+        let all = Replicas::all(&args.store).await?;
+        left_out = all.left_out();
+        for replica in all.found {
+            let name = replica.name();
+            replicas.push((name, replica.client.s3_prefix, replica.store));
         }
     }
     let scratch = tempfile::tempdir()
         .map_err(|error| Failure::Other(format!("make a scratch directory: {error}")))?;
     let mut results = Vec::new();
-    for (client, prefix) in replicas {
+    let bar = Bar::of_clients(replicas.len());
+    for (client, prefix, store) in replicas {
         let outcome = verify_replica(&store, &prefix, scratch.path()).await;
         let result = Verdict::new(client, outcome);
+        bar.one_more();
         if !args.json {
-            print(&result.line())?;
+            bar.suspend(|| print(&result.line()))?;
         }
         results.push(result);
     }
+    drop(bar);
     let failure = failure(&results);
     if args.json {
         print_json(&Results { results })?;
     }
-    failure.map_or(Ok(()), Err)
+    failure.map_or(left_out, Err)
 }
 
 #[derive(Serialize)]

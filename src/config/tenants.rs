@@ -22,6 +22,13 @@ fn wrong(key: &str, reason: String) -> ConfigError {
     }
 }
 
+impl Written {
+    /// The stores of those tenants that have one of their own, or their own keys or server.
+    pub fn own_stores(&self) -> Result<Vec<OwnStore>, ConfigError> {
+        own_stores(self)
+    }
+}
+
 /// The stores of those tenants that have one of their own, or their own keys or server.
 pub(super) fn own_stores(written: &Written) -> Result<Vec<OwnStore>, ConfigError> {
     let mut stores = Vec::new();

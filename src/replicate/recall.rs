@@ -1,30 +1,15 @@
 //! What was registered by hand comes back from the store where the state was lost.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use tokio::io::AsyncReadExt;
-
 use super::fleet::{Fleet, Ship};
-use crate::format::keys::{GenerationId, ObjectKey};
-use crate::restore::{ListedClient, RestoreError, list_clients, placed_clients};
+use crate::format::keys::GenerationId;
+use crate::restore::{
+    Description, ListedClient, RestoreError, describe, list_clients, placed_clients,
+};
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::discovery::Named;
 use crate::tenant::policy::PolicyWritten;
-
-/// Bytes; a description has a few names.
-const MAX_DESCRIPTION: u64 = 64 << 10;
-
-/// What a generation's `database.json` says, as far as it is needed.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Description {
-    tenant_id: String,
-    db_name: String,
-    /// Below the watch path.
-    path: PathBuf,
-}
 
 impl Fleet {
     /// Registers again what the registry names of those watch paths whose state is new. To be called until it succeeds.
@@ -62,7 +47,7 @@ async fn recall_one(
     store: &Arc<dyn ObjectStore>,
     client: &ListedClient,
 ) -> Result<(), StoreError> {
-    let Some(description) = describe(store, &client.s3_prefix).await? else {
+    let Some(description) = newest_description(store, &client.s3_prefix).await? else {
         return Ok(());
     };
     let named = Named {
@@ -90,7 +75,7 @@ async fn recall_one(
 }
 
 /// The newest generation's description; none where there is none that can be read.
-async fn describe(
+async fn newest_description(
     store: &Arc<dyn ObjectStore>,
     s3_prefix: &str,
 ) -> Result<Option<Description>, StoreError> {
@@ -99,19 +84,8 @@ async fn describe(
     let ids = generations
         .iter()
         .filter_map(|name| name.parse::<GenerationId>().ok());
-    let Some(newest) = ids.max() else {
-        return Ok(None);
-    };
-    let key = ObjectKey::Database(newest).below(s3_prefix);
-    let object = match store.get(&key).await {
-        Err(error) if error.is_not_found() => return Ok(None),
-        other => other?,
-    };
-    let mut text = String::new();
-    let read = object.take(MAX_DESCRIPTION).read_to_string(&mut text).await;
-    read.map_err(|error| StoreError::Unavailable {
-        key,
-        reason: error.to_string(),
-    })?;
-    Ok(serde_json::from_str(&text).ok())
+    match ids.max() {
+        Some(newest) => describe(store, s3_prefix, newest).await,
+        None => Ok(None),
+    }
 }

@@ -1,5 +1,6 @@
 //! Restores: a plan carried out into a new file, verified page by page; and what can be restored.
 
+mod describe;
 mod error;
 mod fetch;
 mod list;
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use describe::{Description, describe, path_below_watch_path};
 pub use error::RestoreError;
 pub use list::{
     ListedClient, ListedGeneration, begun_since, clients_elsewhere, list_clients, list_moments,

@@ -15,6 +15,7 @@ mod mount_helper;
 mod ordinary_user;
 mod outages;
 mod phantoms;
+mod restore_all;
 mod service;
 mod stops;
 mod straight_path;

@@ -296,7 +296,7 @@ async fn start_api(
             shown.want_look();
             shown.status()
         }),
-        changes: Some(changes(fleet)),
+        changes: changes(fleet),
         scratch: std::env::temp_dir(),
         token: config.api_token.clone(),
         max_lag: config.limits.max_lag,

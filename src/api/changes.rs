@@ -10,19 +10,18 @@ use super::calls::lookup;
 use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::Named;
-use super::{Changes, State, Wanted, validation, views};
+use super::{State, Wanted, validation, views};
 use crate::replicate::SyncError;
 use crate::tenant::request::Registered;
 use crate::tenant::roster::Client;
 
 pub async fn register(state: &State, body: NewDatabase) -> Result<Reply, Refusal> {
-    let changes = changes(state, "POST /api/databases")?;
     let roots: Vec<_> = (state.mounts)()
         .into_iter()
         .map(|mount| mount.mountpoint)
         .collect();
     let request = validation::registration(body, &roots)?;
-    let registered = (changes.register)(request).await?;
+    let registered = (state.changes.register)(request).await?;
     let status = match &registered {
         Registered::New(_) => StatusCode::CREATED,
         Registered::Known(_) => StatusCode::OK,
@@ -35,14 +34,12 @@ pub async fn set_status(
     client: Arc<Client>,
     body: NewStatus,
 ) -> Result<Reply, Refusal> {
-    let changes = changes(state, "PUT …/status")?;
-    (changes.set_paused)(client.clone(), body.status == Wish::Paused).await?;
+    (state.changes.set_paused)(client.clone(), body.status == Wish::Paused).await?;
     Ok(database(StatusCode::OK, &client))
 }
 
 pub async fn unregister(state: &State, client: Arc<Client>) -> Result<Reply, Refusal> {
-    let changes = changes(state, "DELETE /api/databases/{tenantId}/{dbName}")?;
-    (changes.unregister)(client).await?;
+    (state.changes.unregister)(client).await?;
     Ok(replies::nothing())
 }
 
@@ -66,10 +63,6 @@ pub async fn wait_for(
         })?;
     let body = json!({"txid": synced.txid, "durationMs": synced.duration.as_millis() as u64});
     Ok(replies::json(StatusCode::OK, &body))
-}
-
-fn changes<'a>(state: &'a State, what: &str) -> Result<&'a Changes, Refusal> {
-    state.changes.as_ref().ok_or_else(|| Refusal::not_yet(what))
 }
 
 fn database(status: StatusCode, client: &Client) -> Reply {

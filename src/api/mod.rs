@@ -61,8 +61,7 @@ pub struct Api {
     pub roster: Arc<Roster>,
     pub fleet: Arc<Fleet>,
     pub mounts: AskMounts,
-    /// None where this instance takes no changes.
-    pub changes: Option<Changes>,
+    pub changes: Changes,
     /// A directory for what is restored to be downloaded.
     pub scratch: PathBuf,
     /// Beyond this lag health is `degraded`.
@@ -127,7 +126,7 @@ struct State {
     max_lag: Duration,
     started: Instant,
     mounts: AskMounts,
-    changes: Option<Changes>,
+    changes: Changes,
     token: Option<Secret>,
     moments: AskMoments,
     /// Restores to a file without a name.

@@ -13,6 +13,28 @@ use crate::tenant::roster::Status;
 const WAIT: Duration = Duration::from_secs(30);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// The status of files that are no client's.
+pub const IGNORED: &str = "ignored";
+
+/// Which clients the query means by their status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AskedFor {
+    All,
+    Only(Status),
+    /// No clients, but the files that look like databases and are none of ours.
+    Ignored,
+}
+
+impl AskedFor {
+    pub fn includes(self, status: Status) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(asked) => asked == status,
+            Self::Ignored => false,
+        }
+    }
+}
+
 /// The parameters of a query, in order: each one known to the route, each at most once.
 pub struct Query(Vec<(String, String)>);
 
@@ -48,17 +70,17 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    pub fn status(&self) -> Result<Option<Status>, Refusal> {
+    pub fn asked_for(&self) -> Result<AskedFor, Refusal> {
         let Some(word) = self.text("status") else {
-            return Ok(None);
+            return Ok(AskedFor::All);
         };
-        if word == "ignored" {
-            return Err(Refusal::not_yet("status=ignored"));
+        if word == IGNORED {
+            return Ok(AskedFor::Ignored);
         }
         Status::ALL
             .into_iter()
             .find(|status| status.as_str() == word)
-            .map(Some)
+            .map(AskedFor::Only)
             .ok_or_else(|| Refusal::bad_query(format!("there is no status {word:?}")))
     }
 

@@ -1,31 +1,67 @@
 //! The calls that only look: databases, and how far they have come.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use serde_json::json;
 use warp::http::StatusCode;
 
-use super::query::Query;
+use super::query::{AskedFor, Query};
 use super::replies::{self, Refusal, Reply};
 use super::{State, views};
 use crate::clock;
-use crate::tenant::roster::{Client, Status};
+use crate::tenant::roster::Client;
 
 pub fn databases(state: &State, query: &Query) -> Result<Reply, Refusal> {
-    let tenant = query.text("tenant");
-    let prefix = query.text("prefix");
-    let status = query.status()?;
-    let databases: Vec<_> = state
-        .roster
-        .all()
-        .iter()
-        .filter(|client| tenant.is_none_or(|tenant| client.id.tenant == tenant))
-        .filter(|client| prefix.is_none_or(|prefix| client.id.prefix == prefix))
-        .map(|client| (client, client.progress().status))
-        .filter(|(_, has)| status.is_none_or(|status| status == *has))
-        .map(|(client, status)| views::database(client, status))
-        .collect();
-    let total = databases.len();
-    let body = json!({"databases": databases, "total": total});
+    let views = match query.asked_for()? {
+        AskedFor::Ignored => ignored(state, query)
+            .into_iter()
+            .map(|view| view.database)
+            .collect(),
+        asked => clients(state, query)
+            .iter()
+            .map(|client| (client, client.progress().status))
+            .filter(|(_, has)| asked.includes(*has))
+            .map(|(client, status)| views::database(client, status))
+            .collect::<Vec<_>>(),
+    };
+    let body = json!({"databases": views, "total": views.len()});
     Ok(replies::json(StatusCode::OK, &body))
+}
+
+/// Those clients that the query means by tenant and prefix.
+fn clients(state: &State, query: &Query) -> Vec<Arc<Client>> {
+    let (tenant, prefix) = (query.text("tenant"), query.text("prefix"));
+    let mut clients = state.roster.all();
+    clients.retain(|client| {
+        tenant.is_none_or(|tenant| client.id.tenant == tenant)
+            && prefix.is_none_or(|prefix| client.id.prefix == prefix)
+    });
+    clients
+}
+
+/// Files that look like databases; they have no tenant, and the prefix of their watch path.
+fn ignored(state: &State, query: &Query) -> Vec<views::HealthView> {
+    if query.text("tenant").is_some() {
+        return Vec::new();
+    }
+    let mounts = (state.mounts)();
+    let prefix_of = |path: &Path| {
+        let above = mounts
+            .iter()
+            .find(|mount| path.starts_with(&mount.mountpoint));
+        above.map_or("", |mount| mount.prefix.as_str())
+    };
+    let mut files: Vec<_> = state.roster.ignored();
+    files.retain(|(path, _)| {
+        query
+            .text("prefix")
+            .is_none_or(|prefix| prefix_of(path) == prefix)
+    });
+    files
+        .iter()
+        .map(|(path, reason)| views::ignored(path, prefix_of(path), reason))
+        .collect()
 }
 
 pub fn health(state: &State) -> Reply {
@@ -51,18 +87,16 @@ pub fn health(state: &State) -> Reply {
 }
 
 pub fn clients_health(state: &State, query: &Query) -> Result<Reply, Refusal> {
-    let prefix = query.text("prefix");
-    let status = query.status()?.map(Status::as_str);
     let now = clock::now_ms();
-    let clients: Vec<_> = state
-        .roster
-        .all()
-        .iter()
-        .filter(|client| prefix.is_none_or(|prefix| client.id.prefix == prefix))
-        .map(|client| views::health(client, now))
-        .filter(|view| status.is_none_or(|status| view.database.status == status))
-        .collect();
-    Ok(replies::json(StatusCode::OK, &json!({"clients": clients})))
+    let views = match query.asked_for()? {
+        AskedFor::Ignored => ignored(state, query),
+        asked => clients(state, query)
+            .iter()
+            .filter(|client| asked.includes(client.progress().status))
+            .map(|client| views::health(client, now))
+            .collect(),
+    };
+    Ok(replies::json(StatusCode::OK, &json!({"clients": views})))
 }
 
 pub fn client_health(client: &Client) -> Reply {

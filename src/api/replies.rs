@@ -74,14 +74,6 @@ impl Refusal {
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
         }
     }
-
-    pub fn not_yet(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not_supported_yet",
-            format!("{what} is not supported yet by this version"),
-        )
-    }
 }
 
 impl From<RequestError> for Refusal {

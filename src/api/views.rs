@@ -1,10 +1,12 @@
 //! What the API says of clients, mounts and store, as JSON. Pure: from the roster's copies to structures.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::query::IGNORED;
 use crate::clock::{UnixMs, rfc3339};
 use crate::format::quantity;
 use crate::mount::MountStatus;
@@ -16,18 +18,19 @@ use crate::tenant::roster::{Client, Progress, Status};
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseView {
-    pub tenant_id: String,
+    /// None, with the other names, for a file that is ignored.
+    pub tenant_id: Option<String>,
     /// The GUID, or `tenant/dbName`.
-    pub client_id: String,
+    pub client_id: Option<String>,
     pub db_name: String,
     /// Absolute, as applications see it.
     pub db_path: String,
     pub prefix: Option<String>,
-    pub s3_prefix: String,
+    pub s3_prefix: Option<String>,
     pub status: &'static str,
     pub enabled: bool,
     /// How long every moment stays restorable, as the configuration would have it.
-    pub retention: String,
+    pub retention: Option<String>,
 }
 
 /// The name of a client that is gone.
@@ -136,15 +139,15 @@ pub fn database(client: &Client, status: Status) -> DatabaseView {
     let db_path = client.seen_path();
     let policy = client.policy();
     DatabaseView {
-        tenant_id: client.id.tenant.clone(),
-        client_id: client.label.clone(),
+        tenant_id: Some(client.id.tenant.clone()),
+        client_id: Some(client.label.clone()),
         db_name: client.id.db_name.clone(),
         db_path: db_path.to_string_lossy().into_owned(),
         prefix: filled(&client.id.prefix),
-        s3_prefix: client.s3_prefix.clone(),
+        s3_prefix: Some(client.s3_prefix.clone()),
         status: status.as_str(),
         enabled: policy.enabled,
-        retention: quantity::show_duration(policy.retention),
+        retention: Some(quantity::show_duration(policy.retention)),
     }
 }
 
@@ -163,6 +166,35 @@ pub fn health(client: &Client, now: UnixMs) -> HealthView {
         last_proven_at: None,
         sync_errors: progress.sync_errors,
         last_error: progress.last_error,
+    }
+}
+
+/// A file that looks like a database and is none of ours, and why.
+pub fn ignored(path: &Path, prefix: &str, reason: &str) -> HealthView {
+    let stem = path.file_stem().unwrap_or_default();
+    HealthView {
+        database: DatabaseView {
+            tenant_id: None,
+            client_id: None,
+            db_name: stem.to_string_lossy().into_owned(),
+            db_path: path.to_string_lossy().into_owned(),
+            prefix: filled(prefix),
+            s3_prefix: None,
+            status: IGNORED,
+            enabled: false,
+            retention: None,
+        },
+        txid: 0,
+        replicated_txid: 0,
+        replication_lag_ms: 0,
+        pending_bytes: 0,
+        database_bytes: None,
+        generation: None,
+        last_sync_at: None,
+        last_snapshot_at: None,
+        last_proven_at: None,
+        sync_errors: 0,
+        last_error: Some(reason.to_owned()),
     }
 }
 

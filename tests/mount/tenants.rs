@@ -385,6 +385,10 @@ fn what_looks_like_a_database_and_is_none_of_ours_is_ignored_and_told_once() {
     assert!(!daemon.path("store/databases").exists());
     let (_, health) = daemon.get("/api/health");
     assert_eq!(health["status"], "ok");
+    let (_, ignored) = daemon.get("/api/health/clients?status=ignored");
+    let ignored = ignored["clients"].as_array().expect("a list");
+    assert_eq!(ignored.len(), 2, "{ignored:?}");
+    assert!(ignored.iter().all(|file| file["lastError"].is_string()));
     assert_eq!(told(), 2);
     assert_eq!(names(&daemon.data()).len(), 2);
 }

@@ -11,7 +11,7 @@ from browser import Browser
 
 # Milliseconds that an interaction with 10,000 clients may take until it is painted, on a slow machine that does
 # other things as well.
-QUICK = 500
+QUICK = 300
 
 GRID = "document.getElementById('grid')"
 SHOWN = "[...document.querySelectorAll('.rows .line:not([hidden])')]"

@@ -82,7 +82,7 @@ impl Served {
             max_lag: Duration::from_secs(30),
             started: Instant::now(),
             mounts: Box::new(move || vec![mount(*mounts.lock().expect("not poisoned"))]),
-            changes: Some(changes(&roster)),
+            changes: changes(&roster),
             token: None,
             moments: Box::new(|client| {
                 let found = moments(&client);

@@ -108,3 +108,31 @@ async fn metrics_are_text() {
         answer.body
     );
 }
+
+#[tokio::test]
+async fn files_that_are_ignored_are_shown_to_who_asks_for_them() {
+    let api = Served::start().await;
+    api.register("", GUID);
+    api.roster
+        .ignore("/data/plain.db".into(), "no_rule: no rule takes it");
+    let all = api.get("/api/databases").await.json();
+    assert_eq!(all["total"], 1);
+    let json = api.get("/api/databases?status=ignored").await.json();
+    let expected = json!({"databases": [{
+        "tenantId": null, "clientId": null, "dbName": "plain", "dbPath": "/data/plain.db", "prefix": null,
+        "s3Prefix": null, "status": "ignored", "enabled": false, "retention": null,
+    }], "total": 1});
+    assert_eq!(json, expected);
+    let json = api
+        .get("/api/health/clients?status=ignored&prefix=")
+        .await
+        .json();
+    assert_eq!(json["clients"][0]["lastError"], "no_rule: no rule takes it");
+    for none in ["tenant=x", "prefix=eu"] {
+        let json = api
+            .get(&format!("/api/databases?status=ignored&{none}"))
+            .await
+            .json();
+        assert_eq!(json["total"], 0, "{none}");
+    }
+}

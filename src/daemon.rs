@@ -22,7 +22,7 @@ use crate::api::{self, Api, ApiError, Changes};
 use crate::capture::{Database, StartError};
 use crate::config::{Config, ConfigError};
 use crate::mount::{MountError, UnmountError};
-use crate::replicate::{Fleet, Uplink};
+use crate::replicate::{Fleet, Uplink, drills};
 use crate::store::StoreError;
 use crate::tenant::roster::Roster;
 
@@ -157,22 +157,9 @@ impl Instance {
         signals: &mut Signals,
         beside: Beside,
     ) -> Result<u8, Error> {
-        let ships = self.fleet.ships().iter().zip(dirty);
-        let mut tasks: Vec<_> = ships
-            .map(|(ship, dirty)| tokio::spawn(ship.replicator.clone().run(dirty)))
-            .collect();
+        let mut tasks = self.replicate(&config, dirty)?;
         tasks.extend(api.task);
-        let prefixes = config.watch_paths.iter().map(|one| one.prefix.clone());
-        let introducing = tokio::spawn(uplink::introduce(
-            self.uplink.clone(),
-            self.fleet.clone(),
-            prefixes.collect(),
-        ));
-        let looking = tokio::spawn(looks::look_out(self.mounts.clone()));
-        for ship in self.fleet.ships() {
-            tokio::task::block_in_place(|| ship.capture.take_over())?;
-            tasks.push(tokio::spawn(ship.replicator.clone().take_over()));
-        }
+        let beside_it = self.look_around(&config);
         let listen = api
             .address
             .map_or_else(|| "none".to_owned(), |address| address.to_string());
@@ -196,8 +183,9 @@ impl Instance {
             ship.replicator.stop();
         }
         self.end.send_replace(true);
-        introducing.abort();
-        looking.abort();
+        for task in beside_it {
+            task.abort();
+        }
         for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(error = %error, "A task did not end in order");
@@ -205,6 +193,44 @@ impl Instance {
         }
         unmounted?;
         Ok(code?)
+    }
+
+    /// Starts the replication of all watch paths; the tasks end by themselves when they are told to.
+    fn replicate(
+        &self,
+        config: &Config,
+        dirty: Vec<mpsc::Receiver<Arc<Database>>>,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let ships = self.fleet.ships();
+        let mut tasks = Vec::new();
+        for (ship, dirty) in ships.iter().zip(dirty) {
+            tasks.push(tokio::spawn(ship.replicator.clone().run(dirty)));
+        }
+        for ship in ships {
+            tokio::task::block_in_place(|| ship.capture.take_over())?;
+            tasks.push(tokio::spawn(ship.replicator.clone().take_over()));
+        }
+        if let Some(wanted) = config.drills {
+            tasks.push(tokio::spawn(drills::run(
+                wanted,
+                self.fleet.clone(),
+                self.roster.clone(),
+                std::env::temp_dir(),
+                self.end.subscribe(),
+            )));
+        }
+        Ok(tasks)
+    }
+
+    /// Starts what may be cut off at any time: it asks the store, and looks for what goes past the mounts.
+    fn look_around(&self, config: &Config) -> [JoinHandle<()>; 2] {
+        let prefixes = config.watch_paths.iter().map(|one| one.prefix.clone());
+        let introducing =
+            uplink::introduce(self.uplink.clone(), self.fleet.clone(), prefixes.collect());
+        [
+            tokio::spawn(introducing),
+            tokio::spawn(looks::look_out(self.mounts.clone())),
+        ]
     }
 
     /// Runs the command, where there is one, until it or the instance is asked to end.

@@ -58,7 +58,7 @@ pub struct HealthView {
     pub generation: Option<String>,
     pub last_sync_at: Option<String>,
     pub last_snapshot_at: Option<String>,
-    /// None: this version runs no restore drills.
+    /// None until a restore drill of this run has passed.
     pub last_proven_at: Option<String>,
     pub sync_errors: u64,
     pub last_error: Option<String>,
@@ -163,7 +163,7 @@ pub fn health(client: &Client, now: UnixMs) -> HealthView {
         generation: progress.generation.map(|id| id.to_string()),
         last_sync_at: progress.last_sync_at.map(rfc3339),
         last_snapshot_at: progress.last_snapshot_at.map(rfc3339),
-        last_proven_at: None,
+        last_proven_at: progress.last_proven_at.map(rfc3339),
         sync_errors: progress.sync_errors,
         last_error: progress.last_error,
     }

@@ -271,7 +271,6 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
                 "`tenantDefaults.durability: store`",
             ),
             ("mount:\n  capture: passthrough\n", 2, "`passthrough`"),
-            ("verification: {interval: 1h}", 1, "`verification`"),
         ] {
             let problem = refused(text);
             assert_eq!(problem.line, line, "{problem:?}");

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use document::load;
 pub use written::{WatchPathWritten, Written};
 
+use crate::replicate::drills::Drills;
 use crate::store::spec::{S3Options, Secret, StoreSpec};
 use crate::tenant::discovery::Rules;
 use crate::tenant::terms::Terms;
@@ -47,6 +48,8 @@ pub struct Config {
     /// The longest that one file operation waits for its capture.
     pub gate_timeout: Duration,
     pub limits: Limits,
+    /// Restore drills in the background; none where they are off.
+    pub drills: Option<Drills>,
     /// None for the default, `DEFAULT_STATE_FOLDER` below each backing directory.
     pub state_dir: Option<PathBuf>,
     pub log_format: LogFormat,

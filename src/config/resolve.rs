@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::directories::{Directory, absolute, outside, settled, watch_paths};
 use super::tenants::{NamedBelow, named, own_stores, terms};
 use super::{Config, ConfigError, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath, Written};
+use crate::replicate::drills::{Drills, Sample};
 use crate::store::spec::StoreSpec;
 use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules, RulesWritten};
 use crate::tenant::policy::Policy;
@@ -124,6 +125,10 @@ impl Written {
                 spool_reserve: self.spool_reserve.unwrap_or(SpoolReserve::Percent(5)),
                 max_lag: self.max_lag.unwrap_or(Duration::from_secs(30)),
             },
+            drills: self.drill_interval.map(|interval| Drills {
+                interval,
+                sample: self.drill_sample.unwrap_or(Sample::Count(1)),
+            }),
             state_dir,
             log_format: self.log_format,
             passthrough: !self.no_passthrough,

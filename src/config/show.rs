@@ -4,6 +4,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::{Config, SpoolReserve};
 use crate::format::quantity::show_duration;
+use crate::replicate::drills::{Drills, Sample};
 use crate::store::spec::{S3Options, Secret};
 use crate::tenant::policy::Policy;
 
@@ -54,7 +55,8 @@ impl Config {
             .put("tenantDefaults", policy(&self.terms.defaults).value())
             .put("clients", self.shown_clients())
             .put("tenants", self.shown_tenants())
-            .put("limits", self.shown_limits());
+            .put("limits", self.shown_limits())
+            .put_some("verification", self.drills.map(shown_drills));
         serde_yaml::to_string(&all.0).expect("BUG: a mapping of plain values")
     }
 
@@ -131,6 +133,17 @@ impl Config {
             .put("maxLag", show_duration(limits.max_lag));
         with_limits(section, &self.terms.defaults).value()
     }
+}
+
+fn shown_drills(drills: Drills) -> Value {
+    let sample = match drills.sample {
+        Sample::Count(count) => count.to_string(),
+        Sample::Percent(percent) => format!("{percent}%"),
+    };
+    Section::default()
+        .put("interval", show_duration(drills.interval))
+        .put("sample", sample)
+        .value()
 }
 
 fn filled(text: &str) -> Option<&str> {

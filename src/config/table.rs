@@ -289,7 +289,19 @@ pub const KEYS: &[Key] = &[
         "30s",
         "beyond, health is `degraded`",
     ),
-    not_yet("verification"),
+    section("verification"),
+    key(
+        "verification.interval",
+        Value(|w, text| put(&mut w.drill_interval, units::positive(text))),
+        "off",
+        "how often clients are restored in the background, proven and thrown away",
+    ),
+    key(
+        "verification.sample",
+        Value(|w, text| put(&mut w.drill_sample, units::sample(text))),
+        "1",
+        "how many clients each time, a number or a percentage; those that were not proven for the longest time come first",
+    ),
 ];
 
 /// Puts a value that could be read into its place.

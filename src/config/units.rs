@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::SpoolReserve;
 use crate::format::quantity::{duration, size};
+use crate::replicate::drills::Sample;
 use crate::store::spec::Secret;
 use crate::tenant::discovery::{self, is_safe_name};
 
@@ -183,6 +184,21 @@ pub fn bytes_rate(text: &str) -> Result<u64, String> {
     match size(text)? {
         0 => Err("0 would hold everything up; leave the key out for no limit".to_owned()),
         bytes => Ok(bytes),
+    }
+}
+
+/// A number of clients, or a share of them.
+pub fn sample(text: &str) -> Result<Sample, String> {
+    let wrong = || format!("{text:?} is no sample: write a number from 1 on, or 1% to 100%");
+    match text.strip_suffix('%') {
+        None => count(text).map(Sample::Count).map_err(|_| wrong()),
+        Some(share) => share
+            .trim_end()
+            .parse()
+            .ok()
+            .filter(|percent| (1..=100).contains(percent))
+            .map(Sample::Percent)
+            .ok_or_else(wrong),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::units;
 use super::{LogFormat, SpoolReserve};
+use crate::replicate::drills::Sample;
 use crate::store::spec::{S3Options, Secret, StoreSpec};
 use crate::tenant::policy::PolicyWritten;
 
@@ -40,6 +41,8 @@ pub struct Written {
     pub spool_bytes: Option<u64>,
     pub spool_reserve: Option<SpoolReserve>,
     pub max_lag: Option<Duration>,
+    pub drill_interval: Option<Duration>,
+    pub drill_sample: Option<Sample>,
     pub state_dir: Option<PathBuf>,
     pub log_format: LogFormat,
     /// Every file is served by the daemon itself.

@@ -72,6 +72,7 @@ fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
             present.listen != new.listen || present.api_token != new.api_token,
         ),
         ("autoDiscovery.watchPaths", paths(present) != paths(new)),
+        ("verification", present.drills != new.drills),
         (
             "mount.gateTimeout",
             present.gate_timeout != new.gate_timeout,

@@ -1,6 +1,7 @@
 //! From captured segments to the store: a task per active client, none for the others.
 
 mod agenda;
+pub mod drills;
 mod fleet;
 mod pipeline;
 mod recall;

@@ -78,6 +78,10 @@ pub struct Progress {
     pub sync_errors: u64,
     /// Why the client is failing, gapped or refused: a code, a colon and a sentence.
     pub last_error: Option<String>,
+    /// When a restore drill of this run has passed last.
+    pub last_proven_at: Option<UnixMs>,
+    /// What the last restore drill has found wrong with the replica: shown as a failure until one passes.
+    pub damage: Option<String>,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
     pub paused: bool,
 }
@@ -97,16 +101,23 @@ impl Progress {
             last_snapshot_at: None,
             sync_errors: 0,
             last_error: None,
+            last_proven_at: None,
+            damage: None,
             paused: false,
         }
     }
 
-    /// What is shown: a client that is paused is nothing else, unless there is nothing to pause.
+    /// What is shown: a replica that is known to be damaged fails, and a client that is paused is nothing else, unless
+    /// there is nothing to pause.
     fn shown(mut self) -> Self {
         let could_be_active = match self.status {
             Status::Active | Status::Gapped | Status::Failing | Status::Paused => true,
             Status::Waiting | Status::Missing | Status::Refused => false,
         };
+        if let (Some(damage), true) = (&self.damage, could_be_active) {
+            self.status = Status::Failing;
+            self.last_error = Some(damage.clone());
+        }
         if self.paused && could_be_active {
             self.status = Status::Paused;
         }

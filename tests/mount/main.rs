@@ -5,6 +5,7 @@ mod bad_databases;
 mod bad_input;
 mod bypass;
 mod demo;
+mod drills;
 mod journals;
 mod kills;
 mod lifetimes;

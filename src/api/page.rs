@@ -48,3 +48,21 @@ pub fn reply(file: File) -> Reply {
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     reply
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_names_another_host_and_each_has_the_policy() {
+        for file in [
+            INDEX, STYLE, ICON, PAGE, CLIENTS, DETAIL, FORMAT, SOURCE, TABLE,
+        ] {
+            // The namespace of SVG is a name, not an address.
+            let text = file.text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("//www.") && !text.contains("http"), "{text}");
+            let reply = reply(file);
+            assert_eq!(reply.headers()[CONTENT_SECURITY_POLICY], POLICY);
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The API of a real daemon: what can be restored, and a download of it.
+//! The API of a real daemon: what can be restored, a download of it, and what is told as it happens.
 
 use std::fs;
 
@@ -42,5 +42,35 @@ fn a_download_is_the_database_as_it_was() {
     assert_eq!(
         (status, &answer["error"]["code"]),
         (404, &"unknown_moment".into())
+    );
+}
+
+#[test]
+fn what_happens_to_a_database_is_told() {
+    let daemon = Daemon::start(Options::default());
+    let mut events = daemon.events();
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    assert_eq!(events.next_of(&client).0, "registered");
+    let stored = loop {
+        let (kind, data) = events.next_of(&client);
+        assert_eq!(kind, "synced", "{data}");
+        if data["txid"] == data["replicatedTxid"] && data["replicationLagMs"] == 0 {
+            break data;
+        }
+    };
+    assert!(stored["waitedMs"].is_u64(), "{stored}");
+    assert!(stored["databaseBytes"].as_u64() > Some(0), "{stored}");
+    fs::remove_file(&database).expect("the database goes");
+    let (kind, data) = loop {
+        let told = events.next_of(&client);
+        if told.0 != "synced" {
+            break told;
+        }
+    };
+    assert_eq!(
+        (kind.as_str(), &data["dbName"]),
+        ("unregistered", &client.as_str().into())
     );
 }

@@ -1,6 +1,7 @@
 //! The real daemon over a scratch directory: started, asked, killed, started again, and always cleared away.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -335,6 +336,19 @@ impl Daemon {
         answer(agent().run(request))
     }
 
+    /// Follows the events until it is dropped.
+    pub fn events(&self) -> Events {
+        let answer = agent()
+            .get(self.url("/api/events"))
+            .call()
+            .expect("an answer");
+        let lines = BufReader::new(answer.into_body().into_reader()).lines();
+        let mut events = Events { lines };
+        // What happens from now on is heard.
+        events.line_with("retry: ");
+        events
+    }
+
     pub fn metrics(&self) -> String {
         let mut answer = agent().get(self.url("/metrics")).call().expect("an answer");
         answer.body_mut().read_to_string().expect("text")
@@ -403,6 +417,35 @@ fn wrapped(wrapper: &[String], inner: Command) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).arg(inner.get_program());
     command
+}
+
+/// What the API tells as it happens.
+pub struct Events {
+    lines: Lines<BufReader<ureq::BodyReader<'static>>>,
+}
+
+impl Events {
+    /// The next event of this client, and its data.
+    pub fn next_of(&mut self, guid: &str) -> (String, Value) {
+        loop {
+            let kind = self.line_with("event: ");
+            let data: Value = serde_json::from_str(&self.line_with("data: ")).expect("JSON");
+            if data["clientId"] == guid {
+                return (kind, data);
+            }
+        }
+    }
+
+    /// The rest of the next line that begins so; the agent's time limit ends the wait.
+    fn line_with(&mut self, start: &str) -> String {
+        loop {
+            let line = self.lines.next().expect("the stream goes on");
+            let line = line.expect("a line in time");
+            if let Some(rest) = line.strip_prefix(start) {
+                return rest.to_owned();
+            }
+        }
+    }
 }
 
 fn agent() -> ureq::Agent {

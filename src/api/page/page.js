@@ -71,7 +71,7 @@ function drawHealth(health) {
   text(verdict, health.status);
   text(at("instance"), `version ${health.version}, up ${duration(health.uptimeSeconds * 1000)}`);
   const mounts = health.mounts
-    .filter((mount) => mount.state !== "mounted")
+    .filter((mount) => mount.state !== "mounted" || mount.error)
     .map((mount) => `${mount.mountpoint} is ${mount.state}${mount.error ? `: ${mount.error}` : ""}`);
   const store = health.store.reachable === false ? [`The store does not answer: ${health.store.error}`] : [];
   at("problems").replaceChildren(...[...mounts, ...store].map((words) => element("li", "", words)));

@@ -5,20 +5,32 @@ use std::process::Command;
 
 use super::{GUID, Served};
 use crate::api::table::ROUTES;
+use crate::store::spec::Secret;
 
 /// Requests of each call in one round, and how many seconds rounds are made for.
 const EXAMPLES: &str = "25";
-const TIME_LIMIT: &str = "15";
+const TIME_LIMIT: &str = "10";
+const TOKEN: &str = "the-token-of-the-contract";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_as_they_are_described() {
+    hold_to_the_description(None).await;
+}
+
+/// Among the checks is one that leaves the token out, and one that sends a wrong one.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_as_they_are_described_where_a_token_is_needed() {
+    hold_to_the_description(Some(TOKEN)).await;
+}
+
+async fn hold_to_the_description(token: Option<&str>) {
     let api = Served::start_with(|state| {
+        state.token = token.map(|token| Secret(token.to_owned()));
         // Or the first removal would leave nothing to ask for.
         state.changes.unregister = Box::new(|_| Box::pin(async { Ok(()) }));
     })
     .await;
-    api.register("", GUID);
-    for client in ["nothing", "tenant-001"] {
+    for client in [GUID, "nothing", "tenant-001"] {
         api.register("", client);
     }
     let mut command = schemathesis();
@@ -28,16 +40,15 @@ async fn answers_are_as_they_are_described() {
         .args(["--max-examples", EXAMPLES, "--max-time", TIME_LIMIT])
         .args(["--phases", "examples,coverage,fuzzing"])
         // A path may be well formed and not lie below a watch path.
-        .args([
-            "--checks",
-            "all",
-            "--exclude-checks",
-            "positive_data_acceptance",
-        ])
+        .args(["--checks", "all", "--exclude-checks"])
+        .arg("positive_data_acceptance")
         // Its answer has no end.
         .args(["--exclude-path", "/api/events"])
         .arg("--generation-deterministic")
         .args(["--no-color", "--warnings", "off", "--continue-on-failure"]);
+    if let Some(token) = token {
+        command.args(["--header", &format!("Authorization: Bearer {token}")]);
+    }
     let ran = tokio::task::spawn_blocking(move || command.output());
     let output = ran.await.expect("it runs").expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -229,10 +229,13 @@ fn an_empty_store_has_nothing_to_list_or_restore() {
         "{}",
         listed.err
     );
+    // Whoever has mistyped the store is not told that all is sound.
+    let error = scratch.fails(1, &["verify", flag, store]);
+    assert!(error.contains("there is nothing to verify"), "{error}");
     let verified = scratch.run(&["verify", "-json", flag, store]);
     assert_eq!(
         (verified.code, verified.out.trim()),
-        (0, "{\"results\":[]}"),
+        (1, "{\"results\":[]}"),
         "{}",
         verified.err
     );

@@ -19,6 +19,7 @@ use litestream_multitenant::restore::{
     plan_restore, restore_to_file, verify_replica,
 };
 use litestream_multitenant::store::Body;
+use litestream_multitenant::store::stores::Stores;
 use replica::{
     FIRST, Model, NEWEST, PREFIX, Place, SECOND, State, at_txid, restore, restore_by_force,
 };
@@ -361,7 +362,9 @@ async fn force_replaces_a_file_that_nobody_has_open() {
 async fn the_store_alone_tells_its_clients_and_moments() {
     for scratch in Scratch::both().await {
         let store = &scratch.store;
-        assert_eq!(list_clients(store).await.expect("none"), []);
+        let stores = Stores::new(Some(store.clone()));
+        let clients = async || list_clients(&stores, &[]).await.expect("listed").clients;
+        assert_eq!(clients().await, []);
         let mut model = Model::new(512, FIRST);
         for txid in 1..=120 {
             model.commit(State {
@@ -398,10 +401,11 @@ async fn the_store_alone_tells_its_clients_and_moments() {
             client: client.to_owned(),
             prefix: prefix.to_owned(),
             s3_prefix: s3_prefix.to_owned(),
-            removed_at: None,
+            elsewhere: false,
+            removed: None,
         };
         assert_eq!(
-            list_clients(store).await.expect("listed"),
+            clients().await,
             [
                 client(GUID, "", PREFIX),
                 client("acme/orders", "", "databases/acme/orders"),

@@ -14,9 +14,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use litestream_multitenant::clock::now_ms;
 use litestream_multitenant::store::spec::{S3Options, Secret, StoreSpec};
-use litestream_multitenant::store::{
-    Body, ObjectStore, Put, StoreError, probe_conditional_put, probe_time,
-};
+use litestream_multitenant::store::{Body, ObjectStore, Put, StoreError, probe_conditional_put};
 use s3::S3Server;
 use support::Scratch;
 use tempfile::TempDir;
@@ -85,24 +83,32 @@ async fn of_many_writers_of_one_key_exactly_one_creates_it() {
 }
 
 #[tokio::test]
-async fn create_only_is_honoured_and_the_probe_leaves_nothing() {
+async fn create_only_is_honoured_and_the_probe_leaves_one_object() {
     for scratch in Scratch::both().await {
-        let honoured = probe_conditional_put(&*scratch.store)
-            .await
-            .expect("a probe");
-        assert!(honoured, "{}", scratch.store.describe());
-        assert_eq!(keys(&*scratch.store, "").await, [] as [&str; 0]);
+        for _ in 0..2 {
+            let honoured = probe_conditional_put(&*scratch.store)
+                .await
+                .expect("a probe");
+            assert!(honoured, "{}", scratch.store.describe());
+            assert_eq!(keys(&*scratch.store, "").await, ["registry/probe"]);
+        }
     }
 }
 
 #[tokio::test]
 async fn objects_have_the_time_of_the_stores_clock() {
     for scratch in Scratch::both().await {
-        let before = probe_time(&*scratch.store).await.expect("a time");
+        // A directory is made with its first object.
+        scratch
+            .store
+            .put_new("first", &body("x"))
+            .await
+            .expect("new");
+        let before = scratch.store.now("").await.expect("a time");
         scratch.store.put_new("a", &body("x")).await.expect("new");
-        let after = probe_time(&*scratch.store).await.expect("a time");
-        let listed = scratch.store.list("").await.expect("listed");
-        assert_eq!(listed.len(), 1, "the probe leaves nothing");
+        let after = scratch.store.now("none/").await.expect("a time");
+        let listed = scratch.store.list("a").await.expect("listed");
+        assert_eq!(keys(&*scratch.store, "").await, ["a", "first"]);
         // S3 tells whole seconds.
         let times = before / 1_000..=after.div_euclid(1_000) + 1;
         assert!(

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -12,8 +11,7 @@ use super::helper::{self, HelperArgs};
 use super::{Failure, one_line};
 use crate::config::{self, ConfigError, LogFormat, WatchPathWritten, Written, units};
 use crate::format::keys::GenerationId;
-use crate::store::ObjectStore;
-use crate::store::spec::{S3Options, StoreSpec};
+use crate::store::spec::StoreSpec;
 
 /// Commands that are known and do not work yet.
 const NOT_YET: [&str; 6] = ["export", "import", "purge", "hold", "status", "upgrade"];
@@ -120,14 +118,6 @@ impl StoreArgs {
         written.s3.endpoint = self.endpoint.clone().or(written.s3.endpoint);
         written.s3.region = self.region.clone().or(written.s3.region);
         Ok(written)
-    }
-
-    /// The store, opened.
-    pub(super) async fn open(&self) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let written = self.load()?;
-        let spec = written.required_store()?;
-        let options: S3Options = written.s3;
-        Ok(spec.open(&options).await?)
     }
 }
 

@@ -1,48 +1,31 @@
 //! CLIENT as the user types it, and the replica that it means.
 
-use std::fmt;
-
 use super::Failure;
+use super::replicas::{Chosen, Replicas, elsewhere};
 use crate::config::units;
-use crate::restore::placed_clients;
-use crate::store::ObjectStore;
-use crate::tenant::ids::{ClientId, derived_prefix, label_of};
+use crate::restore::{ListedClient, placed_clients};
+use crate::store::StoreError;
+use crate::tenant::discovery::Named;
 
-/// A replica as a command works with it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Chosen {
-    /// `PREFIX/` before its label where there is a prefix.
-    name: String,
-    s3_prefix: String,
+/// A database that a CLIENT can mean: the watch path's prefix, and its names.
+#[derive(Clone, Debug)]
+struct Reading {
+    prefix: String,
+    named: Named,
 }
 
-impl Chosen {
-    fn new(id: &ClientId, single: bool) -> Self {
-        let label = label_of(id, single);
+impl Reading {
+    fn new(prefix: &str, named: Named) -> Self {
         Self {
-            name: match id.prefix.as_str() {
-                "" => label,
-                prefix => format!("{prefix}/{label}"),
-            },
-            s3_prefix: derived_prefix(id, single),
+            prefix: prefix.to_owned(),
+            named,
         }
     }
-
-    /// Where its objects lie, without a slash at either end.
-    pub(super) fn replica_prefix(&self) -> String {
-        self.s3_prefix.clone()
-    }
 }
 
-impl fmt::Display for Chosen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-/// The replicas that a CLIENT can mean by its derived place: `x` is a GUID; `x/y` is a GUID y of the prefix x, or tenant
-/// x's database y.
-fn candidates(text: &str) -> Result<Vec<Chosen>, Failure> {
+/// The databases that a CLIENT can mean by its names: `x` is a GUID; `x/y` is a GUID y of the prefix x, or tenant x's
+/// database y.
+fn readings(text: &str) -> Result<Vec<Reading>, Failure> {
     let wrong = || {
         Failure::Usage(format!(
             "{text:?} is no CLIENT: write a GUID or tenant/dbName, with PREFIX/ before it where there is one"
@@ -56,21 +39,21 @@ fn candidates(text: &str) -> Result<Vec<Chosen>, Failure> {
         return Err(wrong());
     }
     let Some(rest) = rest else {
-        return Ok(vec![Chosen::new(&ClientId::single("", last), true)]);
+        return Ok(vec![Reading::new("", Named::single(last))]);
     };
     let mut found = Vec::new();
     if let Ok(prefix) = units::prefix(rest) {
-        found.push(Chosen::new(&ClientId::single(&prefix, last), true));
+        found.push(Reading::new(&prefix, Named::single(last)));
     }
     let (prefix, tenant) = rest.rsplit_once('/').unwrap_or(("", rest));
     let prefix_is_fine = prefix.is_empty() || units::prefix(prefix).is_ok();
     if is_name(tenant) && prefix_is_fine && !rest.starts_with('/') {
-        let id = ClientId {
-            prefix: prefix.to_owned(),
-            tenant: tenant.to_owned(),
+        let named = Named {
             db_name: last.to_owned(),
+            single: false,
+            ..Named::single(tenant)
         };
-        found.push(Chosen::new(&id, false));
+        found.push(Reading::new(prefix, named));
     }
     if found.is_empty() {
         return Err(wrong());
@@ -87,56 +70,69 @@ fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// The replica that `text` means, by what lies in the store. One candidate is taken as it is: the command that
-/// works with it says what is missing.
-pub(super) async fn resolve(store: &dyn ObjectStore, text: &str) -> Result<Chosen, Failure> {
-    let candidates = candidates(text)?;
-    let mut found: Vec<_> = placed_clients(store)
-        .await?
-        .into_iter()
-        .map(|listed| Chosen {
-            name: match listed.prefix.as_str() {
-                "" => listed.client,
-                prefix => format!("{prefix}/{}", listed.client),
-            },
-            s3_prefix: listed.s3_prefix,
-        })
-        .filter(|placed| placed.name == text)
-        .collect();
-    if let ([only], true) = (&candidates[..], found.is_empty()) {
-        return Ok(only.clone());
+/// The replica that `text` means, by what lies in the stores. One reading is taken as it is: the command that works with
+/// it says what is missing.
+pub(super) async fn resolve(replicas: &Replicas, text: &str) -> Result<Chosen, Failure> {
+    let readings = readings(text)?;
+    let mut named: Vec<_> = replicas.named().collect();
+    match placed_clients(&replicas.stores).await {
+        Ok(placed) => named.extend(placed),
+        // Keys for one replica alone reach it by its name.
+        Err(StoreError::Denied { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
-    for candidate in candidates {
-        if found.contains(&candidate) {
-            continue;
+    let mut found: Vec<ListedClient> = Vec::new();
+    for placed in named.into_iter().filter(|placed| placed.name() == text) {
+        if !found.contains(&placed) {
+            found.push(placed);
         }
-        let folder = format!("{}/", candidate.s3_prefix);
-        if !store.list_folders(&folder).await?.is_empty() {
+    }
+    let derived = readings
+        .iter()
+        .map(|reading| replicas.placed(&reading.prefix, &reading.named));
+    let derived: Vec<_> = derived.collect();
+    if let ([only], true) = (&derived[..], found.is_empty()) {
+        return reached(replicas, only);
+    }
+    for candidate in derived {
+        let Some(place) = replicas.chosen(&candidate) else {
+            continue;
+        };
+        let folder = format!("{}/", place.s3_prefix);
+        if !found.contains(&candidate) && !place.store.list_folders(&folder).await?.is_empty() {
             found.push(candidate);
         }
     }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(Failure::Other(format!(
+    match &found[..] {
+        [one] => reached(replicas, one),
+        [] => Err(Failure::Other(format!(
             "{text}: the store {} has no such client; `list` shows those it has",
-            store.describe()
+            replicas.describe()
         ))),
-        _ => Err(Failure::Other(format!(
+        [first, second, ..] => Err(Failure::Other(format!(
             "{text}: the store has {} and {}; rename one of the prefixes",
-            found[0].s3_prefix, found[1].s3_prefix
+            first.s3_prefix, second.s3_prefix
         ))),
     }
+}
+
+fn reached(replicas: &Replicas, client: &ListedClient) -> Result<Chosen, Failure> {
+    replicas
+        .chosen(client)
+        .ok_or_else(|| Failure::Other(elsewhere(&client.name())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::terms::Terms;
 
     fn prefixes(text: &str) -> Vec<String> {
-        candidates(text)
+        let terms = Terms::default();
+        readings(text)
             .expect(text)
             .iter()
-            .map(Chosen::replica_prefix)
+            .map(|reading| terms.identity(&reading.prefix, &reading.named).s3_prefix)
             .collect()
     }
 
@@ -153,7 +149,7 @@ mod tests {
             "", "/", "/a", "a/", "..", "../a", "a/..", "a/../b", "a//b", "./a", "a b", "a\\b",
             "a\nb", "é", "a\0b",
         ] {
-            assert!(candidates(text).is_err(), "{text:?}");
+            assert!(readings(text).is_err(), "{text:?}");
         }
         assert_eq!(
             prefixes("databases/abc"),

@@ -3,25 +3,24 @@
 use serde::Serialize;
 
 use super::args::ListArgs;
-use super::replicas::Replicas;
-use super::{Failure, print, print_json, table};
+use super::replicas::left_out;
+use super::{Failure, client, print, print_json, table};
 use crate::clock::rfc3339;
 use crate::restore::{ListedClient, ListedGeneration, list_moments};
 
 pub(super) async fn run(args: ListArgs) -> Result<(), Failure> {
+    let replicas = args.store.open().await?;
     let Some(text) = args.client else {
-        let replicas = Replicas::all(&args.store).await?;
-        let found = replicas.found.iter();
-        let clients: Vec<_> = found.map(|replica| replica.client.clone()).collect();
+        let listing = replicas.list().await?;
         if args.json {
-            print_json(&ClientsJson::new(&clients))?;
+            print_json(&ClientsJson::new(&listing.clients))?;
         } else {
-            print(&clients_table(&clients))?;
+            print(&clients_table(&listing.clients))?;
         }
-        return replicas.left_out();
+        return left_out(&listing);
     };
-    let (client, store) = Replicas::one(&args.store, &text).await?;
-    let generations = list_moments(&store, &client.replica_prefix()).await?;
+    let client = client::resolve(&replicas, &text).await?;
+    let generations = list_moments(&client.store, &client.s3_prefix).await?;
     if args.json {
         print_json(&GenerationsJson {
             generations: &generations,
@@ -53,18 +52,22 @@ impl<'a> ClientsJson<'a> {
                 client: &listed.client,
                 prefix: Some(listed.prefix.as_str()).filter(|prefix| !prefix.is_empty()),
                 s3_prefix: &listed.s3_prefix,
-                removed_at: listed.removed_at.map(rfc3339),
+                removed_at: removed_at(listed),
             })
             .collect();
         Self { clients }
     }
 }
 
+fn removed_at(client: &ListedClient) -> Option<String> {
+    client.removed.map(|removed| rfc3339(removed.at))
+}
+
 fn clients_table(clients: &[ListedClient]) -> String {
     let rows: Vec<_> = clients
         .iter()
         .map(|listed| {
-            let removed = listed.removed_at.map_or_else(String::new, rfc3339);
+            let removed = removed_at(listed).unwrap_or_default();
             let (client, prefix) = (listed.client.clone(), listed.prefix.clone());
             vec![client, prefix, listed.s3_prefix.clone(), removed]
         })
@@ -98,7 +101,7 @@ fn generations_table(generations: &[ListedGeneration]) -> String {
 mod tests {
     use super::*;
     use crate::format::keys::GenerationId;
-    use crate::restore::Moment;
+    use crate::restore::{Moment, Removed};
 
     #[test]
     fn clients_as_json_and_as_a_table() {
@@ -107,13 +110,15 @@ mod tests {
                 client: "abc".to_owned(),
                 prefix: String::new(),
                 s3_prefix: "databases/abc".to_owned(),
-                removed_at: None,
+                elsewhere: false,
+                removed: None,
             },
             ListedClient {
                 client: "abc".to_owned(),
                 prefix: "eu".to_owned(),
                 s3_prefix: "eu/databases/abc".to_owned(),
-                removed_at: Some(0),
+                elsewhere: false,
+                removed: Some(Removed { at: 0, told: 7 }),
             },
         ];
         let json = serde_json::to_value(ClientsJson::new(&clients)).expect("JSON");

@@ -1,118 +1,177 @@
-//! The replicas that a command works with: those of the store, and those of tenants that have a store of their own.
+//! The replicas that a command on data can reach: those in the store of all, and, where the configuration has their
+//! keys, those in tenants' own stores.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::Failure;
 use super::args::StoreArgs;
-use super::client::{self, Chosen};
-use super::{Failure, NAME};
-use crate::restore::{ListedClient, clients_elsewhere, list_clients};
+use crate::config::{Config, ConfigError};
+use crate::restore::{Expected, ListedClient, Listing, list_clients};
 use crate::store::ObjectStore;
+use crate::store::stores::Stores;
+use crate::tenant::discovery::Named;
+use crate::tenant::ids::Identity;
+use crate::tenant::policy::Policy;
 
-/// A replica, and where it lies.
-pub(super) struct Replica {
-    pub client: ListedClient,
-    pub store: Arc<dyn ObjectStore>,
-}
-
-impl Replica {
-    /// `PREFIX/` before the client where there is a prefix.
-    pub(super) fn name(&self) -> String {
-        match self.client.prefix.as_str() {
-            "" => self.client.client.clone(),
-            prefix => format!("{prefix}/{}", self.client.client),
-        }
-    }
-}
-
-/// Every replica that can be reached.
+/// The stores of a configuration, opened, and what it says of their clients.
 pub(super) struct Replicas {
-    pub found: Vec<Replica>,
-    /// Clients whose tenants have a store of their own, of which nothing is known here.
-    unreachable: Vec<String>,
+    pub stores: Stores,
+    config: Config,
+}
+
+/// A replica as a command works with it.
+#[derive(Clone)]
+pub(super) struct Chosen {
+    pub store: Arc<dyn ObjectStore>,
+    /// Where its objects lie, without a slash at either end.
+    pub s3_prefix: String,
+    /// `PREFIX/` before its label where there is a prefix.
+    pub name: String,
+}
+
+impl StoreArgs {
+    /// Opens every store that the configuration and the flags name; no server is contacted yet. The directories of the
+    /// configuration need not be on this machine.
+    pub(super) async fn open(&self) -> Result<Replicas, Failure> {
+        let (config, _absent) = self.load()?.look_at()?;
+        if config.store.is_none() && config.own_stores.is_empty() {
+            return Err(ConfigError::NoStore.into());
+        }
+        let shared = match &config.store {
+            Some(spec) => Some(spec.open(&config.s3).await?),
+            None => None,
+        };
+        let stores = Stores::new(shared);
+        for own in &config.own_stores {
+            stores.set_own(&own.tenant, own.store.open(&own.s3).await?, own.elsewhere);
+        }
+        Ok(Replicas { stores, config })
+    }
 }
 
 impl Replicas {
-    /// Those in the store, and in the stores that tenants of the configuration have of their own.
-    pub(super) async fn all(args: &StoreArgs) -> Result<Self, Failure> {
-        let stores = Stores::open(args).await?;
-        let mut found = Vec::new();
-        let mut places = HashSet::new();
-        for store in stores.all() {
-            for client in list_clients(store).await? {
-                // A tenant may have its own keys to the store of all.
-                if places.insert((store.describe(), client.s3_prefix.clone())) {
-                    let store = store.clone();
-                    found.push(Replica { client, store });
-                }
+    /// Everything that is in the stores.
+    pub(super) async fn list(&self) -> Result<Listing, Failure> {
+        Ok(list_clients(&self.stores, &self.expected()).await?)
+    }
+
+    /// The stores as a user would write them.
+    pub(super) fn describe(&self) -> String {
+        let own = self.config.own_stores.iter();
+        let own = own.filter(|own| own.elsewhere).map(|own| &own.store);
+        let all: Vec<_> = self
+            .config
+            .store
+            .iter()
+            .chain(own)
+            .map(ToString::to_string)
+            .collect();
+        all.join(", ")
+    }
+
+    /// What there is of a listed client; none where nothing reaches it.
+    pub(super) fn chosen(&self, listed: &ListedClient) -> Option<Chosen> {
+        Some(Chosen {
+            store: listed.store(&self.stores)?,
+            s3_prefix: listed.s3_prefix.clone(),
+            name: listed.name(),
+        })
+    }
+
+    /// The clients of tenants with stores of their own, and where else such have databases.
+    fn expected(&self) -> Vec<Expected> {
+        let clients = self.named().filter(|client| {
+            let tenant = client.tenant();
+            self.stores.has_own(tenant)
+        });
+        let mut expected: Vec<_> = clients.map(Expected::Client).collect();
+        for own in &self.config.own_stores {
+            for prefix in self.prefixes() {
+                expected.push(Expected::Folder {
+                    tenant: own.tenant.clone(),
+                    prefix: prefix.to_owned(),
+                    folder: self.folder_of(&own.tenant, prefix),
+                    elsewhere: own.elsewhere,
+                });
             }
         }
-        let mut unreachable = match &stores.shared {
-            Some(shared) => clients_elsewhere(&**shared).await?,
-            None => Vec::new(),
-        };
-        unreachable.retain(|name| found.iter().all(|replica| replica.name() != *name));
-        Ok(Self { found, unreachable })
+        expected
     }
 
-    /// The one that `text` means.
-    pub(super) async fn one(
-        args: &StoreArgs,
-        text: &str,
-    ) -> Result<(Chosen, Arc<dyn ObjectStore>), Failure> {
-        let stores = Stores::open(args).await?;
-        let own = stores
-            .own
-            .iter()
-            .find(|(tenant, _)| text.split('/').any(|part| part == tenant));
-        let store = own.map(|(_, store)| store).or(stores.shared.as_ref());
-        let Some(store) = store else {
-            return Err(Failure::Other(format!(
-                "{text}: no store is configured for it; give `-bucket STORE`"
-            )));
-        };
-        Ok((client::resolve(&**store, text).await?, store.clone()))
+    /// The databases of `clients`, whether anything of them is in a store or not.
+    pub(super) fn named(&self) -> impl Iterator<Item = ListedClient> + '_ {
+        let identities = self.config.watch_paths.iter().flat_map(|watch_path| {
+            let named = watch_path.rules.named().values();
+            named.map(|named| watch_path.rules.identity(named))
+        });
+        identities.map(|identity| self.listed(identity))
     }
 
-    /// Names what can't be reached, a line each; what a command that had to leave them out ends with.
-    pub(super) fn left_out(&self) -> Result<(), Failure> {
-        for name in &self.unreachable {
-            eprintln!(
-                "{NAME}: {name}: its tenant has a store of its own; give -config FILE, which names it"
-            );
+    /// The place of a database by what the configuration says of its tenant.
+    pub(super) fn placed(&self, prefix: &str, named: &Named) -> ListedClient {
+        self.listed(self.config.terms.identity(prefix, named))
+    }
+
+    fn listed(&self, identity: Identity) -> ListedClient {
+        ListedClient {
+            elsewhere: self.stores.is_elsewhere(&identity.id.tenant),
+            client: identity.label,
+            prefix: identity.id.prefix,
+            s3_prefix: identity.s3_prefix,
+            removed: None,
         }
-        match self.unreachable.len() {
-            0 => Ok(()),
-            left => Err(Failure::Other(format!(
-                "{left} clients are in stores of their own, and were left out"
-            ))),
+    }
+
+    /// What holds for a client: its own terms, else those of its tenant, else those of all.
+    pub(super) fn policy(&self, client: &ListedClient) -> Arc<Policy> {
+        let named = self.config.watch_paths.iter().flat_map(|watch_path| {
+            let named = watch_path.rules.named().values();
+            named.map(|named| watch_path.rules.identity(named))
+        });
+        let mut own = named
+            .filter(|own| own.label == client.client && own.id.prefix == client.prefix)
+            .map(|own| own.policy);
+        own.next().unwrap_or_else(|| {
+            let tenant = Named::single(client.tenant());
+            self.config.terms.identity(&client.prefix, &tenant).policy
+        })
+    }
+
+    fn prefixes(&self) -> Vec<&str> {
+        let watch_paths = self.config.watch_paths.iter();
+        let mut prefixes: Vec<_> = watch_paths.map(|one| one.prefix.as_str()).collect();
+        prefixes.push("");
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes
+    }
+
+    /// The folder that a tenant's databases are in.
+    fn folder_of(&self, tenant: &str, prefix: &str) -> String {
+        let terms = self.config.terms.tenants.get(tenant);
+        match terms.and_then(|terms| terms.prefix.clone()) {
+            Some(folder) => folder,
+            None => self.placed(prefix, &Named::single(tenant)).s3_prefix,
         }
     }
 }
 
-/// The store of all, where there is one, and those of single tenants.
-struct Stores {
-    shared: Option<Arc<dyn ObjectStore>>,
-    own: Vec<(String, Arc<dyn ObjectStore>)>,
+/// What a command did not do of a listing.
+pub(super) fn left_out(listing: &Listing) -> Result<(), Failure> {
+    let mut reasons = Vec::new();
+    if !listing.elsewhere.is_empty() {
+        reasons.push(elsewhere(&listing.elsewhere.join(", ")));
+    }
+    reasons.extend(listing.failed.iter().cloned());
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Other(reasons.join("; "))),
+    }
 }
 
-impl Stores {
-    async fn open(args: &StoreArgs) -> Result<Self, Failure> {
-        let written = args.load()?;
-        let mut own = Vec::new();
-        for one in written.own_stores()? {
-            own.push((one.tenant, one.store.open(&one.s3).await?));
-        }
-        let shared = match &written.store {
-            None if !own.is_empty() => None,
-            _ => Some(written.required_store()?.open(&written.s3).await?),
-        };
-        Ok(Self { shared, own })
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Arc<dyn ObjectStore>> {
-        self.shared
-            .iter()
-            .chain(self.own.iter().map(|(_, store)| store))
-    }
+/// Why clients can't be reached.
+pub(super) fn elsewhere(clients: &str) -> String {
+    format!(
+        "{clients}: in a bucket of its tenant, which is not this store; give the `-config` that has the tenant's `s3Config`"
+    )
 }

@@ -2,8 +2,8 @@
 
 use super::args::RestoreArgs;
 use super::progress::Bar;
-use super::replicas::Replicas;
-use super::{Failure, print, restore_all};
+use super::replicas::Chosen;
+use super::{Failure, client, print, restore_all};
 use crate::clock::rfc3339;
 use crate::restore::{At, Restored, Target, plan_restore, restore_to_file};
 
@@ -17,9 +17,13 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
     {
         return print(&format!("{} exists; nothing to do\n", output.display()));
     }
+    let replicas = args.store.open().await?;
     let text = args.client.as_deref().expect("BUG: clap requires CLIENT");
-    let (client, store) = Replicas::one(&args.store, text).await?;
-    let prefix = client.replica_prefix();
+    let Chosen {
+        store,
+        s3_prefix: prefix,
+        name,
+    } = client::resolve(&replicas, text).await?;
     let target = target_of(&args);
     if args.dry_run {
         let plan = plan_restore(&store, &prefix, &target).await?;
@@ -30,11 +34,7 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
     let progress = |progress| bar.update(progress);
     let restored = restore_to_file(&store, &prefix, &target, &output, args.force, &progress).await;
     drop(bar);
-    print(&summary(
-        &client.to_string(),
-        &output.display().to_string(),
-        &restored?,
-    ))
+    print(&summary(&name, &output.display().to_string(), &restored?))
 }
 
 /// Which moment is asked for.

@@ -8,20 +8,23 @@ use futures_util::{StreamExt, stream};
 
 use super::args::RestoreArgs;
 use super::progress::Bar;
-use super::replicas::{Replica, Replicas};
+use super::replicas::{Chosen, left_out};
 use super::restore::{summary, target_of};
 use super::{Failure, NAME, one_line, print};
-use crate::restore::{Target, path_below_watch_path, plan_restore, restore_to_file};
+use crate::restore::{ListedClient, Target, path_below_watch_path, plan_restore, restore_to_file};
 
 /// Restores in flight. Each may hold an object of the largest size in a scratch file.
 const AT_ONCE: usize = 8;
 
 pub(super) async fn run(args: &RestoreArgs, dir: &Path) -> Result<(), Failure> {
-    let replicas = Replicas::all(&args.store).await?;
-    let present: Vec<_> = replicas
-        .found
+    let replicas = args.store.open().await?;
+    let listing = replicas.list().await?;
+    let present = listing
+        .clients
         .iter()
-        .filter(|replica| replica.client.removed_at.is_none())
+        .filter(|listed| listed.removed.is_none());
+    let present: Vec<_> = present
+        .filter_map(|listed| Some((listed, replicas.chosen(listed)?)))
         .collect();
     let work = Work {
         args,
@@ -31,7 +34,7 @@ pub(super) async fn run(args: &RestoreArgs, dir: &Path) -> Result<(), Failure> {
     };
     let bar = Bar::of_clients(present.len());
     let mut outcomes = stream::iter(&present)
-        .map(|replica| async { (replica.name(), work.restore(replica).await) })
+        .map(|(listed, chosen)| async { (&chosen.name, work.restore(listed, chosen).await) })
         .buffer_unordered(AT_ONCE);
     let mut failed = 0;
     while let Some((name, outcome)) = outcomes.next().await {
@@ -46,14 +49,13 @@ pub(super) async fn run(args: &RestoreArgs, dir: &Path) -> Result<(), Failure> {
         }
     }
     drop(bar);
-    let left_out = replicas.left_out();
     if failed > 0 {
         return Err(Failure::Other(format!(
             "{failed} of {} clients were not restored; see the line of each",
             present.len()
         )));
     }
-    left_out
+    left_out(&listing)
 }
 
 /// What the restores of one run share.
@@ -67,15 +69,14 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// What is to be said of it.
-    async fn restore(&self, replica: &Replica) -> Result<String, Failure> {
-        let s3_prefix = &replica.client.s3_prefix;
-        let store = &replica.store;
+    async fn restore(&self, listed: &ListedClient, chosen: &Chosen) -> Result<String, Failure> {
+        let (store, s3_prefix) = (&chosen.store, &chosen.s3_prefix);
         let generation = plan_restore(store, s3_prefix, &self.target)
             .await?
             .plan
             .generation;
-        let path = path_below_watch_path(store, &replica.client, generation).await?;
-        let output = self.dir.join(&replica.client.prefix).join(path);
+        let path = path_below_watch_path(store, listed, generation).await?;
+        let output = self.dir.join(&listed.prefix).join(path);
         let shown = output.display().to_string();
         if !self.take(&output) {
             return Err(Failure::Other(format!(
@@ -86,7 +87,7 @@ impl Work<'_> {
             return Ok(format!("{} exists; nothing to do\n", output.display()));
         }
         if self.args.dry_run {
-            return Ok(format!("{} would be restored to {shown}\n", replica.name()));
+            return Ok(format!("{} would be restored to {shown}\n", chosen.name));
         }
         let parent = output.parent().unwrap_or(self.dir);
         std::fs::create_dir_all(parent)
@@ -97,7 +98,7 @@ impl Work<'_> {
         };
         let force = self.args.force;
         let restored = restore_to_file(store, s3_prefix, &target, &output, force, &|_| {}).await;
-        Ok(summary(&replica.name(), &shown, &restored?))
+        Ok(summary(&chosen.name, &shown, &restored?))
     }
 
     /// False where another client of this run has the path.

@@ -1,39 +1,109 @@
 //! `retain`: deletes what of the replicas has outlived its retention, or prints what that would be.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::args::RetainArgs;
+use super::replicas::{Replicas, left_out};
 use super::{Failure, print, print_json, table};
-use crate::replicate::retention::{carry_out, plan_for};
-use crate::restore::list_clients;
-use crate::store::probe_time;
+use crate::clock::UnixMs;
+use crate::format::plan::retention::AgedObject;
+use crate::format::registry::RegistryKey;
+use crate::replicate::retention::{carry_out, cutoff, erase, objects_of, plan_for};
+use crate::restore::{ListedClient, Removed, begun_since};
+use crate::store::{ObjectStore, StoreError};
 
 pub(super) async fn run(args: RetainArgs) -> Result<(), Failure> {
-    let retention = args.store.load()?.policy().retention;
-    let store = args.store.open().await?;
-    let now = probe_time(&*store).await?;
+    let replicas = args.store.open().await?;
+    let mut listing = replicas.list().await?;
+    let mut clocks = Clocks::default();
     let mut clients = Vec::new();
-    for listed in list_clients(&store).await? {
-        let plan = plan_for(&*store, &listed.s3_prefix, retention, now).await?;
-        if !args.dry_run {
-            carry_out(&*store, &listed.s3_prefix, &plan).await?;
+    for listed in &listing.clients {
+        match retain_one(&replicas, listed, &mut clocks, args.dry_run).await {
+            Ok(outlived) => clients.push(outlived),
+            Err(error) => listing.failed.push(format!("{}: {error}", listed.name())),
         }
-        clients.push(Outlived {
-            client: listed.client,
-            prefix: (!listed.prefix.is_empty()).then_some(listed.prefix),
-            objects: plan.delete.len(),
-            bytes: plan.bytes(),
-            keys: args.dry_run.then(|| {
-                let keys = plan.delete.iter();
-                keys.map(|object| object.key.below(&listed.s3_prefix))
-                    .collect()
-            }),
-        });
     }
-    if args.json {
-        return print_json(&Results { clients });
+    match args.json {
+        true => print_json(&Results { clients })?,
+        false => print(&text(&clients, args.dry_run))?,
     }
-    print(&text(&clients, args.dry_run))
+    left_out(&listing)
+}
+
+/// What the stores' clocks say, by store; within the time of the command.
+#[derive(Default)]
+struct Clocks(HashMap<String, UnixMs>);
+
+impl Clocks {
+    async fn now(&mut self, store: &dyn ObjectStore, prefix: &str) -> Result<UnixMs, StoreError> {
+        let name = store.describe();
+        if let Some(now) = self.0.get(&name) {
+            return Ok(*now);
+        }
+        let now = store.now(prefix).await?;
+        self.0.insert(name, now);
+        Ok(now)
+    }
+}
+
+async fn retain_one(
+    replicas: &Replicas,
+    listed: &ListedClient,
+    clocks: &mut Clocks,
+    dry_run: bool,
+) -> Result<Outlived, StoreError> {
+    let store = listed
+        .store(&replicas.stores)
+        .expect("BUG: listed by that store");
+    let policy = replicas.policy(listed);
+    let prefix = listed.s3_prefix.as_str();
+    let now = clocks.now(&*store, prefix).await?;
+    if let Some(removed) = listed.removed {
+        let due = removed.told <= cutoff(now, policy.removed_retention);
+        if due && !begun_since(&*store, prefix, removed).await? {
+            let objects = objects_of(&*store, prefix).await?;
+            if !dry_run {
+                erase(&*store, prefix, &objects).await?;
+                forget(replicas, listed, removed).await?;
+            }
+            return Ok(Outlived::new(listed, true, &objects, dry_run));
+        }
+    }
+    let plan = plan_for(&*store, prefix, policy.retention, now).await?;
+    if !dry_run {
+        carry_out(&*store, prefix, &plan).await?;
+    }
+    Ok(Outlived::new(listed, false, &plan.delete, dry_run))
+}
+
+/// Takes out of the registry what it says of a replica that is gone.
+async fn forget(
+    replicas: &Replicas,
+    listed: &ListedClient,
+    removed: Removed,
+) -> Result<(), StoreError> {
+    let Some(shared) = replicas.stores.shared() else {
+        return Ok(());
+    };
+    let gone = listed.registered_place(&replicas.stores);
+    let is_told = |key: &String| {
+        matches!(
+            RegistryKey::parse(key),
+            Some(RegistryKey::Removed { place, at_ms }) if place == gone && at_ms <= removed.at
+        )
+    };
+    let told = shared.list(RegistryKey::REMOVED).await?;
+    let entry = RegistryKey::of_replica(
+        listed.elsewhere,
+        &listed.prefix,
+        &listed.client,
+        &listed.s3_prefix,
+    );
+    let mut keys = vec![entry.to_string()];
+    keys.extend(told.into_iter().map(|object| object.key).filter(is_told));
+    shared.delete(&keys).await
 }
 
 #[derive(Serialize)]
@@ -46,11 +116,34 @@ struct Results {
 struct Outlived {
     client: String,
     prefix: Option<String>,
+    /// The database was removed long ago, and its whole replica goes.
+    removed: bool,
     objects: usize,
     bytes: u64,
     /// In the order of deletion; only of a plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<Vec<String>>,
+}
+
+impl Outlived {
+    fn new(listed: &ListedClient, removed: bool, objects: &[AgedObject], is_plan: bool) -> Self {
+        let key = |object: &AgedObject| object.key.below(&listed.s3_prefix);
+        Self {
+            client: listed.client.clone(),
+            prefix: (!listed.prefix.is_empty()).then(|| listed.prefix.clone()),
+            removed,
+            objects: objects.len(),
+            bytes: objects.iter().map(|object| object.size).sum(),
+            keys: is_plan.then(|| objects.iter().map(key).collect()),
+        }
+    }
+
+    fn label(&self) -> String {
+        match self.removed {
+            true => format!("{} (removed)", self.client),
+            false => self.client.clone(),
+        }
+    }
 }
 
 fn text(clients: &[Outlived], is_plan: bool) -> String {
@@ -66,7 +159,7 @@ fn text(clients: &[Outlived], is_plan: bool) -> String {
         .filter(|client| client.objects > 0)
         .map(|client| {
             vec![
-                client.client.clone(),
+                client.label(),
                 client.prefix.clone().unwrap_or_default(),
                 client.objects.to_string(),
                 client.bytes.to_string(),
@@ -89,6 +182,7 @@ mod tests {
         let client = |keys: Option<&[&str]>, objects| Outlived {
             client: "abc".to_owned(),
             prefix: None,
+            removed: false,
             objects,
             bytes: 10,
             keys: keys.map(|keys| keys.iter().map(|key| (*key).to_owned()).collect()),

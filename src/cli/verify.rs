@@ -4,32 +4,31 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use super::progress::Bar;
-use super::replicas::Replicas;
-use super::{Failure, one_line, print, print_json};
-use crate::restore::{Integrity, RestoreError, Verified, verify_replica};
+use super::replicas::{Chosen, left_out};
+use super::{Failure, client, one_line, print, print_json};
+use crate::restore::{Integrity, Listing, RestoreError, Verified, verify_replica};
 
 pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
-    let mut left_out = Ok(());
-    let mut replicas = Vec::new();
+    let replicas = args.store.open().await?;
+    let mut chosen = Vec::new();
     for text in &args.clients {
-        let (chosen, store) = Replicas::one(&args.store, text).await?;
-        replicas.push((text.clone(), chosen.replica_prefix(), store));
+        let one = client::resolve(&replicas, text).await?;
+        let name = text.clone();
+        chosen.push(Chosen { name, ..one });
     }
+    let mut listing = Listing::default();
     if args.clients.is_empty() {
-        let all = Replicas::all(&args.store).await?;
-        left_out = all.left_out();
-        for replica in all.found {
-            let name = replica.name();
-            replicas.push((name, replica.client.s3_prefix, replica.store));
-        }
+        listing = replicas.list().await?;
+        let listed = listing.clients.iter();
+        chosen.extend(listed.filter_map(|listed| replicas.chosen(listed)));
     }
     let scratch = tempfile::tempdir()
         .map_err(|error| Failure::Other(format!("make a scratch directory: {error}")))?;
     let mut results = Vec::new();
-    let bar = Bar::of_clients(replicas.len());
-    for (client, prefix, store) in replicas {
-        let outcome = verify_replica(&store, &prefix, scratch.path()).await;
-        let result = Verdict::new(client, outcome);
+    let bar = Bar::of_clients(chosen.len());
+    for one in chosen {
+        let outcome = verify_replica(&one.store, &one.s3_prefix, scratch.path()).await;
+        let result = Verdict::new(one.name, outcome);
         bar.one_more();
         if !args.json {
             bar.suspend(|| print(&result.line()))?;
@@ -38,10 +37,19 @@ pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
     }
     drop(bar);
     let failure = failure(&results);
+    let is_empty = results.is_empty();
     if args.json {
         print_json(&Results { results })?;
     }
-    failure.map_or(left_out, Err)
+    failure.map_or(Ok(()), Err)?;
+    left_out(&listing)?;
+    if is_empty {
+        return Err(Failure::Other(format!(
+            "{}: there is nothing to verify; the store is empty, or there is none at this place",
+            replicas.describe()
+        )));
+    }
+    Ok(())
 }
 
 #[derive(Serialize)]

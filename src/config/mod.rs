@@ -63,6 +63,8 @@ pub struct OwnStore {
     pub tenant: String,
     pub store: StoreSpec,
     pub s3: S3Options,
+    /// Another bucket than that of all, or one of that name on another server.
+    pub elsewhere: bool,
 }
 
 /// A directory of databases, where the file system is mounted for it, and the rules for what is below it.

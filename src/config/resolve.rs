@@ -40,11 +40,6 @@ impl Absent {
 }
 
 impl Written {
-    /// The store, which every command on data needs.
-    pub fn required_store(&self) -> Result<StoreSpec, ConfigError> {
-        self.store.clone().ok_or(ConfigError::NoStore)
-    }
-
     /// What holds for tenants without terms of their own.
     pub fn policy(&self) -> Policy {
         self.defaults.over(&Policy::default())

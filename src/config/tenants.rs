@@ -22,13 +22,6 @@ fn wrong(key: &str, reason: String) -> ConfigError {
     }
 }
 
-impl Written {
-    /// The stores of those tenants that have one of their own, or their own keys or server.
-    pub fn own_stores(&self) -> Result<Vec<OwnStore>, ConfigError> {
-        own_stores(self)
-    }
-}
-
 /// The stores of those tenants that have one of their own, or their own keys or server.
 pub(super) fn own_stores(written: &Written) -> Result<Vec<OwnStore>, ConfigError> {
     let mut stores = Vec::new();
@@ -58,10 +51,12 @@ pub(super) fn own_stores(written: &Written) -> Result<Vec<OwnStore>, ConfigError
                 ),
             ));
         }
+        let s3 = over(s3, &written.s3);
         stores.push(OwnStore {
             tenant: name.to_owned(),
+            elsewhere: Some(&store) != written.store.as_ref() || s3.endpoint != written.s3.endpoint,
             store,
-            s3: over(s3, &written.s3),
+            s3,
         });
     }
     Ok(stores)

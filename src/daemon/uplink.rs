@@ -27,7 +27,8 @@ pub(super) async fn open(config: &Config) -> Result<Arc<Uplink>, StoreError> {
 /// Opens the stores that tenants have of their own, as the configuration has them now.
 pub(super) async fn open_own(stores: &Stores, config: &Config) -> Result<(), StoreError> {
     for own in &config.own_stores {
-        stores.set_own(&own.tenant, own.store.open(&own.s3).await?);
+        let store = own.store.open(&own.s3).await?;
+        stores.set_own(&own.tenant, store, own.elsewhere);
     }
     Ok(())
 }

@@ -14,10 +14,16 @@ pub enum RegistryKey {
         label: String,
         s3_prefix: String,
     },
-    /// `registry/elsewhere/<watch path's prefix>/<label>.json`: a database whose tenant has a bucket of its own.
-    Elsewhere { prefix: String, label: String },
-    /// `registry/removed/<place>/<time>.json`: the database was removed, in Unix milliseconds.
-    Removed { s3_prefix: String, at_ms: i64 },
+    /// `registry/elsewhere/<watch path's prefix>/<label>/<place>.json`: a database whose tenant has a bucket of its own,
+    /// and its place there.
+    Elsewhere {
+        prefix: String,
+        label: String,
+        s3_prefix: String,
+    },
+    /// `registry/removed/<place>/<time>.json`: the database was removed, in Unix milliseconds. The place is a whole one,
+    /// as `s3://bucket/place`, where it is not in this store.
+    Removed { place: String, at_ms: i64 },
 }
 
 impl RegistryKey {
@@ -25,6 +31,24 @@ impl RegistryKey {
     pub const PLACED: &str = "registry/databases/";
     pub const ELSEWHERE: &str = "registry/elsewhere/";
     pub const REMOVED: &str = "registry/removed/";
+
+    /// What names a replica whose place can't be told from its names, or that lies in a bucket of its tenant.
+    pub fn of_replica(elsewhere: bool, prefix: &str, label: &str, s3_prefix: &str) -> Self {
+        let (prefix, label) = (prefix.to_owned(), label.to_owned());
+        let s3_prefix = s3_prefix.to_owned();
+        match elsewhere {
+            false => Self::Placed {
+                prefix,
+                label,
+                s3_prefix,
+            },
+            true => Self::Elsewhere {
+                prefix,
+                label,
+                s3_prefix,
+            },
+        }
+    }
 
     /// Reads a key as a listing shows it; none for another object.
     pub fn parse(key: &str) -> Option<Self> {
@@ -38,12 +62,13 @@ impl RegistryKey {
                 label: decoded(label),
                 s3_prefix: decoded(place),
             },
-            ["registry", "elsewhere", prefix, label] => Self::Elsewhere {
+            ["registry", "elsewhere", prefix, label, place] => Self::Elsewhere {
                 prefix: decoded(prefix),
                 label: decoded(label),
+                s3_prefix: decoded(place),
             },
             ["registry", "removed", place, time] => Self::Removed {
-                s3_prefix: decoded(place),
+                place: decoded(place),
                 at_ms: time.parse().ok()?,
             },
             _ => return None,
@@ -69,17 +94,20 @@ impl fmt::Display for RegistryKey {
                 encoded(label),
                 encoded(s3_prefix)
             ),
-            Self::Elsewhere { prefix, label } => {
-                write!(
-                    f,
-                    "{}{}/{}",
-                    Self::ELSEWHERE,
-                    encoded(prefix),
-                    encoded(label)
-                )
-            }
-            Self::Removed { s3_prefix, at_ms } => {
-                write!(f, "{}{}/{at_ms:013}", Self::REMOVED, encoded(s3_prefix))
+            Self::Elsewhere {
+                prefix,
+                label,
+                s3_prefix,
+            } => write!(
+                f,
+                "{}{}/{}/{}",
+                Self::ELSEWHERE,
+                encoded(prefix),
+                encoded(label),
+                encoded(s3_prefix)
+            ),
+            Self::Removed { place, at_ms } => {
+                write!(f, "{}{}/{at_ms:013}", Self::REMOVED, encoded(place))
             }
         }?;
         f.write_str(".json")
@@ -136,12 +164,13 @@ mod tests {
                 RegistryKey::Elsewhere {
                     prefix: String::new(),
                     label: "x".to_owned(),
+                    s3_prefix: "databases/x".to_owned(),
                 },
-                "registry/elsewhere/%/x.json",
+                "registry/elsewhere/%/x/databases%2Fx.json",
             ),
             (
                 RegistryKey::Removed {
-                    s3_prefix: "databases/x".to_owned(),
+                    place: "databases/x".to_owned(),
                     at_ms: 1_736_937_045_000,
                 },
                 "registry/removed/databases%2Fx/1736937045000.json",

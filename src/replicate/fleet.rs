@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::uplink::{StoreHealth, Uplink};
 use super::{Replicator, SyncError, Synced};
 use crate::capture::Capture;
+use crate::store::stores::Stores;
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::discovery::{Named, Rules, is_folder_of_replica};
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
@@ -38,9 +39,8 @@ impl Fleet {
         &self.ships
     }
 
-    /// The store of all tenants that have none of their own.
-    pub(super) fn shared_store(&self) -> Option<Arc<dyn ObjectStore>> {
-        self.uplink.stores.shared().cloned()
+    pub(super) fn stores(&self) -> &Stores {
+        &self.uplink.stores
     }
 
     /// The store that a client's objects are in.

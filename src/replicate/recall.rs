@@ -22,19 +22,23 @@ impl Fleet {
             .iter()
             .filter(|ship| ship.capture.has_new_state())
             .collect();
-        let Some(store) = self.shared_store().filter(|_| !new.is_empty()) else {
+        let stores = self.stores();
+        if new.is_empty() {
             return Ok(());
-        };
-        let placed = placed_clients(&*store).await?;
+        }
+        let placed = placed_clients(stores).await?;
         if placed.is_empty() {
             return Ok(());
         }
-        for client in list_clients(&store).await? {
+        for client in list_clients(stores, &[]).await?.clients {
             let is_registered = placed.iter().any(|one| one.s3_prefix == client.s3_prefix);
             let ship = new
                 .iter()
                 .find(|ship| ship.capture.present_rules().prefix() == client.prefix);
-            if let Some(ship) = ship.filter(|_| is_registered && client.removed_at.is_none()) {
+            let Some(store) = client.store(stores) else {
+                continue;
+            };
+            if let Some(ship) = ship.filter(|_| is_registered && client.removed.is_none()) {
                 recall_one(ship, &store, &client).await?;
             }
         }

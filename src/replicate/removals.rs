@@ -6,97 +6,175 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Replicator;
-use super::retention::erase;
+use super::retention::{erase, objects_of};
 use super::upkeep::UpkeepError;
 use crate::capture::CaptureError;
 use crate::capture::wishes::Removal;
-use crate::clock::now_ms;
+use crate::clock::{UnixMs, now_ms};
 use crate::format::registry::RegistryKey;
-use crate::restore::begun_since;
+use crate::restore::{Removed, begun_since};
 use crate::store::Body;
 
 /// What could not be done is tried again after so long.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Whether a removed database's replica may go.
+enum Due {
+    Now(Removed),
+    /// Milliseconds.
+    In(i64),
+    /// It has gone already.
+    Done,
+}
+
 /// Looks after removals, until `stop`. Without any it only waits for one.
 pub(super) async fn run(replicator: Arc<Replicator>) {
     let mut stop = replicator.stop.subscribe();
     loop {
-        let pause = match replicator.look_after_removals().await {
-            Ok(pause) => pause,
+        let next = match replicator.capture.removals() {
+            Ok(removals) => replicator.look_after_removals(removals).await,
             Err(error) => {
-                tracing::warn!(error = %error, "A removal could not be looked after; it is tried again");
-                Some(RETRY)
+                tracing::error!(error = %error, "What was removed can't be read; it is tried again");
+                Some(now_ms() + RETRY.as_millis() as i64)
             }
         };
+        let pause = next.map(|at| at.saturating_sub(now_ms()).max(0) as u64);
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
             () = replicator.capture.removed() => {}
-            () = super::upkeep::sleep_for(pause) => {}
+            () = super::upkeep::sleep_for(pause.map(Duration::from_millis)) => {}
         }
     }
 }
 
 impl Replicator {
-    /// Does what is due; how long until there is something to do again, and none for never.
-    async fn look_after_removals(&self) -> Result<Option<Duration>, UpkeepError> {
-        let mut next: Option<i64> = None;
-        for removal in self.capture.removals().map_err(CaptureError::from)? {
-            if !removal.noted {
-                self.tell_removal(&removal).await?;
-            }
-            if removal.due_at <= now_ms() {
-                self.erase_removed(&removal).await?;
-            } else {
-                next = Some(next.map_or(removal.due_at, |next| next.min(removal.due_at)));
-            }
+    /// Does what is due, each removal for itself; when there is something to do again, and none for never.
+    async fn look_after_removals(&self, removals: Vec<Removal>) -> Option<UnixMs> {
+        let mut next: Option<UnixMs> = None;
+        for removal in removals {
+            let again = match self.look_after(&removal).await {
+                Ok(again) => again,
+                Err(error) => Some(now_ms() + self.pause_after_removal(&removal, &error)),
+            };
+            next = next.into_iter().chain(again).min();
         }
-        let pause = next.map(|at| at.saturating_sub(now_ms()).max(0) as u64);
-        Ok(pause.map(Duration::from_millis))
+        next
     }
 
+    /// Milliseconds until a removal is looked after again that could not be.
+    fn pause_after_removal(&self, removal: &Removal, error: &UpkeepError) -> i64 {
+        let pause = match error.refusal() {
+            Some(refusal) => self.uplink.pause_after_refusal(&removal.tenant, refusal),
+            None => {
+                tracing::warn!(
+                    client = %removal.label,
+                    error = %error,
+                    "A removal could not be looked after; it is tried again"
+                );
+                RETRY
+            }
+        };
+        pause.as_millis() as i64
+    }
+
+    /// When it is to be looked after again; none where it is done with.
+    async fn look_after(&self, removal: &Removal) -> Result<Option<UnixMs>, UpkeepError> {
+        if !removal.noted {
+            self.tell_removal(removal).await?;
+        }
+        if removal.due_at > now_ms() {
+            return Ok(Some(removal.due_at));
+        }
+        match self.by_the_stores_clock(removal).await? {
+            Due::In(ms) => Ok(Some(now_ms() + ms)),
+            Due::Now(removed) => {
+                self.erase_removed(removal, removed).await?;
+                Ok(self.forget(removal).map(|()| None)?)
+            }
+            // By another one's `retain`.
+            Due::Done => Ok(self.forget(removal).map(|()| None)?),
+        }
+    }
+
+    /// The registry lies in the store of all. Without that, only this instance knows of the removal.
     async fn tell_removal(&self, removal: &Removal) -> Result<(), UpkeepError> {
-        let store = self.uplink.store_of_tenant(&removal.tenant)?;
-        let key = key_of(removal);
-        store
-            .put_new(&key, &Body::Bytes(Bytes::from_static(b"{}\n")))
-            .await?;
+        if let Some(shared) = self.uplink.stores.shared() {
+            let key = self.key_of(removal);
+            shared
+                .put_new(&key, &Body::Bytes(Bytes::from_static(b"{}\n")))
+                .await?;
+        }
         let noted = self.capture.removal_noted(removal);
         Ok(noted.map_err(CaptureError::from)?)
     }
 
+    /// Whatever our own clock says, a replica stays as long as it is to by the store's.
+    async fn by_the_stores_clock(&self, removal: &Removal) -> Result<Due, UpkeepError> {
+        let at = removal.removed_at;
+        let Some(shared) = self.uplink.stores.shared() else {
+            // Nobody but us has noted when it was.
+            let told = UnixMs::MAX;
+            return Ok(Due::Now(Removed { at, told }));
+        };
+        let key = self.key_of(removal);
+        let listed = shared.list(&key).await?;
+        let Some(told) = listed.first().map(|note| note.modified_ms) else {
+            return Ok(Due::Done);
+        };
+        let now = now_ms() + self.uplink.clock_ahead(&**shared, &key).await?;
+        match told.saturating_add(removal.due_at - at).saturating_sub(now) {
+            ms if ms > 0 => Ok(Due::In(ms)),
+            _ => Ok(Due::Now(Removed { at, told })),
+        }
+    }
+
     /// Erases the replica, unless its place is in use again.
-    async fn erase_removed(&self, removal: &Removal) -> Result<(), UpkeepError> {
+    async fn erase_removed(&self, removal: &Removal, removed: Removed) -> Result<(), UpkeepError> {
         let begun = Instant::now();
         let store = self.uplink.store_of_tenant(&removal.tenant)?;
-        if !begun_since(store.as_ref(), &removal.s3_prefix, removal.removed_at).await? {
-            let objects = erase(store.as_ref(), &removal.s3_prefix).await?;
+        let is_in_use = begun_since(store.as_ref(), &removal.s3_prefix, removed).await?;
+        if !is_in_use {
+            let objects = objects_of(store.as_ref(), &removal.s3_prefix).await?;
+            erase(store.as_ref(), &removal.s3_prefix, &objects).await?;
             tracing::info!(
                 client = %removal.label,
                 operation = "retain",
                 duration = %format!("{}ms", begun.elapsed().as_millis()),
                 s3_path = %format!("{}/", removal.s3_prefix),
-                objects,
+                objects = objects.len(),
                 "Deleted the replica of a database that was removed"
             );
         }
-        let prefix = self.capture.present_rules().prefix().to_owned();
-        let label = removal.label.clone();
-        let placed = RegistryKey::Placed {
-            prefix,
-            label,
-            s3_prefix: removal.s3_prefix.clone(),
-        };
-        store.delete(&[key_of(removal), placed.to_string()]).await?;
+        if let Some(shared) = self.uplink.stores.shared() {
+            let mut keys = vec![self.key_of(removal)];
+            if !is_in_use {
+                keys.push(self.entry_of(removal).to_string());
+            }
+            shared.delete(&keys).await?;
+        }
+        self.uplink.deletion_succeeded(&removal.tenant);
+        Ok(())
+    }
+
+    /// What the registry may say of where the replica was.
+    fn entry_of(&self, removal: &Removal) -> RegistryKey {
+        let elsewhere = self.uplink.stores.is_elsewhere(&removal.tenant);
+        let rules = self.capture.present_rules();
+        let (label, s3_prefix) = (&removal.label, &removal.s3_prefix);
+        RegistryKey::of_replica(elsewhere, rules.prefix(), label, s3_prefix)
+    }
+
+    fn forget(&self, removal: &Removal) -> Result<(), UpkeepError> {
         let forgotten = self.capture.forget_removal(removal);
         Ok(forgotten.map_err(CaptureError::from)?)
     }
-}
 
-fn key_of(removal: &Removal) -> String {
-    RegistryKey::Removed {
-        s3_prefix: removal.s3_prefix.clone(),
-        at_ms: removal.removed_at,
+    fn key_of(&self, removal: &Removal) -> String {
+        let stores = &self.uplink.stores;
+        RegistryKey::Removed {
+            place: stores.registered_place(&removal.tenant, &removal.s3_prefix),
+            at_ms: removal.removed_at,
+        }
+        .to_string()
     }
-    .to_string()
 }

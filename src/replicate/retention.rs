@@ -13,6 +13,26 @@ const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 /// How often a request is made before its error counts.
 const ATTEMPTS: u32 = 3;
 
+/// Every object of the replica below `prefix`.
+///
+/// # Errors
+/// Those of the listing.
+pub async fn objects_of(
+    store: &dyn ObjectStore,
+    prefix: &str,
+) -> Result<Vec<AgedObject>, StoreError> {
+    let below = format!("{prefix}/");
+    let listed = repeat(ATTEMPTS, || store.list(&below)).await?;
+    let objects = listed.iter().filter_map(|object| {
+        Some(AgedObject {
+            key: ObjectKey::parse(prefix, &object.key)?,
+            size: object.size,
+            modified_ms: object.modified_ms,
+        })
+    });
+    Ok(objects.collect())
+}
+
 /// Plans what of the replica below `prefix` is older than `retention`, `now` being the store's time.
 ///
 /// # Errors
@@ -23,20 +43,14 @@ pub async fn plan_for(
     retention: Duration,
     now: UnixMs,
 ) -> Result<RetentionPlan, StoreError> {
-    let below = format!("{prefix}/");
-    let listed = repeat(ATTEMPTS, || store.list(&below)).await?;
-    let objects: Vec<AgedObject> = listed
-        .iter()
-        .filter_map(|object| {
-            Some(AgedObject {
-                key: ObjectKey::parse(prefix, &object.key)?,
-                size: object.size,
-                modified_ms: object.modified_ms,
-            })
-        })
-        .collect();
+    let objects = objects_of(store, prefix).await?;
+    Ok(plan(&objects, cutoff(now, retention)))
+}
+
+/// What was stored at or before this time is older than `retention`, `now` being the store's time.
+pub fn cutoff(now: UnixMs, retention: Duration) -> UnixMs {
     let retention = i64::try_from((retention + CLOCK_GRAIN).as_millis()).unwrap_or(i64::MAX);
-    Ok(plan(&objects, now.saturating_sub(retention)))
+    now.saturating_sub(retention)
 }
 
 /// Deletes what the plan names, in its order, with one batch of requests for each kind of object.
@@ -55,22 +69,20 @@ pub async fn carry_out(
     Ok(())
 }
 
-/// Deletes every object of a replica; the snapshots go last, so that what is left can be planned again. Returns how many
-/// objects that were.
+/// Deletes all `objects` of a replica; the snapshots go last, so that what is left can be planned again.
 ///
 /// # Errors
-/// Those of the listing and of the deletion.
-pub async fn erase(store: &dyn ObjectStore, prefix: &str) -> Result<usize, StoreError> {
-    let below = format!("{prefix}/");
-    let listed = repeat(ATTEMPTS, || store.list(&below)).await?;
-    let (snapshots, rest): (Vec<_>, Vec<_>) = listed
-        .into_iter()
-        .map(|object| object.key)
-        .filter(|key| ObjectKey::parse(prefix, key).is_some())
-        .partition(|key| matches!(ObjectKey::parse(prefix, key), Some(ObjectKey::Snapshot(..))));
-    let objects = snapshots.len() + rest.len();
-    for keys in [rest, snapshots] {
+/// Those of the deletion.
+pub async fn erase(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    objects: &[AgedObject],
+) -> Result<(), StoreError> {
+    let is_snapshot = |object: &&AgedObject| matches!(object.key, ObjectKey::Snapshot(..));
+    let (snapshots, rest): (Vec<&AgedObject>, Vec<_>) = objects.iter().partition(is_snapshot);
+    for part in [rest, snapshots] {
+        let keys: Vec<_> = part.iter().map(|object| object.key.below(prefix)).collect();
         repeat(ATTEMPTS, || store.delete(&keys)).await?;
     }
-    Ok(objects)
+    Ok(())
 }

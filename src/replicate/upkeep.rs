@@ -38,6 +38,16 @@ pub(super) enum UpkeepError {
     NotStored,
 }
 
+impl UpkeepError {
+    /// What the store refused for want of a right.
+    pub fn refusal(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error @ StoreError::Denied { .. }) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 /// Does what is due, until `stop`.
 pub(super) async fn run(replicator: Arc<Replicator>) {
     let mut stop = replicator.stop.subscribe();
@@ -87,17 +97,26 @@ async fn do_chore(replicator: Arc<Replicator>, path: PathBuf, chore: Chore) {
         Chore::Snapshot => ("snapshot", replicator.snapshot_now(&db, &client).await),
         Chore::Retention => ("retain", replicator.retain(&db, &client).await),
     };
-    if let Err(error) = done {
-        let retry = now_ms() + RETRY.as_millis() as i64;
-        tracing::warn!(
-            client = %client.label,
-            operation,
-            s3_path = %format!("{}/", client.s3_prefix),
-            error = %error,
-            "Upkeep has failed; it is tried again"
-        );
-        replicator.note_chore(&db, chore, retry);
-    }
+    let Err(error) = done else {
+        return;
+    };
+    let refusal = error.refusal().filter(|_| chore == Chore::Retention);
+    let pause = match refusal {
+        Some(refusal) => replicator
+            .uplink
+            .pause_after_refusal(&client.id.tenant, refusal),
+        None => {
+            tracing::warn!(
+                client = %client.label,
+                operation,
+                s3_path = %format!("{}/", client.s3_prefix),
+                error = %error,
+                "Upkeep has failed; it is tried again"
+            );
+            RETRY
+        }
+    };
+    replicator.note_chore(&db, chore, now_ms() + pause.as_millis() as i64);
 }
 
 /// Whether anything may be done for the client: what is absent or was never taken up is left as it is.
@@ -221,11 +240,12 @@ impl Replicator {
         let store = self.uplink.store_of(client)?;
         let store = store.as_ref();
         let retention = client.policy().retention;
-        let ahead = self.uplink.clock_ahead(store).await?;
+        let ahead = self.uplink.clock_ahead(store, &client.s3_prefix).await?;
         let now = now_ms() + ahead;
         let plan = plan_for(store, &client.s3_prefix, retention, now).await?;
         if !plan.delete.is_empty() {
             carry_out(store, &client.s3_prefix, &plan).await?;
+            self.uplink.deletion_succeeded(&client.id.tenant);
             tracing::info!(
                 client = %client.label,
                 operation = "retain",

@@ -1,7 +1,7 @@
 //! What the replication of all watch paths shares: the stores, the permits, the pace of each tenant, and what the
 //! store said last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +11,15 @@ use tokio::time::Instant;
 use super::repeated::Repeated;
 use crate::clock::now_ms;
 use crate::store::stores::Stores;
-use crate::store::{ObjectStore, StoreError, probe_time};
+use crate::store::{ObjectStore, StoreError};
 use crate::tenant::pace::Pace;
 use crate::tenant::roster::Client;
 
 /// How long a reading of the store's clock is good for.
 const CLOCK_READING: Duration = Duration::from_secs(3600);
+/// A deletion that was refused is asked for again after so long: keys without that right are no fault, and somebody else's
+/// `retain` deletes.
+const AFTER_REFUSAL: Duration = Duration::from_secs(3600);
 
 /// What the store said last.
 #[derive(Clone, Debug, Default)]
@@ -35,10 +38,12 @@ pub struct Uplink {
     permits: Semaphore,
     /// By watch path's prefix and tenant; only of tenants that have a limit.
     paces: Mutex<HashMap<(String, String), Paces>>,
-    /// When the store's clock was read, and how many milliseconds it was ahead of ours.
-    clock: Mutex<Option<(Instant, i64)>>,
+    /// When each store's clock was read, and how many milliseconds it was ahead of ours.
+    clocks: Mutex<HashMap<String, (Instant, i64)>>,
     health: Mutex<StoreHealth>,
     failures: Mutex<Repeated>,
+    /// Stores that have refused a deletion, and it was said.
+    without_deletion: Mutex<HashSet<String>>,
 }
 
 #[derive(Default)]
@@ -54,9 +59,10 @@ impl Uplink {
             stores,
             permits: Semaphore::new(max_concurrent_syncs),
             paces: Mutex::default(),
-            clock: Mutex::new(None),
+            clocks: Mutex::default(),
             health: Mutex::default(),
             failures: Mutex::new(Repeated::new(std::time::Instant::now())),
+            without_deletion: Mutex::default(),
         })
     }
 
@@ -141,20 +147,59 @@ impl Uplink {
             .say(std::time::Instant::now())
     }
 
+    /// A tenant's store refuses what retention asks for: said once for each store, until it does not any more. How long to
+    /// leave it alone.
+    pub(super) fn pause_after_refusal(&self, tenant: &str, refusal: &StoreError) -> Duration {
+        let is_news = self
+            .stores
+            .of(tenant)
+            .is_some_and(|store| self.lock_without_deletion().insert(store.describe()));
+        if is_news {
+            tracing::warn!(
+                operation = "retain",
+                error = %refusal,
+                "The keys may not delete here; what has outlived its retention stays until `retain` runs with keys that may"
+            );
+        }
+        AFTER_REFUSAL
+    }
+
+    /// A tenant's store has deleted something.
+    pub(super) fn deletion_succeeded(&self, tenant: &str) {
+        if let Some(store) = self.stores.of(tenant) {
+            self.lock_without_deletion().remove(&store.describe());
+        }
+    }
+
+    fn lock_without_deletion(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.without_deletion
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_health(&self) -> MutexGuard<'_, StoreHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Milliseconds that the store's clock is ahead of ours, within a second or so.
-    pub(super) async fn clock_ahead(&self, store: &dyn ObjectStore) -> Result<i64, StoreError> {
-        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Milliseconds that the store's clock is ahead of ours, within a second or two. `prefix`: what may be listed of it.
+    pub(super) async fn clock_ahead(
+        &self,
+        store: &dyn ObjectStore,
+        prefix: &str,
+    ) -> Result<i64, StoreError> {
+        let name = store.describe();
+        let known = self.lock_clocks().get(&name).copied();
         if let Some((read_at, ahead)) = known
             && read_at.elapsed() < CLOCK_READING
         {
             return Ok(ahead);
         }
-        let ahead = probe_time(store).await? - now_ms();
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ahead));
+        let ahead = store.now(prefix).await? - now_ms();
+        self.lock_clocks().insert(name, (Instant::now(), ahead));
         Ok(ahead)
+    }
+
+    fn lock_clocks(&self) -> MutexGuard<'_, HashMap<String, (Instant, i64)>> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

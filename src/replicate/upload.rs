@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
@@ -19,6 +20,8 @@ use crate::tenant::roster::{Client, Progress, Status};
 
 /// How often a further snapshot is tried before it is given up for a while.
 const SNAPSHOT_ATTEMPTS: u32 = 4;
+/// How often a note in the registry is tried, where the client's objects go elsewhere.
+const NOTE_ATTEMPTS: u32 = 4;
 /// A small request that has no answer for so long is a store that can't be reached; it is waited for all the same.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What is larger has more time: a slow line is no outage.
@@ -228,51 +231,38 @@ impl Replicator {
             "startedAt": rfc3339(segment.end.time_ms),
         });
         let key = ObjectKey::Database(segment.end.generation).below(&client.s3_prefix);
-        self.put_note(client, &key, format!("{description:#}\n"))
+        let text = format!("{description:#}\n");
+        let bytes = text.len() as u64;
+        // One that is there is from an attempt before.
+        self.put(client, &key, &Body::Bytes(text.into()), bytes)
             .await;
-        for key in self.registry_keys(client) {
+        if let Some(key) = self.registry_key(client) {
             self.register_in_store(client, &key).await;
         }
     }
 
-    /// Stores a small object that nothing depends on; one that is there is from an attempt before.
-    async fn put_note(&self, client: &Client, key: &str, text: String) {
-        let bytes = text.len() as u64;
-        self.put(client, key, &Body::Bytes(text.into()), bytes)
-            .await;
-    }
-
     /// What the registry has to say, so that a client is found from the store alone.
-    fn registry_keys(&self, client: &Client) -> Vec<RegistryKey> {
-        let prefix = client.id.prefix.clone();
-        let label = client.label.clone();
-        let mut keys = Vec::new();
-        if client.is_listed {
-            keys.push(RegistryKey::Placed {
-                prefix: prefix.clone(),
-                label: label.clone(),
-                s3_prefix: client.s3_prefix.clone(),
-            });
-        }
-        if self.uplink.stores.has_own(&client.id.tenant) {
-            keys.push(RegistryKey::Elsewhere { prefix, label });
-        }
-        keys
+    fn registry_key(&self, client: &Client) -> Option<RegistryKey> {
+        let elsewhere = self.uplink.stores.is_elsewhere(&client.id.tenant);
+        let (prefix, label) = (&client.id.prefix, &client.label);
+        let key = RegistryKey::of_replica(elsewhere, prefix, label, &client.s3_prefix);
+        (elsewhere || client.is_listed).then_some(key)
     }
 
-    /// A client with a store of its own is named in that of all, and its place in its own.
+    /// Names a client in the registry, which lies in the store of all and is written with the keys to that. Nothing else of
+    /// the client depends on it: what fails is said, and tried again when the next generation begins.
     async fn register_in_store(&self, client: &Client, key: &RegistryKey) {
-        let text = "{}\n".to_owned();
-        match (key, self.uplink.stores.shared()) {
-            (RegistryKey::Elsewhere { .. }, None) => {}
-            (RegistryKey::Elsewhere { .. }, Some(shared)) => {
-                let body = Body::Bytes(text.into());
-                // It is named for people, and named again when the next generation begins.
-                if let Err(error) = shared.put_new(&key.to_string(), &body).await {
-                    tracing::warn!(client = %client.label, error = %error, "The client could not be named in the store of all");
-                }
-            }
-            _ => self.put_note(client, &key.to_string(), text).await,
+        let Some(shared) = self.uplink.stores.shared() else {
+            return;
+        };
+        let (key, body) = (key.to_string(), Body::Bytes(Bytes::from_static(b"{}\n")));
+        // The store of all holds nobody up whose objects are not in it.
+        let attempts = match self.uplink.stores.has_own(&client.id.tenant) {
+            true => NOTE_ATTEMPTS,
+            false => u32::MAX,
+        };
+        if let Err(error) = repeat(attempts, || shared.put_new(&key, &body)).await {
+            tracing::warn!(client = %client.label, error = %error, "The client could not be named in the registry; it is found by its place, or with the configuration");
         }
     }
 

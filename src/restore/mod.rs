@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub use describe::{Description, describe, path_below_watch_path};
 pub use error::RestoreError;
 pub use list::{
-    ListedClient, ListedGeneration, begun_since, clients_elsewhere, list_clients, list_moments,
-    newest_moment_before, placed_clients,
+    Expected, ListedClient, ListedGeneration, Listing, Removed, begun_since, list_clients,
+    list_moments, newest_moment_before, placed_clients,
 };
 pub use locate::{At, Target};
 pub use replica::Moment;

@@ -20,6 +20,7 @@ use tokio::io::AsyncRead;
 use self::folder::Folder;
 use super::probe::random;
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
+use crate::clock::UnixMs;
 
 /// Where objects are written before they get their name; no listing shows it.
 const INCOMING: &str = ".incoming";
@@ -122,6 +123,10 @@ impl ObjectStore for DirectoryStore {
             self.blocking(key, move |inner| inner.delete(&name)).await?;
         }
         Ok(())
+    }
+
+    async fn now(&self, _prefix: &str) -> Result<UnixMs, StoreError> {
+        self.blocking("", Inner::now).await
     }
 
     fn describe(&self) -> String {
@@ -232,6 +237,14 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// The file system's own clock, which is another machine's where the directory is shared.
+    fn now(&self) -> io::Result<UnixMs> {
+        let root = self.root()?;
+        root.make(INCOMING)?;
+        let metadata = Temporary::create(&root.enter(INCOMING)?)?.file.metadata()?;
+        Ok(metadata.mtime() * 1_000 + metadata.mtime_nsec() / 1_000_000)
     }
 
     fn make_root(&self) -> io::Result<Folder> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError};
+use crate::clock::UnixMs;
 use crate::meter::{self, Request, RequestResult};
 
 /// Counts what is asked of `store`.
@@ -66,6 +67,10 @@ impl ObjectStore for Metered {
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
         counted(Request::Delete, self.store.delete(keys).await)
+    }
+
+    async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError> {
+        counted(Request::List, self.store.now(prefix).await)
     }
 
     fn describe(&self) -> String {

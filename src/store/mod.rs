@@ -18,7 +18,7 @@ use crate::clock::UnixMs;
 
 /// Keys are a format: plans are made from them without a store.
 pub use crate::format::keys;
-pub use probe::{probe_conditional_put, probe_time};
+pub use probe::probe_conditional_put;
 
 /// What is to be stored: never longer than `limits.memoryBytesPerTenant` in memory, else a file of the spool.
 #[derive(Clone, Debug)]
@@ -101,6 +101,10 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Removes objects; those that do not exist are no error.
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError>;
+
+    /// What the store's clock says, within a second or two: objects have their times from it. Writes no object, and asks
+    /// for nothing but a listing of what starts with `prefix`.
+    async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError>;
 
     /// STORE as the user would write it, without secrets.
     fn describe(&self) -> String;

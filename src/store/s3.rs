@@ -1,6 +1,7 @@
 //! The store in an S3 bucket. This module alone names the SDK.
 
 mod connect;
+mod date;
 mod refusal;
 mod upload;
 
@@ -13,6 +14,7 @@ use aws_sdk_s3::types::{Delete, Object, ObjectIdentifier};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use self::date::AnswerDate;
 use self::refusal::{code_refusal, refusal};
 use super::spec::S3Options;
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
@@ -209,6 +211,24 @@ impl ObjectStore for S3Store {
             self.delete_batch(batch).await?;
         }
         Ok(())
+    }
+
+    async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError> {
+        check_prefix(prefix)?;
+        let date = AnswerDate::default();
+        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        request
+            .prefix(self.full_key(prefix))
+            .max_keys(1)
+            .customize()
+            .interceptor(date.clone())
+            .send()
+            .await
+            .map_err(|error| refusal(&self.named(prefix), &error))?;
+        date.get().ok_or_else(|| StoreError::Failed {
+            key: self.named(prefix),
+            reason: "the server's answers have no date; what is too old can't be told".to_owned(),
+        })
     }
 
     fn describe(&self) -> String {

@@ -49,6 +49,19 @@ pub fn label_of(id: &ClientId, single: bool) -> String {
     }
 }
 
+/// The tenant of a database that goes by this label.
+pub fn tenant_of_label(label: &str) -> &str {
+    label.split('/').next().unwrap_or(label)
+}
+
+/// `PREFIX/` before a label where there is a prefix: the form that `restore` and `verify` take.
+pub fn full_label(prefix: &str, label: &str) -> String {
+    match prefix {
+        "" => label.to_owned(),
+        prefix => format!("{prefix}/{label}"),
+    }
+}
+
 /// A database's names and places, with what holds for it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Identity {
@@ -69,10 +82,7 @@ pub struct Identity {
 impl Identity {
     /// `PREFIX/` before the label where there is a prefix: the form that `restore` and `verify` take.
     pub fn full_label(&self) -> String {
-        match self.id.prefix.as_str() {
-            "" => self.label.clone(),
-            prefix => format!("{prefix}/{}", self.label),
-        }
+        full_label(&self.id.prefix, &self.label)
     }
 }
 

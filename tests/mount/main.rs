@@ -24,5 +24,6 @@ mod supervision;
 #[path = "../support/mod.rs"]
 mod support;
 mod take_over;
+mod tenant_stores;
 mod tenants;
 mod upkeep;

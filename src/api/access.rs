@@ -9,10 +9,13 @@ use warp::http::{HeaderMap, StatusCode};
 use super::replies::Refusal;
 use crate::store::spec::Secret;
 
+/// Where browsers say whose page a request is made for.
+const FETCH_SITE: &str = "sec-fetch-site";
+
 /// Refuses a request that may not be answered. `open` says that its call needs no token.
 pub fn check(token: Option<&Secret>, open: bool, headers: &HeaderMap) -> Result<(), Refusal> {
     match token {
-        None => refuse_foreign(headers),
+        None => refuse_foreign(open, headers),
         Some(_) if open => Ok(()),
         Some(token) => refuse_without(token, headers),
     }
@@ -48,9 +51,9 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
         .then(|| rest.trim_ascii())
 }
 
-/// A page of another site must not reach the API through a browser, neither openly (Origin) nor by giving its own
-/// name our address (Host).
-fn refuse_foreign(headers: &HeaderMap) -> Result<(), Refusal> {
+/// A page of another site must not reach the API through a browser: neither openly (Origin), nor by giving its own
+/// name our address (Host), nor as what it shows or links to (Sec-Fetch-Site), but for the page itself.
+fn refuse_foreign(open: bool, headers: &HeaderMap) -> Result<(), Refusal> {
     let refused = |header: &str| {
         Err(Refusal::new(
             StatusCode::FORBIDDEN,
@@ -63,6 +66,10 @@ fn refuse_foreign(headers: &HeaderMap) -> Result<(), Refusal> {
         Some(Ok(host)) if is_loopback(host) => Some(host),
         Some(_) => return refused("Host"),
     };
+    let from = headers.get(FETCH_SITE);
+    if !open && from.is_some_and(|from| from == "cross-site" || from == "same-site") {
+        return refused("Sec-Fetch-Site");
+    }
     let Some(origin) = headers.get(ORIGIN) else {
         return Ok(());
     };

@@ -14,6 +14,7 @@ const ORDER_MS = 1000;
 const clients = new Clients();
 const view = { search: "", status: "", order: "status" };
 let stale = true;
+let listedAt = 0;
 
 const table = new Table(orderBy, (client) => detail.show(client));
 const detail = new Detail(askForOne);
@@ -89,6 +90,7 @@ async function askForOne(client) {
 }
 
 async function askForAll() {
+  listedAt = Date.now();
   const answer = await guarded(() => json("/api/health/clients"));
   if (!answer) return;
   clients.replace(answer.clients);
@@ -117,8 +119,10 @@ function askForToken() {
 }
 
 function heard(kind, data) {
-  if (kind === "missed") askForAll();
-  else if (kind === "unregistered") clients.remove(data);
+  if (kind === "missed") {
+    // Who hears too much to follow must not ask for all of it each time as well.
+    if (Date.now() - listedAt > listPause()) askForAll();
+  } else if (kind === "unregistered") clients.remove(data);
   else clients.put(data);
   stale = true;
 }

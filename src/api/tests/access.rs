@@ -50,6 +50,16 @@ async fn pages_of_other_sites_are_refused() {
         let answer = api.ask("GET", "/api/health", &headers).await;
         assert_eq!(answer.status, status, "{headers:?}");
     }
+    for (path, from, status) in [
+        ("/api/databases", "same-origin", 200),
+        ("/api/databases", "none", 200),
+        ("/api/databases", "cross-site", 403),
+        ("/api/databases", "same-site", 403),
+        ("/", "cross-site", 200),
+    ] {
+        let answer = api.ask("GET", path, &[("Sec-Fetch-Site", from)]).await;
+        assert_eq!(answer.status, status, "{path} {from}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::bodies::NewDatabase;
+use crate::capture::STATE_FOLDER;
 use crate::tenant::discovery::is_safe_name;
 use crate::tenant::request::{RegisterRequest, RequestError};
 
@@ -97,7 +98,10 @@ fn database_path(text: &str, roots: &[PathBuf]) -> Result<PathBuf, RequestError>
     let is_below = |root: &PathBuf| {
         path.strip_prefix(root).is_ok_and(|rest| {
             let mut parts = rest.components().peekable();
-            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+            // The mount does not show that folder.
+            let first = parts.peek().map(|part| part.as_os_str());
+            first.is_some_and(|first| first != STATE_FOLDER)
+                && parts.all(|part| matches!(part, Component::Normal(_)))
         })
     };
     if roots.iter().any(is_below) {
@@ -232,6 +236,14 @@ mod tests {
             ),
             (
                 &[("clientId", GUID), ("dbPath", "/etc/passwd")],
+                "foreign_path",
+                "below",
+            ),
+            (
+                &[
+                    ("clientId", GUID),
+                    ("dbPath", "/data/.litestream-multitenant/state.db"),
+                ],
                 "foreign_path",
                 "below",
             ),

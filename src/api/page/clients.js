@@ -49,13 +49,18 @@ class Client {
 }
 
 const byName = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
+/** The largest first; what is unknown last. */
+const byText = (field) => (a, b) => {
+  const [x, y] = [a.data[field] ?? "", b.data[field] ?? ""];
+  return x < y ? 1 : x > y ? -1 : 0;
+};
 const ORDERS = {
   client: byName,
   status: (a, b) => a.rank - b.rank,
   lag: (a, b, now) => b.lag(now) - a.lag(now),
   size: (a, b) => (b.data.databaseBytes ?? -1) - (a.data.databaseBytes ?? -1),
-  generation: (a, b) => ((a.data.generation ?? "") < (b.data.generation ?? "") ? 1 : -1),
-  sync: (a, b) => ((a.data.lastSyncAt ?? "") < (b.data.lastSyncAt ?? "") ? 1 : -1),
+  generation: byText("generation"),
+  sync: byText("lastSyncAt"),
   error: (a, b) => b.data.syncErrors - a.data.syncErrors,
 };
 

@@ -35,6 +35,7 @@ async fn people_find_their_client_among_ten_thousand() {
         .arg(format!("http://{}", guarded.addr))
         .arg(TOKEN)
         .arg(root.join("target/page"))
+        // To look at pictures of how the page is after so many seconds.
         .args(std::env::var_os("PAGE_PICTURES_AFTER"));
     let ran = tokio::task::spawn_blocking(move || command.output());
     let output = ran.await.expect("it runs").expect("tests/run has made it");

@@ -256,3 +256,58 @@ fn an_existing_file_is_kept() {
     let kept = fs::read_to_string(scratch.path("file")).expect("it is there");
     assert_eq!(kept, "kept");
 }
+
+#[test]
+fn the_manual_page_is_up_to_date() {
+    let printed = Scratch::new().run(&["man"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let kept = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/mount/litestream-multitenant.1"
+    );
+    let kept = fs::read_to_string(kept).expect("the page");
+    assert!(
+        kept == printed.out,
+        "run `litestream-multitenant man > mount/litestream-multitenant.1`"
+    );
+}
+
+#[test]
+fn shells_take_the_completions() {
+    let scratch = Scratch::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = scratch.run(&["completions", shell]);
+        assert_eq!(script.code, 0, "{}", script.err);
+        for word in ["restore", "if-missing", "watch-path"] {
+            assert!(script.out.contains(word), "{shell}: {word}");
+        }
+    }
+    let script = scratch.path("script");
+    fs::write(&script, scratch.run(&["completions", "bash"]).out).expect("written");
+    let checked = Command::new("bash").arg("-n").arg(script).status();
+    assert!(checked.expect("bash runs").success());
+    let error = scratch.fails(2, &["completions", "tcsh"]);
+    assert!(error.contains("tcsh"), "{error}");
+}
+
+#[test]
+fn help_is_enough_to_begin_with() {
+    let scratch = Scratch::new();
+    for (words, parts) in [
+        (
+            vec!["-help"],
+            vec!["Examples:", "demo", "-exec", "Exit codes"],
+        ),
+        (
+            vec!["restore", "-help"],
+            vec!["Examples:", "--timestamp", "--all"],
+        ),
+        (vec!["status", "-help"], vec!["Examples:", "--listen"]),
+    ] {
+        let help = scratch.run(&words);
+        assert_eq!((help.code, help.err.as_str()), (0, ""), "{words:?}");
+        for part in parts {
+            assert!(help.out.contains(part), "{words:?}: {part}");
+        }
+    }
+}

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::helper::{self, HelperArgs};
-use super::{Failure, one_line};
+use super::{Failure, help, one_line};
 use crate::config::{self, ConfigError, LogFormat, WatchPathWritten, Written, units};
 use crate::format::keys::GenerationId;
 use crate::store::spec::StoreSpec;
 
 /// Commands that are known and do not work yet.
-const NOT_YET: [&str; 6] = ["export", "import", "purge", "hold", "status", "upgrade"];
+const NOT_YET: [&str; 5] = ["export", "import", "purge", "hold", "upgrade"];
 
 /// Replicates one SQLite database per tenant to object storage, through a FUSE mount.
 ///
@@ -24,7 +25,8 @@ const NOT_YET: [&str; 6] = ["export", "import", "purge", "hold", "status", "upgr
     name = super::NAME,
     version,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = help::MAIN
 )]
 struct Cli {
     #[command(subcommand)]
@@ -38,17 +40,31 @@ pub(super) enum Command {
     /// Mount over the watch path, replicate, serve the API; until SIGINT or SIGTERM
     Mount(MountArgs),
     /// Write a database as it was, verified
+    #[command(after_help = help::RESTORE)]
     Restore(RestoreArgs),
     /// Show the clients in the store, or what can be restored of one
+    #[command(after_help = help::LIST)]
     List(ListArgs),
     /// Restore replicas into a scratch directory and check them
+    #[command(after_help = help::VERIFY)]
     Verify(VerifyArgs),
+    /// Ask the running instance how its clients are
+    #[command(after_help = help::STATUS)]
+    Status(StatusArgs),
     /// Delete what has outlived its retention
     Retain(RetainArgs),
     /// Read a configuration, and print what it means or what is wrong with it
     CheckConfig(CheckConfigArgs),
     /// Show all of it within half a minute, in a scratch directory
     Demo,
+    /// Print what makes a shell complete commands and flags
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, for man(1)
+    Man,
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -189,6 +205,21 @@ pub(super) struct VerifyArgs {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// The instance's configuration [default: /etc/litestream-multitenant.yml where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where its API listens [default: as its configuration says]
+    #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
+    pub listen: Option<Listen>,
+    /// Only this one: a GUID or tenant/dbName, PREFIX/ before it to tell those of several watch paths apart
+    pub client: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct RetainArgs {
     #[command(flatten)]
     pub store: StoreArgs,
@@ -216,6 +247,11 @@ pub(super) enum Parsed {
     Helper(HelperArgs),
     /// Help or the version.
     Print(String),
+}
+
+/// All commands and flags.
+pub(super) fn command_line() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the arguments, the program's name first.

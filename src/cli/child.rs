@@ -1,7 +1,7 @@
 //! The daemon as a child process of the demo: started, asked over HTTP, killed, and never left behind.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::Failure;
+use super::ask::ask;
 use super::demo::failed;
 
 const START_TIME: Duration = Duration::from_secs(10);
@@ -73,24 +74,16 @@ impl Child {
     /// One request to its API; an answer other than 200 is an error.
     pub(super) fn ask(&self, method: &str, path: &str, time: Duration) -> Result<Value, Failure> {
         let api = self.running()?.api;
-        let mut stream = TcpStream::connect(api).map_err(failed("connect to the API"))?;
-        let mut text = String::new();
         // A little more than the API itself may wait.
-        stream
-            .set_read_timeout(Some(time + Duration::from_secs(5)))
-            .and_then(|()| {
-                let request = format!(
-                    "{method} {path} HTTP/1.1\r\nHost: {api}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                );
-                stream.write_all(request.as_bytes())
-            })
-            .and_then(|()| stream.read_to_string(&mut text))
-            .map_err(failed("ask the API"))?;
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        if !head.starts_with("HTTP/1.1 200 ") {
-            return Err(Failure::Other(format!("demo: {method} {path}: {body}")));
+        let time = time + Duration::from_secs(5);
+        let answer = ask(api, method, path, None, time).map_err(failed("ask the API"))?;
+        if answer.status != 200 {
+            return Err(Failure::Other(format!(
+                "demo: {method} {path}: {}",
+                answer.body
+            )));
         }
-        serde_json::from_str(body).map_err(failed("read the API's answer"))
+        serde_json::from_str(&answer.body).map_err(failed("read the API's answer"))
     }
 
     /// Kills it without warning. The mount stays, dead.

@@ -1,11 +1,13 @@
 //! The commands: arguments in, one of four exit codes out.
 
 mod args;
+mod ask;
 mod background;
 mod check_config;
 mod child;
 mod client;
 mod demo;
+mod help;
 mod helper;
 mod list;
 mod logging;
@@ -15,6 +17,7 @@ mod replicas;
 mod restore;
 mod restore_all;
 mod retain;
+mod status;
 mod syslog;
 mod verify;
 
@@ -100,7 +103,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Verify(args) => block_on(verify::run(args)),
         Command::Retain(args) => block_on(retain::run(args)),
         Command::CheckConfig(args) => check_config::run(args),
+        Command::Status(args) => status::run(args),
         Command::Demo => demo::run(),
+        Command::Completions { shell } => help::completions(shell),
+        Command::Man => help::manual(),
         Command::Other(words) => Err(args::unknown_command(&words)),
     };
     done.map(|()| ExitCode::SUCCESS)

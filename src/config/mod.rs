@@ -28,6 +28,9 @@ use crate::tenant::terms::Terms;
 /// Read where no `-config` is given and the file exists.
 pub const DEFAULT_FILE: &str = "/etc/litestream-multitenant.yml";
 
+/// Where the API listens unless it is configured.
+pub const DEFAULT_PORT: u16 = 8080;
+
 /// The folder below the backing directory where state lives unless `-state-dir` says otherwise.
 pub const DEFAULT_STATE_FOLDER: &str = ".litestream-multitenant";
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::directories::{Directory, absolute, outside, settled, watch_paths};
 use super::tenants::{NamedBelow, named, own_stores, terms};
-use super::{Config, ConfigError, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath, Written};
+use super::{
+    Config, ConfigError, DEFAULT_PORT, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath,
+    Written,
+};
 use crate::replicate::drills::{Drills, Sample};
 use crate::store::spec::StoreSpec;
 use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules, RulesWritten};
@@ -15,7 +18,6 @@ use crate::tenant::policy::Policy;
 use crate::tenant::terms::Terms;
 
 const DEFAULT_PATTERN: &str = "*.db";
-const DEFAULT_PORT: u16 = 8080;
 const DEFAULT_WATCH_PATHS: usize = 10;
 
 /// What is tolerated of what is not there.

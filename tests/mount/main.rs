@@ -18,6 +18,7 @@ mod outages;
 mod phantoms;
 mod restore_all;
 mod service;
+mod status;
 mod stops;
 mod straight_path;
 mod supervision;

@@ -239,6 +239,11 @@ impl Daemon {
         self.running.as_ref().expect("the daemon runs")
     }
 
+    /// Where its API listens.
+    pub fn api(&self) -> SocketAddr {
+        self.running().api
+    }
+
     pub fn pid(&self) -> u32 {
         self.running().child.id()
     }

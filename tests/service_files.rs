@@ -1,4 +1,5 @@
-//! The files of `mount/`: systemd understands the units, and none of them would hide the mount from applications.
+//! The files of `mount/` and the example for Kubernetes: what reads them understands them, and none of them would hide
+//! the mount from applications.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -158,4 +159,59 @@ fn the_lines_for_fstab_are_understood() {
         lines += 1;
     }
     assert_eq!(lines, 2);
+}
+
+#[test]
+fn the_example_for_kubernetes_lets_the_mount_be_seen() {
+    use serde_yaml::Value;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/kubernetes.yaml");
+    let text = fs::read_to_string(path).expect("the example");
+    let parts: Vec<&str> = text.split("\n---\n").collect();
+    let [config, app] =
+        [parts[0], parts[1]].map(|part| serde_yaml::from_str::<Value>(part).expect("YAML"));
+
+    // The configuration, with directories of this machine.
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let root = scratch.path().canonicalize().expect("it exists");
+    let config = config["data"]["litestream-multitenant.yml"]
+        .as_str()
+        .expect("text");
+    for dir in ["backing", "mounts/data"] {
+        fs::create_dir_all(root.join(dir)).expect("made");
+    }
+    let config = ["/backing", "/mounts"]
+        .iter()
+        .fold(config.to_owned(), |text, dir| {
+            text.replace(dir, &format!("{}{dir}", root.display()))
+        });
+    let file = root.join("config.yml");
+    fs::write(&file, config).expect("written");
+    let checked = Command::new(env!("CARGO_BIN_EXE_litestream-multitenant"))
+        .arg("check-config")
+        .arg(&file)
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+
+    let pod = &app["spec"]["template"]["spec"];
+    let (sidecar, app) = (&pod["initContainers"][0], &pod["containers"][0]);
+    let propagation = |container: &Value| {
+        let mounts = container["volumeMounts"]
+            .as_sequence()
+            .cloned()
+            .unwrap_or_default();
+        let shared = mounts.into_iter().find(|mount| mount["name"] == "mounts");
+        shared.map(|mount| mount["mountPropagation"].clone())
+    };
+    assert_eq!(sidecar["securityContext"]["privileged"], true);
+    assert_eq!(sidecar["restartPolicy"], "Always");
+    assert_eq!(propagation(sidecar), Some("Bidirectional".into()));
+    assert_eq!(propagation(app), Some("HostToContainer".into()));
+    assert_eq!(pod["shareProcessNamespace"], true);
+    let of_app = app["volumeMounts"].as_sequence().expect("a list");
+    assert!(
+        of_app.iter().all(|mount| mount["name"] != "databases"),
+        "never past the mount"
+    );
 }

@@ -171,7 +171,9 @@ impl Instance {
         }
 
         let work = async {
-            let code = self.attend(config, reload, &beside.exec, signals).await;
+            let code = self
+                .attend(config, reload, &beside.exec, signals, &supervisor)
+                .await;
             supervisor.stopping();
             (code, self.finish().await)
         };
@@ -240,6 +242,7 @@ impl Instance {
         reload: Reload,
         exec: &[OsString],
         signals: &mut Signals,
+        supervisor: &Supervisor,
     ) -> Result<u8, ExecError> {
         let mut exec = match exec {
             [] => None,
@@ -274,7 +277,9 @@ impl Instance {
                     None => 0,
                 });
             }
+            supervisor.reloading();
             config = self.reload(config, &reload).await;
+            supervisor.reloaded();
         }
     }
 

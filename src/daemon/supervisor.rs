@@ -8,6 +8,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::mount::{Answer, ask};
 
 /// The variables by which systemd speaks to the process that it starts, and to none of its children.
@@ -45,6 +47,17 @@ impl Supervisor {
     /// The mounts answer, and what is committed is captured.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The configuration is being read again; `reloaded` follows.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    pub fn reloaded(&self) {
+        self.tell("READY=1");
     }
 
     pub fn stopping(&self) {

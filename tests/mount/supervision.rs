@@ -111,6 +111,11 @@ fn ready_alive_and_stopping() {
     for _ in 0..3 {
         manager.wait_for("WATCHDOG=1");
     }
+    daemon.signal(libc::SIGHUP);
+    manager.wait_for("RELOADING=1");
+    let said = manager.heard.last().expect("just heard");
+    assert!(said.contains("\nMONOTONIC_USEC="), "{said}");
+    manager.wait_for("READY=1");
     assert!(daemon.terminate().success());
     manager.wait_for("STOPPING=1");
 }

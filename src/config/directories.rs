@@ -126,7 +126,10 @@ fn directory(path: &Path, absent: &mut Absent) -> Result<PathBuf, ConfigError> {
             ))?;
             absolute(path)
         }
-        Err(error) => Err(wrong(format!("look at the directory: {error}"))),
+        Err(error) => {
+            absent.note(wrong(format!("look at the directory: {error}")))?;
+            absolute(path)
+        }
     }
 }
 

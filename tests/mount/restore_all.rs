@@ -135,7 +135,7 @@ fn a_tenant_with_a_store_of_its_own_is_named_where_that_is_not_known() {
     let (code, said) = restore_all(&daemon, &all, &[], false);
     assert_eq!(code, 1, "{said}");
     assert!(
-        said.contains("acme/orders: its tenant has a store of its own"),
+        said.contains("acme/orders: in a bucket of its tenant"),
         "{said}"
     );
     assert_eq!(rows(&all.join("beta/orders.db")), "1");

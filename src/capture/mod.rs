@@ -31,6 +31,7 @@ mod workers;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -157,7 +158,9 @@ pub struct Capture {
 /// Makes the state directory where there is none, and keeps other instances out of it.
 fn claim_state(directory: &Path) -> Result<File, StartError> {
     let claim = || -> std::io::Result<Option<File>> {
-        std::fs::create_dir_all(directory)?;
+        // The spool has pages of databases that others may not read.
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(directory)?;
         let opened = File::open(directory)?;
         Ok(backing::claim(&opened)?.then_some(opened))
     };

@@ -94,22 +94,28 @@ pub(super) async fn resolve(replicas: &Replicas, text: &str) -> Result<Chosen, F
     if let ([only], true) = (&derived[..], found.is_empty()) {
         return reached(replicas, only);
     }
+    let mut refusal = None;
     for candidate in derived {
         let Some(place) = replicas.chosen(&candidate) else {
             continue;
         };
         let folder = format!("{}/", place.s3_prefix);
-        if !found.contains(&candidate) && !place.store.list_folders(&folder).await?.is_empty() {
-            found.push(candidate);
+        match place.store.list_folders(&folder).await {
+            Ok(folders) if folders.is_empty() || found.contains(&candidate) => {}
+            Ok(_) => found.push(candidate),
+            // These keys are for another reading.
+            Err(error @ StoreError::Denied { .. }) => refusal = Some(error),
+            Err(error) => return Err(error.into()),
         }
     }
-    match &found[..] {
-        [one] => reached(replicas, one),
-        [] => Err(Failure::Other(format!(
+    match (&found[..], refusal) {
+        ([one], _) => reached(replicas, one),
+        ([], Some(refusal)) => Err(refusal.into()),
+        ([], None) => Err(Failure::Other(format!(
             "{text}: the store {} has no such client; `list` shows those it has",
             replicas.describe()
         ))),
-        [first, second, ..] => Err(Failure::Other(format!(
+        ([first, second, ..], _) => Err(Failure::Other(format!(
             "{text}: the store has {} and {}; rename one of the prefixes",
             first.s3_prefix, second.s3_prefix
         ))),

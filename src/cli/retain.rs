@@ -59,7 +59,7 @@ async fn retain_one(
         .expect("BUG: listed by that store");
     let policy = replicas.policy(listed);
     let prefix = listed.s3_prefix.as_str();
-    let now = clocks.now(&*store, prefix).await?;
+    let now = clocks.now(&*store, &format!("{prefix}/")).await?;
     if let Some(removed) = listed.removed {
         let due = removed.told <= cutoff(now, policy.removed_retention);
         if due && !begun_since(&*store, prefix, removed).await? {

@@ -8,10 +8,13 @@ use bytes::Bytes;
 use crate::config::Config;
 use crate::format::registry::RegistryKey;
 use crate::replicate::{Fleet, Uplink};
+use crate::store::retry::Backoff;
 use crate::store::stores::Stores;
 use crate::store::{Body, ObjectStore, StoreError, probe_conditional_put};
 
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
+/// Where the registry refuses it, somebody has to change the policy first.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Opens all stores; no server is contacted yet.
 pub(super) async fn open(config: &Config) -> Result<Arc<Uplink>, StoreError> {
@@ -40,18 +43,25 @@ pub(super) async fn introduce(uplink: Arc<Uplink>, fleet: Arc<Fleet>, prefixes: 
         return;
     };
     while let Err(error) = probe(&uplink, &store).await {
-        pause_after(&uplink, "The store can't be used", &error).await;
+        if may_use_without_registry(&*store, &error).await {
+            uplink.note_answer(None);
+            tracing::warn!(
+                error = %error,
+                "The registry can't be written; whether If-None-Match is honoured is not known, and removals and configured places are not noted"
+            );
+            break;
+        }
+        uplink.note_answer(Some(&error));
+        tracing::warn!(error = %error, "The store can't be used; it is tried again");
+        tokio::time::sleep(PROBE_PAUSE).await;
     }
     for prefix in prefixes.into_iter().filter(|prefix| !prefix.is_empty()) {
         let key = RegistryKey::WatchPath(prefix).to_string();
         let body = Body::Bytes(Bytes::from_static(b"{}\n"));
+        let mut pauses = Backoff::new(PROBE_PAUSE, LONGEST_PAUSE);
         while let Err(error) = store.put_new(&key, &body).await {
-            pause_after(
-                &uplink,
-                "The watch path's prefix could not be noted",
-                &error,
-            )
-            .await;
+            tracing::warn!(error = %error, "The watch path's prefix could not be noted; without that its clients are not found from the store alone");
+            tokio::time::sleep(pauses.pause()).await;
         }
     }
     while let Err(error) = fleet.recall().await {
@@ -72,9 +82,7 @@ async fn probe(uplink: &Uplink, store: &Arc<dyn ObjectStore>) -> Result<(), Stor
     Ok(())
 }
 
-/// Shows in health what the store answers, and waits before the next attempt.
-async fn pause_after(uplink: &Uplink, failed: &str, error: &StoreError) {
-    uplink.note_answer(Some(error));
-    tracing::warn!(error = %error, "{failed}; it is tried again");
-    tokio::time::sleep(PROBE_PAUSE).await;
+/// Whether only the registry is closed to the keys: replicas may go where they are to.
+async fn may_use_without_registry(store: &dyn ObjectStore, error: &StoreError) -> bool {
+    matches!(error, StoreError::Denied { .. }) && store.list_folders("databases/").await.is_ok()
 }

@@ -240,7 +240,10 @@ impl Replicator {
         let store = self.uplink.store_of(client)?;
         let store = store.as_ref();
         let retention = client.policy().retention;
-        let ahead = self.uplink.clock_ahead(store, &client.s3_prefix).await?;
+        let ahead = self
+            .uplink
+            .clock_ahead(store, &format!("{}/", client.s3_prefix))
+            .await?;
         let now = now_ms() + ahead;
         let plan = plan_for(store, &client.s3_prefix, retention, now).await?;
         if !plan.delete.is_empty() {

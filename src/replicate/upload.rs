@@ -276,6 +276,12 @@ impl Replicator {
 
     /// Looks once for a segment that may be there; none where the store does not answer.
     pub(super) async fn look_for_segment(&self, client: &Client, key: &str) -> Option<Found> {
+        // Keys with rights for one prefix are not told of a GET that there is no such object, but that it is refused.
+        let listing = |store: Arc<dyn ObjectStore>| async move { store.list(key).await };
+        let listed = self.attempt(client, 0, listing).await?;
+        if listed.is_empty() {
+            return Some(Found::Nothing);
+        }
         let most = client.policy().limits.memory_bytes;
         let request = |store| fetch(store, key, most);
         let bytes = self.attempt(client, 0, request).await?;

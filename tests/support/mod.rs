@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod log;
+pub mod moto;
 pub mod mounts;
 pub mod process;
 pub mod proxy;

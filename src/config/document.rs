@@ -103,7 +103,14 @@ fn located(error: &serde_yaml::Error, key_error: Option<KeyError>) -> Problem {
         || {
             let text = error.to_string();
             let place = format!(" at line {line} column {column}");
-            text.strip_suffix(&place).unwrap_or(&text).to_owned()
+            let text = text.strip_suffix(&place).unwrap_or(&text);
+            // Without what stands there instead, which may be a secret in the wrong place.
+            match (text.find("invalid type: "), text.rfind(", expected ")) {
+                (Some(found), Some(expected)) => {
+                    format!("{}{}", &text[..found], &text[expected + 2..])
+                }
+                _ => text.to_owned(),
+            }
         },
         |error| error.to_string(),
     );
@@ -172,8 +179,17 @@ impl Reader<'_> {
         set: Set,
         text: &str,
     ) -> Result<(), KeyError> {
-        let text = self.substituted(path, text)?;
-        set(&mut self.written, &text).map_err(|reason| KeyError::Value { path, reason })
+        let value = self.substituted(path, text)?;
+        set(&mut self.written, &value).map_err(|reason| KeyError::Value {
+            path,
+            reason: match value == text {
+                true => reason,
+                // What the environment has may be a secret: the error is about what was written.
+                false => set(&mut self.written, text).err().unwrap_or_else(|| {
+                    "the value that the environment has does not fit".to_owned()
+                }),
+            },
+        })
     }
 
     /// Replaces each `${NAME}` by the environment's value, which is not looked at again.
@@ -257,6 +273,29 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
     }
 
     #[test]
+    fn no_error_tells_what_the_environment_has_or_what_stands_in_the_wrong_place() {
+        for text in [
+            "server: {port: '${SET}'}",
+            "s3: {endpoint: 'http://${SET}@host'}",
+            "server: {apiToken: '${SET} '}",
+            "limits: {maxLag: '${SET}'}",
+            "s3: 'from ${OUT}'",
+            "s3: {accessKey: {from: OUT}}",
+            "clients: 'from ${OUT}'",
+        ] {
+            let problem = refused(text);
+            assert!(!problem.reason.contains("OUT"), "{problem:?}");
+        }
+        let problem = refused("server: {port: '${SET}'}");
+        assert!(problem.reason.contains("${SET}"), "{problem:?}");
+        assert!(
+            refused("s3: x")
+                .reason
+                .contains("expected keys with values")
+        );
+    }
+
+    #[test]
     fn what_does_not_work_yet_is_refused_where_it_stands() {
         for (text, line, name) in [
             (
@@ -264,7 +303,6 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
                 3,
                 "`clients[].durabilityTimeout`",
             ),
-            ("s3:\n\n  sse: x\n", 3, "`s3.sse`"),
             (
                 "tenantDefaults: {durability: store}\n",
                 1,

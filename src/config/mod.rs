@@ -2,6 +2,7 @@
 
 mod directories;
 mod document;
+mod encryption;
 pub mod keys;
 mod lists;
 mod resolve;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::directories::{Directory, absolute, outside, settled, watch_paths};
+use super::encryption::encryption;
 use super::tenants::{NamedBelow, named, own_stores, terms};
 use super::{
     Config, ConfigError, DEFAULT_PORT, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath,
@@ -63,6 +64,7 @@ impl Written {
     }
 
     fn resolve_with(mut self, absent: &mut Absent) -> Result<Config, ConfigError> {
+        self.s3.encryption = encryption(&self)?;
         let own_stores = own_stores(&self)?;
         let each_has_its_own =
             !self.tenants.is_empty() && self.tenants.iter().all(|tenant| tenant.bucket.is_some());

@@ -49,7 +49,7 @@ impl Config {
         let all = Section::default()
             .put_some("bucket", self.store.as_ref().map(ToString::to_string))
             .put("server", self.shown_server())
-            .put("s3", s3(&self.s3).value())
+            .put("s3", self.shown_s3())
             .put("mount", mount.value())
             .put("autoDiscovery", discovery.value())
             .put("tenantDefaults", policy(&self.terms.defaults).value())
@@ -69,6 +69,15 @@ impl Config {
         };
         section
             .put_some("apiToken", masked(&self.api_token))
+            .value()
+    }
+
+    fn shown_s3(&self) -> Value {
+        let encryption = self.s3.encryption.as_ref();
+        let kms_key_id = encryption.and_then(|encryption| encryption.kms_key_id.clone());
+        s3(&self.s3)
+            .put_some("sse", encryption.map(|one| one.algorithm.as_str()))
+            .put_some("kmsKeyId", kms_key_id)
             .value()
     }
 

@@ -6,7 +6,7 @@ use super::lists::{self, CLIENTS, TENANTS, WATCH_PATHS};
 use super::units;
 use super::written::Written;
 use crate::format::quantity;
-use crate::store::spec::{Secret, StoreSpec};
+use crate::store::spec::{EncryptionAlgorithm, Secret, StoreSpec};
 use crate::tenant::discovery::DEFAULT_GUID_PATTERN;
 
 /// All tables: that of the single keys, and one for the sections of each list.
@@ -109,8 +109,18 @@ pub const KEYS: &[Key] = &[
         "the SDK's chain",
         "never printed; write `${NAME}` to take it from the environment",
     ),
-    not_yet("s3.sse"),
-    not_yet("s3.kmsKeyId"),
+    key(
+        "s3.sse",
+        Value(|w, text| put(&mut w.sse, EncryptionAlgorithm::parse(text))),
+        "as the bucket has it",
+        "how the server encrypts each object: `AES256`, `aws:kms` or `aws:kms:dsse`; in tenants' own buckets too",
+    ),
+    key(
+        "s3.kmsKeyId",
+        Value(|w, text| put(&mut w.kms_key_id, units::kms_key_id(text))),
+        "the account's own",
+        "the key of KMS, with `s3.sse: aws:kms` or `aws:kms:dsse`",
+    ),
     section("mount"),
     key(
         "mount.capture",

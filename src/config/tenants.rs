@@ -75,6 +75,7 @@ fn over(own: &S3Options, shared: &S3Options) -> S3Options {
         path_style: own.path_style.or(shared.path_style),
         access_key: keys.access_key.clone(),
         secret_key: keys.secret_key.clone(),
+        encryption: shared.encryption.clone(),
     }
 }
 

@@ -110,8 +110,14 @@ pub fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// A URL that the SDK can use as it is.
+/// A URL that the SDK can use as it is. A user name and a password in it would be shown wherever it is named.
 pub fn endpoint(text: &str) -> Result<String, String> {
+    if text.contains('@') {
+        return Err(
+            "keys can't stand in the URL: write http://HOST:PORT or https://HOST, and the keys in `s3.accessKey` and `s3.secretKey`"
+                .to_owned(),
+        );
+    }
     let rest = text
         .strip_prefix("http://")
         .or_else(|| text.strip_prefix("https://"));
@@ -123,6 +129,15 @@ pub fn endpoint(text: &str) -> Result<String, String> {
             "{text:?} is no URL: write http://HOST:PORT or https://HOST"
         )),
     }
+}
+
+/// A key of KMS: its id, its alias or its ARN.
+pub fn kms_key_id(text: &str) -> Result<String, String> {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"-_/:".contains(&b);
+    if (1..=2048).contains(&text.len()) && text.bytes().all(is_part) {
+        return Ok(text.to_owned());
+    }
+    Err("no key of KMS: write its id, `alias/NAME` or its ARN".to_owned())
 }
 
 /// A regular expression for names of databases.

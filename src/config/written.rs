@@ -7,14 +7,17 @@ use std::time::Duration;
 use super::units;
 use super::{LogFormat, SpoolReserve};
 use crate::replicate::drills::Sample;
-use crate::store::spec::{S3Options, Secret, StoreSpec};
+use crate::store::spec::{EncryptionAlgorithm, S3Options, Secret, StoreSpec};
 use crate::tenant::policy::PolicyWritten;
 
 /// What was written; absent means the default. Flags are written over the file by assigning the fields.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
     pub store: Option<StoreSpec>,
+    /// Without its encryption, which is written in two keys.
     pub s3: S3Options,
+    pub sse: Option<EncryptionAlgorithm>,
+    pub kms_key_id: Option<String>,
     pub host: Option<IpAddr>,
     pub port: Option<u16>,
     pub api_token: Option<Secret>,

@@ -54,6 +54,7 @@ fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
         (
             (s3.endpoint.clone(), s3.region.clone(), s3.path_style),
             (s3.access_key.clone(), s3.secret_key.clone()),
+            s3.encryption.clone(),
         )
     };
     let limits = |config: &Config| {

@@ -10,13 +10,13 @@ use std::io;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{Delete, Object, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, Object, ObjectIdentifier, ServerSideEncryption};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use self::date::AnswerDate;
 use self::refusal::{code_refusal, refusal};
-use super::spec::S3Options;
+use super::spec::{Encryption, EncryptionAlgorithm, S3Options};
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
 
@@ -29,6 +29,27 @@ pub struct S3Store {
     bucket: String,
     /// Without a slash at either end; empty for the whole bucket.
     prefix: String,
+    encryption: AskedEncryption,
+}
+
+/// What is asked for with each new object; nothing where the bucket decides.
+#[derive(Default)]
+struct AskedEncryption {
+    algorithm: Option<ServerSideEncryption>,
+    kms_key_id: Option<String>,
+}
+
+impl From<&Encryption> for AskedEncryption {
+    fn from(encryption: &Encryption) -> Self {
+        Self {
+            algorithm: Some(match encryption.algorithm {
+                EncryptionAlgorithm::Aes256 => ServerSideEncryption::Aes256,
+                EncryptionAlgorithm::Kms => ServerSideEncryption::AwsKms,
+                EncryptionAlgorithm::KmsDsse => ServerSideEncryption::AwsKmsDsse,
+            }),
+            kms_key_id: encryption.kms_key_id.clone(),
+        }
+    }
 }
 
 impl S3Store {
@@ -47,6 +68,11 @@ impl S3Store {
             client,
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
+            encryption: options
+                .encryption
+                .as_ref()
+                .map(Into::into)
+                .unwrap_or_default(),
         })
     }
 

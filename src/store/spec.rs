@@ -40,6 +40,48 @@ pub struct S3Options {
     pub path_style: Option<bool>,
     pub access_key: Option<Secret>,
     pub secret_key: Option<Secret>,
+    /// None: as the bucket encrypts by itself.
+    pub encryption: Option<Encryption>,
+}
+
+/// How the server is to encrypt what it stores.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Encryption {
+    pub algorithm: EncryptionAlgorithm,
+    /// With a key of KMS alone; none for the account's own one.
+    pub kms_key_id: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EncryptionAlgorithm {
+    /// The server's own keys.
+    Aes256,
+    Kms,
+    /// With two layers.
+    KmsDsse,
+}
+
+impl EncryptionAlgorithm {
+    const ALL: [Self; 3] = [Self::Aes256, Self::Kms, Self::KmsDsse];
+
+    /// As S3 and the configuration write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes256 => "AES256",
+            Self::Kms => "aws:kms",
+            Self::KmsDsse => "aws:kms:dsse",
+        }
+    }
+
+    /// Reads what the user wrote; the error says what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|one| one.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is none of AES256, aws:kms, aws:kms:dsse"))
+    }
+
+    pub fn has_kms_key(self) -> bool {
+        self != Self::Aes256
+    }
 }
 
 impl StoreSpec {

@@ -7,6 +7,7 @@ mod bypass;
 mod containers;
 mod demo;
 mod drills;
+mod encryption;
 mod isolation;
 mod journals;
 mod kills;

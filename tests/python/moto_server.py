@@ -2,7 +2,7 @@
 
 Prints {"endpoint": …} once it serves, then carries out what it reads, a JSON object a line, and answers each with one:
 {"user": NAME, "policy": POLICY} makes a user, or gives one another policy (none: no rights), and answers with its keys;
-{"keys": true} lists the bucket as the administrator. It ends with its input.
+{"keys": true} and {"head": KEY} look as the administrator. It ends with its input.
 """
 
 import fnmatch
@@ -117,6 +117,8 @@ assert told.ok, told.text
 def carry_out(order):
     if "user" in order:
         return user(iam, order["user"], order.get("policy"))
+    if "head" in order:
+        return s3.head_object(Bucket=BUCKET, Key=order["head"])
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     return [one["Key"] for page in pages for one in page.get("Contents", [])]
 

@@ -26,6 +26,8 @@ pub struct Options {
     pub watch_paths: &'static [&'static str],
     /// Where replicas go; the directory `store` of the scratch directory by default.
     pub store: Option<S3>,
+    /// Further keys of `s3`, each after a comma.
+    pub s3: &'static str,
     /// Further lines of the configuration, at its top level.
     pub config: String,
     /// Further flags of `mount`.
@@ -55,6 +57,7 @@ impl Default for Options {
             discovery: "",
             watch_paths: &[],
             store: None,
+            s3: "",
             config: String::new(),
             flags: Vec::new(),
             wrapper: Vec::new(),
@@ -137,8 +140,8 @@ impl Daemon {
         let store = match &self.options.store {
             None => format!("bucket: file://{}\n", self.path("store").display()),
             Some(s3) => format!(
-                "bucket: {}\ns3: {{endpoint: '{}', region: us-east-1, accessKey: '{}', secretKey: '{}'}}\n",
-                s3.bucket, s3.endpoint, s3.access_key, s3.secret_key
+                "bucket: {}\ns3: {{endpoint: '{}', region: us-east-1, accessKey: '{}', secretKey: '{}'{}}}\n",
+                s3.bucket, s3.endpoint, s3.access_key, s3.secret_key, self.options.s3
             ),
         };
         let others = self.options.watch_paths.iter();

@@ -78,6 +78,11 @@ impl Moto {
         serde_json::from_value(keys).expect("a list")
     }
 
+    /// What the server says of an object.
+    pub fn head(&self, key: &str) -> Value {
+        self.order(&json!({"head": key}))
+    }
+
     /// As a daemon reaches it.
     pub fn as_store(&self, keys: &Keys) -> S3 {
         S3 {

@@ -82,6 +82,8 @@ impl S3Store {
             .bucket(&self.bucket)
             .key(self.full_key(key))
             .if_none_match(ANY)
+            .set_server_side_encryption(self.encryption.algorithm.clone())
+            .set_ssekms_key_id(self.encryption.kms_key_id.clone())
             .body(stream)
             .customize()
             .config_override(allow_for(len))
@@ -116,7 +118,13 @@ impl<'a> MultipartUpload<'a> {
     async fn begin(store: &'a S3Store, key: &'a str) -> Result<Self, Refused> {
         let full_key = store.full_key(key);
         let request = store.client.create_multipart_upload();
-        let answer = request.bucket(&store.bucket).key(&full_key).send().await;
+        let answer = request
+            .bucket(&store.bucket)
+            .key(&full_key)
+            .set_server_side_encryption(store.encryption.algorithm.clone())
+            .set_ssekms_key_id(store.encryption.kms_key_id.clone())
+            .send()
+            .await;
         let id = answer
             .map_err(|error| Refused::from_sdk(key, &error))?
             .upload_id;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::support::daemon::{Daemon, Options, guid};
-use super::support::process::{binary, output};
+use super::support::process::{binary, output, succeeded};
 use super::support::sqlite;
 
 const CREATE: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)";
@@ -108,6 +108,20 @@ fn every_client_lies_where_it_lay_and_an_existing_file_hinders_its_own_alone() {
     );
     assert_eq!(code, 1);
     assert_eq!(said.matches("the first moment is").count(), 3, "{said}");
+    let on_terminal = format!(
+        "{} restore --all '{}' -force -bucket=file://{}",
+        binary().get_program().display(),
+        all.display(),
+        daemon.path("store").display()
+    );
+    let shown = succeeded(Command::new("script").args(["-qec", &on_terminal, "/dev/null"]));
+    assert!(shown.contains("of 3 clients"), "a bar: {shown:?}");
+    let (code, said) = restore_all(&daemon, &all, &["--force"], false);
+    assert!(
+        code == 0 && !said.contains("of 3 clients"),
+        "no bar: {said}"
+    );
+
     let (code, said) = restore_all(&daemon, &daemon.path("dry"), &["--dry-run"], false);
     assert_eq!(code, 0, "{said}");
     assert!(!daemon.path("dry").exists());

@@ -264,7 +264,7 @@ impl Instance {
                     Signal::TERM
                 }
                 signal = signals.next() => {
-                    tracing::info!(?signal, "Asked by a signal");
+                    tracing::info!(signal = signals::name(signal), "Asked by a signal");
                     signal
                 }
             };

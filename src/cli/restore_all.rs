@@ -49,13 +49,17 @@ pub(super) async fn run(args: &RestoreArgs, dir: &Path) -> Result<(), Failure> {
         }
     }
     drop(bar);
+    let left = left_out(&listing);
     if failed > 0 {
+        if let Err(left) = left {
+            eprintln!("{NAME}: {}", one_line(&left.to_string()));
+        }
         return Err(Failure::Other(format!(
             "{failed} of {} clients were not restored; see the line of each",
             present.len()
         )));
     }
-    left_out(&listing)
+    left
 }
 
 /// What the restores of one run share.

@@ -126,6 +126,7 @@ fn directory(path: &Path, absent: &mut Absent) -> Result<PathBuf, ConfigError> {
             ))?;
             absolute(path)
         }
+        // The mount of an ordinary user, which root must not look into.
         Err(error) => {
             absent.note(wrong(format!("look at the directory: {error}")))?;
             absolute(path)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::supervisor;
+use super::{signals, supervisor};
 
 /// How long the command has to end once it was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ impl Exec {
             return;
         };
         if let Err(error) = kill_process(pid, signal) {
-            tracing::warn!(%error, ?signal, "Could not hand a signal on to the command of -exec");
+            tracing::warn!(%error, signal = signals::name(signal), "Could not hand a signal on to the command of -exec");
         }
     }
 

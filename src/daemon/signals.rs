@@ -3,6 +3,17 @@
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// A signal as people write it.
+pub(super) fn name(signal: Signal) -> &'static str {
+    match signal {
+        Signal::TERM => "SIGTERM",
+        Signal::INT => "SIGINT",
+        Signal::HUP => "SIGHUP",
+        Signal::KILL => "SIGKILL",
+        _ => "another signal",
+    }
+}
+
 /// Those that are listened to.
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -12,11 +23,10 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> std::io::Result<Self> {
-        let listen = signal;
         Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 

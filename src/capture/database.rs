@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use super::FileKind;
 use super::authority::{Index, Record};
@@ -12,6 +12,7 @@ use super::backing::Backing;
 use super::gate::Gate;
 use super::handles::{Handles, OpenedAs, Sight};
 use super::history::History;
+use super::queue::Queue;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
 use crate::tenant::cpu::CpuTime;
@@ -26,7 +27,7 @@ pub struct Database {
     client: RwLock<Option<Arc<Client>>>,
     /// Its number in the state; 0 before its registration.
     id: AtomicI64,
-    queue: mpsc::Sender<Arc<Database>>,
+    queue: Arc<Queue>,
 
     wal_writes: AtomicU64,
     /// Up to which byte the present log has been captured; a write below it needs a gate.
@@ -66,7 +67,7 @@ pub struct Database {
 }
 
 impl Database {
-    pub(super) fn new(path: PathBuf, queue: mpsc::Sender<Arc<Database>>) -> Self {
+    pub(super) fn new(path: PathBuf, queue: Arc<Queue>) -> Self {
         Self {
             path,
             client: RwLock::new(None),
@@ -326,8 +327,7 @@ impl Database {
         if self.is_held() {
             return;
         }
-        if !self.queued.swap(true, Ordering::SeqCst) && self.queue.try_send(self.clone()).is_err() {
-            // The queue has room for every client; it is closed only while the process ends.
+        if !self.queued.swap(true, Ordering::SeqCst) && !self.queue.push(self.clone()) {
             self.queued.store(false, Ordering::SeqCst);
         }
     }

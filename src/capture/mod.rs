@@ -18,6 +18,7 @@ mod mark;
 mod model;
 mod newcomers;
 mod page_sums;
+mod queue;
 mod registration;
 mod requests;
 mod segment;
@@ -59,6 +60,7 @@ pub use state::{SnapshotNote, Upkeep};
 
 use backing::Backing;
 use newcomers::Newcomers;
+use queue::Queue;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
@@ -151,7 +153,7 @@ pub struct Capture {
     removed: Notify,
     roster: Arc<Roster>,
     databases: DashMap<PathBuf, Arc<Database>>,
-    queue: mpsc::Sender<Arc<Database>>,
+    queue: Arc<Queue>,
     workers: Workers,
 }
 
@@ -195,7 +197,7 @@ impl Capture {
             directory: directory.to_owned(),
             _claim: claim,
         });
-        let (queue, dirty) = mpsc::channel(room);
+        let (queue, dirty) = Queue::new(room);
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
         let wishes = shared.state.wishes()?.into_iter().collect();
@@ -272,6 +274,11 @@ impl Capture {
         if let Some((db, _)) = self.classify(path) {
             db.set_gate_missed();
         }
+    }
+
+    /// A pipeline has ended, so that there may be room for a database that found none before.
+    pub fn let_in(&self) {
+        self.queue.let_in();
     }
 
     /// This instance's id, which stands in every segment.

@@ -81,11 +81,12 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::queue::Queue;
 
     #[test]
     fn the_smallest_has_the_first_turn() {
         let newcomers = Newcomers::default();
-        let (queue, _dirty) = tokio::sync::mpsc::channel(1);
+        let (queue, _dirty) = Queue::new(1);
         let sizes = [30, 10, 20].map(|bytes| Newcomer {
             db: Arc::new(Database::new("a.db".into(), queue.clone())),
             bytes,

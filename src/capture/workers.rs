@@ -21,6 +21,8 @@ use crate::tenant::roster::Status;
 
 /// Gates that may wait at once; each is a system call of an application that is held up.
 const GATES: usize = 16_384;
+/// Looks beside those of pipelines: upkeep, and what the start asks.
+const SPARE: usize = 64;
 const LOOKERS: usize = 2;
 const IMAGERS: usize = 2;
 /// A writer updates the wal-index within nanoseconds, unless it is not running.
@@ -74,7 +76,7 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// `room`: looks that may wait at once, one for each database that is being stored.
+    /// `room`: databases that may be worked on at once, each of which has one look that waits; and a few more.
     pub fn start(
         shared: &Arc<Shared>,
         gate_timeout: Duration,
@@ -82,8 +84,8 @@ impl Workers {
     ) -> std::io::Result<Self> {
         let (gates, gate_queue) = bounded(GATES);
         let (watch, watch_queue) = bounded(GATES);
-        let (looks, look_queue) = bounded(room);
-        let (images, image_queue) = bounded::<Look>(room);
+        let (looks, look_queue) = bounded(room + SPARE);
+        let (images, image_queue) = bounded::<Look>(room + SPARE);
         let mut threads = Vec::new();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);

@@ -95,8 +95,7 @@ fn start_capture(
         None => PathBuf::from(format!("/proc/self/fd/{}", backing.as_raw_fd())).join(STATE_FOLDER),
     };
     // Those that are gone may wait for their last upload beside those that are there.
-    let per_tenant = config.terms.defaults.limits.max_databases.min(16);
-    let room = 2 * config.limits.max_tenants * per_tenant + 1024;
+    let room = 2 * config.limits.max_tenants + 1024;
     Ok(Capture::start(
         backing.clone(),
         &watch_path.mountpoint,

@@ -76,11 +76,13 @@ impl Replicator {
         let removals = tokio::spawn(removals::run(self.clone()));
         let mut tasks = JoinSet::new();
         let mut working: HashMap<Id, Arc<Database>> = HashMap::new();
+        // Workers have room for one question of each pipeline.
+        let room = dirty.max_capacity();
         let mut stop = self.stop.subscribe();
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                db = dirty.recv() => {
+                db = dirty.recv(), if tasks.len() < room => {
                     let Some(db) = db else { break };
                     let task = tasks.spawn(pipeline::run(self.clone(), db.clone()));
                     working.insert(task.id(), db);
@@ -92,7 +94,10 @@ impl Replicator {
                     };
                     let db = working.remove(&id).expect("BUG: a task without a database");
                     match panic {
-                        None => db.leave_queue(),
+                        None => {
+                            db.leave_queue();
+                            self.capture.let_in();
+                        }
                         Some(error) => {
                             let task = tasks.spawn(quarantine(db.clone(), error));
                             working.insert(task.id(), db);

@@ -369,6 +369,31 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
         assert!(!shown.contains("from"), "{shown}");
     }
 
+    /// With what is commented out as well it has every key but those of lists, which have examples of their own.
+    #[test]
+    fn the_example_file_has_every_key() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/config/litestream-multitenant.yml"
+        );
+        let text = std::fs::read_to_string(path).expect("the example");
+        let comment = regex::Regex::new(r"(?m)^( *)# ([a-zA-Z0-9]+:| )").expect("a regex");
+        let text = comment.replace_all(&text, "$1$2");
+        let set = |_: &str| Some("set".to_owned());
+        parse(&text, &set).expect("it parses");
+        for key in keys::all() {
+            let name = key.path.rsplit('.').next().expect("a name");
+            let is_shown = text.contains(&format!("{name}:"));
+            let is_in_a_list = key.path.contains("[]");
+            let works = !matches!(key.meaning, Meaning::NotYet) && key.same_as.is_none();
+            assert!(
+                is_shown || is_in_a_list || !works,
+                "{} is missing",
+                key.path
+            );
+        }
+    }
+
     #[test]
     fn the_example_file_holds_the_defaults() {
         let example = concat!(
@@ -381,6 +406,8 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
         let defaults = Written {
             store: written.store.clone(),
             watch_paths: written.watch_paths.clone(),
+            // Whether it was written makes a difference beside a `tenantRegex` alone.
+            guid_validation: written.guid_validation,
             ..Written::default()
         };
         assert_eq!(
@@ -462,5 +489,35 @@ tenants:
             .identify(Path::new("acme/orders.sqlite"))
             .expect("found");
         assert_eq!(orders.s3_prefix, "databases/acme/orders");
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_and_means_the_same() {
+        let text = r#"
+bucket: s3://all/p
+server: {host: 0.0.0.0, port: 81, apiToken: hush}
+s3: {accessKey: hush, secretKey: hush, region: eu-1}
+autoDiscovery: {watchPaths: [{path: /nowhere/a, prefix: a}, /nowhere/b], patterns: ['*.db', 'x?'], tenantRegex: 'a/(?P<tenant>[^/]+)/'}
+tenantDefaults: {retention: 5h, syncInterval: 250ms}
+clients: [{clientId: c, dbPath: /nowhere/b/c.db, s3Prefix: x/c, enabled: false}]
+tenants: [{tenantId: t, s3Config: {bucket: own, prefix: y}, requestsPerSecond: 5, retentionDays: 3}]
+limits: {spoolReserve: 7%, maxDatabasesPerTenant: 3, cpuPercentPerTenant: 50}
+verification: {interval: 1h, sample: 3%}
+"#;
+        let shown = |text: &str| {
+            let (config, _absent) = read(text).expect(text).look_at().expect(text);
+            config.show()
+        };
+        let first = shown(text);
+        assert!(!first.contains("hush"), "{first}");
+        assert_eq!(shown(&first), first);
+        for part in [
+            "tenantRegex: a/",
+            "s3Prefix: x/c",
+            "sample: 3%",
+            "requestsPerSecond: 5",
+        ] {
+            assert!(first.contains(part), "{part}\n{first}");
+        }
     }
 }

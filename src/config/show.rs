@@ -36,25 +36,16 @@ impl Section {
 impl Config {
     /// Every key that has a value, defaults too, with secrets masked.
     pub fn show(&self) -> String {
-        let discovery = Section::default().put("watchPaths", self.shown_watch_paths());
-        let discovery = match self.watch_paths.first() {
-            Some(first) => first
-                .rules
-                .shown()
-                .into_iter()
-                .fold(discovery, |section, (key, value)| section.put(key, value)),
-            None => discovery,
-        };
         let mount = Section::default().put("gateTimeout", show_duration(self.gate_timeout));
         let all = Section::default()
             .put_some("bucket", self.store.as_ref().map(ToString::to_string))
             .put("server", self.shown_server())
             .put("s3", self.shown_s3())
             .put("mount", mount.value())
-            .put("autoDiscovery", discovery.value())
+            .put("autoDiscovery", self.shown_discovery())
             .put("tenantDefaults", policy(&self.terms.defaults).value())
-            .put("clients", self.shown_clients())
-            .put("tenants", self.shown_tenants())
+            .put_some("clients", filled_list(self.shown_clients()))
+            .put_some("tenants", filled_list(self.shown_tenants()))
             .put("limits", self.shown_limits())
             .put_some("verification", self.drills.map(shown_drills));
         serde_yaml::to_string(&all.0).expect("BUG: a mapping of plain values")
@@ -65,7 +56,7 @@ impl Config {
             Some(address) => Section::default()
                 .put("host", address.ip().to_string())
                 .put("port", address.port()),
-            None => Section::default().put("listen", "none"),
+            None => Section::default(),
         };
         section
             .put_some("apiToken", masked(&self.api_token))
@@ -81,6 +72,22 @@ impl Config {
             .value()
     }
 
+    fn shown_discovery(&self) -> Value {
+        let section = Section::default().put("watchPaths", self.shown_watch_paths());
+        // All watch paths have the same rules.
+        let Some(first) = self.watch_paths.first() else {
+            return section.value();
+        };
+        let rules = first.rules.written();
+        section
+            .put("enabled", rules.discovery)
+            .put("patterns", rules.patterns.clone())
+            .put_some("guidValidation", rules.guid_validation)
+            .put("guidPattern", rules.guid_pattern.as_str())
+            .put_some("tenantRegex", rules.tenant_regex.clone())
+            .value()
+    }
+
     fn shown_watch_paths(&self) -> Value {
         let each = self.watch_paths.iter().map(|watch_path| {
             Section::default()
@@ -92,7 +99,7 @@ impl Config {
         Value::Sequence(each.collect())
     }
 
-    fn shown_clients(&self) -> Value {
+    fn shown_clients(&self) -> Vec<Value> {
         let each = self.watch_paths.iter().flat_map(|watch_path| {
             let mut named: Vec<_> = watch_path.rules.named().iter().collect();
             named.sort_by_key(|(path, _)| *path);
@@ -108,10 +115,10 @@ impl Config {
                 with_policy(section, &identity.policy).value()
             })
         });
-        Value::Sequence(each.collect())
+        each.collect()
     }
 
-    fn shown_tenants(&self) -> Value {
+    fn shown_tenants(&self) -> Vec<Value> {
         let mut tenants: Vec<_> = self.terms.tenants.iter().collect();
         tenants.sort_by_key(|(tenant, _)| *tenant);
         let each = tenants.into_iter().map(|(tenant, terms)| {
@@ -125,7 +132,7 @@ impl Config {
                 .put("s3Config", server.value());
             with_limits(with_policy(section, &terms.policy), &terms.policy).value()
         });
-        Value::Sequence(each.collect())
+        each.collect()
     }
 
     fn shown_limits(&self) -> Value {
@@ -153,6 +160,11 @@ fn shown_drills(drills: Drills) -> Value {
         .put("interval", show_duration(drills.interval))
         .put("sample", sample)
         .value()
+}
+
+/// An empty list is left out, as it has to be in a file.
+fn filled_list(list: Vec<Value>) -> Option<Value> {
+    (!list.is_empty()).then_some(Value::Sequence(list))
 }
 
 fn filled(text: &str) -> Option<&str> {

@@ -107,15 +107,11 @@ impl Named {
 /// The rules that turn file names below one watch path into clients.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    prefix: String,
-    seen_at: PathBuf,
-    discovery: bool,
+    written: RulesWritten,
     patterns: Vec<Pattern>,
     /// None where any name will do.
     guid: Option<Regex>,
     tenant: Option<TenantRule>,
-    named: HashMap<PathBuf, Named>,
-    terms: Arc<Terms>,
 }
 
 #[derive(Clone, Debug)]
@@ -209,20 +205,16 @@ impl Rules {
         let any_name = tenant.is_none() && written.guid_validation == Some(false);
         let guid = guid_pattern(&written.guid_pattern)?;
         Ok(Self {
-            prefix: written.prefix,
-            seen_at: written.seen_at,
-            discovery: written.discovery,
             patterns: patterns.collect::<Result<_, _>>()?,
             guid: (!any_name).then_some(guid),
             tenant,
-            named: written.named,
-            terms: written.terms,
+            written,
         })
     }
 
     /// The watch path's prefix in the store; empty where it has none.
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.written.prefix
     }
 
     /// Whether a client that is registered by hand has to be named by a GUID.
@@ -237,29 +229,17 @@ impl Rules {
 
     /// The databases that were named one by one, by their path below the watch path.
     pub fn named(&self) -> &HashMap<PathBuf, Named> {
-        &self.named
+        &self.written.named
     }
 
-    /// The rules of discovery by their names in the configuration.
-    pub fn shown(&self) -> Vec<(&'static str, String)> {
-        let patterns: Vec<_> = self.patterns.iter().map(Pattern::as_str).collect();
-        let mut shown = vec![
-            ("enabled", self.discovery.to_string()),
-            ("patterns", patterns.join(" ")),
-            ("guidValidation", self.wants_guids().to_string()),
-        ];
-        if let Some(guid) = &self.guid {
-            shown.push(("guidPattern", guid.as_str().to_owned()));
-        }
-        if let Some(tenant) = &self.tenant {
-            shown.push(("tenantRegex", tenant.regex.as_str().to_owned()));
-        }
-        shown
+    /// What they were made of, but for the databases that were named.
+    pub fn written(&self) -> &RulesWritten {
+        &self.written
     }
 
     /// What the file at `path` (relative to the watch path) is, by its name alone.
     pub fn examine(&self, path: &Path) -> Verdict {
-        if let Some(named) = self.named.get(path) {
+        if let Some(named) = self.written.named.get(path) {
             return Verdict::Client(self.identity(named));
         }
         let Some(name) = path.file_name().and_then(OsStr::to_str) else {
@@ -267,7 +247,7 @@ impl Rules {
         };
         let is_companion = SUFFIXES.iter().any(|(suffix, _)| name.ends_with(suffix));
         let matches = self.patterns.iter().any(|pattern| pattern.matches(name));
-        if !self.discovery || !matches || is_companion {
+        if !self.written.discovery || !matches || is_companion {
             return Verdict::Plain;
         }
         self.found(path, name).map_or(Verdict::Ignored, |named| {
@@ -306,7 +286,7 @@ impl Rules {
     }
 
     fn tenant_of(&self, rule: &TenantRule, path: &Path) -> Option<String> {
-        let directory = self.seen_at.join(path.parent()?);
+        let directory = self.written.seen_at.join(path.parent()?);
         let mut text = directory.to_str()?.to_owned();
         if !text.ends_with('/') {
             text.push('/');
@@ -317,7 +297,7 @@ impl Rules {
 
     /// The identity of a database whose names are known, with what holds for it.
     pub fn identity(&self, named: &Named) -> Identity {
-        self.terms.identity(&self.prefix, named)
+        self.written.terms.identity(&self.written.prefix, named)
     }
 
     /// The database file that `path` would be a companion of, and as what; none for another file.

@@ -8,6 +8,7 @@ mod recall;
 mod removals;
 mod repeated;
 pub mod retention;
+mod rivals;
 mod take_over;
 mod upkeep;
 mod uplink;

@@ -110,7 +110,11 @@ async fn wait(db: &Database, deadline: Instant) {
 
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
     let removed = db.is_removed();
-    if let Err(error) = find_unnoted(replicator, db, client).await {
+    let prepared = async {
+        replicator.come_after_rival(db, client).await?;
+        find_unnoted(replicator, db, client).await
+    };
+    if let Err(error) = prepared.await {
         return failed(db, client, &error);
     }
     let looked = look(replicator, db).await;
@@ -251,6 +255,7 @@ async fn store_until(
             }
             Uploaded::Conflict(found) => {
                 let key = segment.key().below(&client.s3_prefix);
+                replicator.note_taken_key(client, segment.end.generation);
                 adopt_or_abandon(replicator, db, client, found, &key).await?;
                 return Ok(Stored::GivenUp);
             }

@@ -12,9 +12,11 @@ use tokio::time::{Instant, timeout};
 
 use super::Replicator;
 use super::agenda::{Agenda, Chore};
-use super::retention::{carry_out, plan_for};
+use super::retention::{carry_out, cutoff, objects_of};
+use super::rivals::look_for_rival_at;
 use crate::capture::{CaptureError, Database, Made, Segment, SnapshotNote};
 use crate::clock::{UnixMs, now_ms};
+use crate::format::plan::retention::plan;
 use crate::store::StoreError;
 use crate::tenant::roster::{Client, Status};
 
@@ -165,6 +167,11 @@ impl Replicator {
 
     /// A snapshot is stored: what is before it goes when it is old enough.
     pub(super) async fn note_snapshot(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
+        if let Some(client) = db.client()
+            && let Some(at) = look_for_rival_at(&client)
+        {
+            self.note_chore(db, Chore::Snapshot, at);
+        }
         let at = now_ms() + db.policy().retention.as_millis() as i64;
         match self.note_chore(db, Chore::Retention, at) {
             true => self.capture.save_retain_at(db, Some(at)).await,
@@ -191,6 +198,10 @@ impl Replicator {
 
     /// Makes a snapshot of the present generation and stores it, after the state that it is of.
     async fn snapshot_now(&self, db: &Arc<Database>, client: &Client) -> Result<(), UpkeepError> {
+        if self.is_overtaken(db, client).await? {
+            // The new generation begins with a snapshot.
+            return Ok(());
+        }
         let made = {
             let _one_reader = self.one_reader.acquire().await.expect("BUG: never closed");
             self.capture.snapshot(db).await?
@@ -245,7 +256,15 @@ impl Replicator {
             .clock_ahead(store, &format!("{}/", client.s3_prefix))
             .await?;
         let now = now_ms() + ahead;
-        let plan = plan_for(store, &client.s3_prefix, retention, now).await?;
+        let objects = objects_of(store, &client.s3_prefix).await?;
+        let newest = objects.iter().map(|object| object.key.generation()).max();
+        if self.is_overtaken_by(db, client, newest).await? {
+            // What goes is told when the newest state of the store is ours again.
+            let soon = now_ms() + RETRY.as_millis() as i64;
+            self.note_chore(db, Chore::Retention, soon);
+            return Ok(());
+        }
+        let plan = plan(&objects, cutoff(now, retention));
         if !plan.delete.is_empty() {
             carry_out(store, &client.s3_prefix, &plan).await?;
             self.uplink.deletion_succeeded(&client.id.tenant);

@@ -35,7 +35,7 @@ pub(super) enum Uploaded {
     Done,
     /// Another object has that key.
     Conflict(Found),
-    /// The generation can't begin so: the store has a newer one, or newer transactions.
+    /// The generation can't begin so, or go on: the store has a newer one, or newer transactions.
     Outdated(Earlier),
 }
 
@@ -51,10 +51,15 @@ pub(super) enum Found {
 impl Replicator {
     /// Stores a segment; a generation's first snapshot with its description before it.
     pub(super) async fn upload(&self, client: &Client, segment: &Segment) -> Uploaded {
-        if segment.snapshot && segment.end.seq == 0 {
-            if let Some(earlier) = self.overlooked(client, segment).await {
-                return Uploaded::Outdated(earlier);
-            }
+        let begins = segment.snapshot && segment.end.seq == 0;
+        // Once in a run that goes on with a generation, too: another instance may have had the database meanwhile.
+        let is_first = client.progress().stored_generation.is_none();
+        if (begins || is_first)
+            && let Some(earlier) = self.overlooked(client, segment).await
+        {
+            return Uploaded::Outdated(earlier);
+        }
+        if begins {
             self.describe_generation(client, segment).await;
         }
         let key = segment.key().below(&client.s3_prefix);
@@ -191,11 +196,12 @@ impl Replicator {
         let folder = &format!("{}/snapshots/", client.s3_prefix);
         let request = |store: Arc<dyn ObjectStore>| async move { store.list_folders(folder).await };
         let names = self.persist(client, 0, request).await;
-        let generation = names
+        let generation: GenerationId = names
             .iter()
             .filter_map(|name| name.parse().ok())
             .filter(|id| *id != own)
             .max()?;
+        self.look_at_other(client, generation).await;
         let knows_nothing = segment.end.txid == 1;
         let txid = match knows_nothing {
             true => self.newest_txid_before(client, own).await,
@@ -203,6 +209,13 @@ impl Replicator {
         };
         let is_late = generation > own || (knows_nothing && txid > 0);
         is_late.then_some(Earlier { generation, txid })
+    }
+
+    /// Whether another instance has begun the generation. One that can't be told now is told by the next snapshot.
+    async fn look_at_other(&self, client: &Client, other: GenerationId) {
+        if let Err(error) = self.note_other_generation(client, other).await {
+            tracing::warn!(client = %client.label, error = %error, "Whose an earlier generation is can't be told");
+        }
     }
 
     /// The newest transaction in the store that is of another generation; 0 where there is none.
@@ -326,8 +339,10 @@ fn note_stored(client: &Client, segment: &Segment, took: Duration) {
     meter::SYNC_DURATION.observe(took);
     let now = crate::clock::now_ms();
     client.update(|progress| {
+        progress.stored_generation = Some(segment.end.generation);
         if segment.snapshot {
             progress.last_snapshot_at = Some(now);
+            progress.snapshot_txid = progress.snapshot_txid.max(segment.end.txid);
         }
         note_accepted(progress, now);
     });

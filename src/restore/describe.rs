@@ -23,6 +23,8 @@ pub struct Description {
     pub db_name: String,
     /// Of the database's file, below the watch path.
     pub path: PathBuf,
+    /// The id of the instance that has written it.
+    pub instance: Option<String>,
 }
 
 /// A generation's description; none where there is none that can be read.

@@ -82,8 +82,20 @@ pub struct Progress {
     pub last_proven_at: Option<UnixMs>,
     /// What the last restore drill has found wrong with the replica: shown as a failure until one passes.
     pub damage: Option<String>,
+    /// The newest generation that this run has stored something of.
+    pub stored_generation: Option<GenerationId>,
+    /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
+    pub rival: Option<Rival>,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
     pub paused: bool,
+}
+
+/// Another instance that was seen at work.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rival {
+    pub seen_at: UnixMs,
+    /// A code, a colon and a sentence.
+    pub text: String,
 }
 
 impl Progress {
@@ -103,20 +115,28 @@ impl Progress {
             last_error: None,
             last_proven_at: None,
             damage: None,
+            stored_generation: None,
+            rival: None,
             paused: false,
         }
     }
 
-    /// What is shown: a replica that is known to be damaged fails, and a client that is paused is nothing else, unless
+    /// What is wrong however well the uploads go.
+    fn fault(&self) -> Option<&str> {
+        let rival = self.rival.as_ref().map(|rival| rival.text.as_str());
+        rival.or(self.damage.as_deref())
+    }
+
+    /// What is shown: a replica that is known to be damaged, or that another instance writes too, fails, and a client that is paused is nothing else, unless
     /// there is nothing to pause.
     fn shown(mut self) -> Self {
         let could_be_active = match self.status {
             Status::Active | Status::Gapped | Status::Failing | Status::Paused => true,
             Status::Waiting | Status::Missing | Status::Refused => false,
         };
-        if let (Some(damage), true) = (&self.damage, could_be_active) {
+        if let (Some(fault), true) = (self.fault(), could_be_active) {
+            self.last_error = Some(fault.to_owned());
             self.status = Status::Failing;
-            self.last_error = Some(damage.clone());
         }
         if self.paused && could_be_active {
             self.status = Status::Paused;
@@ -154,6 +174,8 @@ pub struct Client {
     progress: Mutex<Progress>,
     replicated: watch::Sender<u64>,
     snapshot: watch::Sender<u64>,
+    /// The newest generation in the store is this one of another instance: ours has to come after it.
+    overtaken_by: Mutex<Option<GenerationId>>,
     /// None outside of a roster.
     events: Option<Events>,
 }
@@ -174,6 +196,7 @@ impl Client {
             progress: Mutex::new(progress),
             replicated: watch::Sender::new(0),
             snapshot: watch::Sender::new(0),
+            overtaken_by: Mutex::default(),
             events: None,
         }
     }
@@ -261,6 +284,22 @@ impl Client {
         self.snapshot.subscribe()
     }
 
+    /// A new generation has to begin, after this one.
+    pub fn set_overtaken_by(&self, generation: GenerationId) {
+        *self.lock_overtaken_by() = Some(generation);
+    }
+
+    /// What `set_overtaken_by` was told, once.
+    pub fn take_overtaken_by(&self) -> Option<GenerationId> {
+        self.lock_overtaken_by().take()
+    }
+
+    fn lock_overtaken_by(&self) -> MutexGuard<'_, Option<GenerationId>> {
+        self.overtaken_by
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,7 +307,7 @@ impl Client {
 
 /// What of a client's progress makes an event when it changes.
 struct Noted {
-    status: Status,
+    fails: bool,
     sync_errors: u64,
     /// 0 until something was stored in this run: what is only read from the state is no event.
     stored_txid: u64,
@@ -279,7 +318,7 @@ impl Noted {
     fn of(progress: &Progress) -> Self {
         let stored = progress.last_sync_at.map(|_| progress.replicated_txid);
         Self {
-            status: progress.status,
+            fails: progress.status == Status::Failing || progress.fault().is_some(),
             sync_errors: progress.sync_errors,
             stored_txid: stored.unwrap_or(0),
             oldest_pending_at: progress.oldest_pending_at,
@@ -287,7 +326,7 @@ impl Noted {
     }
 
     fn event_at(&self, after: &Self) -> Option<EventKind> {
-        let fails = after.status == Status::Failing && self.status != Status::Failing;
+        let fails = after.fails && !self.fails;
         if fails || after.sync_errors > self.sync_errors {
             Some(EventKind::Failed)
         } else if after.stored_txid > self.stored_txid {

@@ -20,6 +20,7 @@ mod ordinary_user;
 mod outages;
 mod phantoms;
 mod restore_all;
+mod rivals;
 mod service;
 mod status;
 mod stops;

@@ -21,6 +21,7 @@ mod outages;
 mod phantoms;
 mod restore_all;
 mod rivals;
+mod secrets;
 mod service;
 mod status;
 mod stops;

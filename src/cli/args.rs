@@ -15,7 +15,7 @@ use crate::format::keys::GenerationId;
 use crate::store::spec::StoreSpec;
 
 /// Commands that are known and do not work yet.
-const NOT_YET: [&str; 5] = ["export", "import", "purge", "hold", "upgrade"];
+const NOT_YET: [&str; 3] = ["export", "import", "upgrade"];
 
 /// Replicates one SQLite database per tenant to object storage, through a FUSE mount.
 ///
@@ -53,6 +53,10 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Delete what has outlived its retention
     Retain(RetainArgs),
+    /// Erase the replica of a client that was removed, now
+    Purge(PurgeArgs),
+    /// Suspend the deletion of a client's replica, whatever its retention
+    Hold(HoldArgs),
     /// Read a configuration, and print what it means or what is wrong with it
     CheckConfig(CheckConfigArgs),
     /// Show all of it within half a minute, in a scratch directory
@@ -229,6 +233,25 @@ pub(super) struct RetainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PurgeArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// A GUID or tenant/dbName, with PREFIX/ before it where the watch path has one
+    pub client: String,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HoldArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// A GUID or tenant/dbName, with PREFIX/ before it where the watch path has one
+    pub client: String,
+    /// End it: retention holds again
+    #[arg(long)]
+    pub off: bool,
 }
 
 #[derive(Args, Debug)]

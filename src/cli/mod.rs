@@ -9,6 +9,7 @@ mod client;
 mod demo;
 mod help;
 mod helper;
+mod hold;
 mod list;
 mod logging;
 mod mount;
@@ -104,6 +105,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Retain(args) => block_on(retain::run(args)),
         Command::CheckConfig(args) => check_config::run(args),
         Command::Status(args) => status::run(args),
+        Command::Purge(args) => block_on(hold::purge(args)),
+        Command::Hold(args) => block_on(hold::hold(args)),
         Command::Demo => demo::run(),
         Command::Completions { shell } => help::completions(shell),
         Command::Man => help::manual(),

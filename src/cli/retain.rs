@@ -11,7 +11,7 @@ use crate::clock::UnixMs;
 use crate::format::plan::retention::AgedObject;
 use crate::format::registry::RegistryKey;
 use crate::replicate::retention::{carry_out, cutoff, erase, objects_of, plan_for};
-use crate::restore::{ListedClient, Removed, begun_since};
+use crate::restore::{ListedClient, Removed, begun_since, is_held};
 use crate::store::{ObjectStore, StoreError};
 
 pub(super) async fn run(args: RetainArgs) -> Result<(), Failure> {
@@ -59,6 +59,10 @@ async fn retain_one(
         .expect("BUG: listed by that store");
     let policy = replicas.policy(listed);
     let prefix = listed.s3_prefix.as_str();
+    let place = listed.registered_place(&replicas.stores);
+    if is_held(&replicas.stores, &place).await? {
+        return Ok(Outlived::new(listed, false, &[], dry_run));
+    }
     let now = clocks.now(&*store, &format!("{prefix}/")).await?;
     if let Some(removed) = listed.removed {
         let due = removed.told <= cutoff(now, policy.removed_retention);
@@ -79,7 +83,7 @@ async fn retain_one(
 }
 
 /// Takes out of the registry what it says of a replica that is gone.
-async fn forget(
+pub(super) async fn forget(
     replicas: &Replicas,
     listed: &ListedClient,
     removed: Removed,

@@ -24,6 +24,8 @@ pub enum RegistryKey {
     /// `registry/removed/<place>/<time>.json`: the database was removed, in Unix milliseconds. The place is a whole one,
     /// as `s3://bucket/place`, where it is not in this store.
     Removed { place: String, at_ms: i64 },
+    /// `registry/holds/<place>.json`: nothing of the replica there is deleted. The place is as that of a removal.
+    Held { place: String },
 }
 
 impl RegistryKey {
@@ -71,6 +73,9 @@ impl RegistryKey {
                 place: decoded(place),
                 at_ms: time.parse().ok()?,
             },
+            ["registry", "holds", place] => Self::Held {
+                place: decoded(place),
+            },
             _ => return None,
         };
         // So that every key has one spelling.
@@ -109,6 +114,7 @@ impl fmt::Display for RegistryKey {
             Self::Removed { place, at_ms } => {
                 write!(f, "{}{}/{at_ms:013}", Self::REMOVED, encoded(place))
             }
+            Self::Held { place } => write!(f, "registry/holds/{}", encoded(place)),
         }?;
         f.write_str(".json")
     }
@@ -174,6 +180,12 @@ mod tests {
                     at_ms: 1_736_937_045_000,
                 },
                 "registry/removed/databases%2Fx/1736937045000.json",
+            ),
+            (
+                RegistryKey::Held {
+                    place: "databases/x".to_owned(),
+                },
+                "registry/holds/databases%2Fx.json",
             ),
         ] {
             assert_eq!(key.to_string(), text);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Replicator;
 use super::retention::{erase, objects_of};
-use super::upkeep::UpkeepError;
+use super::upkeep::{HELD_PAUSE, UpkeepError};
 use crate::capture::CaptureError;
 use crate::capture::wishes::Removal;
 use crate::clock::{UnixMs, now_ms};
@@ -87,6 +87,9 @@ impl Replicator {
         }
         match self.by_the_stores_clock(removal).await? {
             Due::In(ms) => Ok(Some(now_ms() + ms)),
+            Due::Now(_) if self.is_held(removal).await? => {
+                Ok(Some(now_ms() + HELD_PAUSE.as_millis() as i64))
+            }
             Due::Now(removed) => {
                 self.erase_removed(removal, removed).await?;
                 Ok(self.forget(removal).map(|()| None)?)
@@ -126,6 +129,11 @@ impl Replicator {
             ms if ms > 0 => Ok(Due::In(ms)),
             _ => Ok(Due::Now(Removed { at, told })),
         }
+    }
+
+    async fn is_held(&self, removal: &Removal) -> Result<bool, UpkeepError> {
+        let uplink = &self.uplink;
+        Ok(uplink.is_held(&removal.tenant, &removal.s3_prefix).await?)
     }
 
     /// Erases the replica, unless its place is in use again.

@@ -26,6 +26,8 @@ const AT_ONCE: usize = 4;
 const SHORT_LOG: u64 = 256 * 1024;
 /// What could not be done is tried again after so long.
 const RETRY: Duration = Duration::from_secs(30);
+/// A replica that is held is looked at again after so long.
+pub(super) const HELD_PAUSE: Duration = Duration::from_secs(3600);
 /// How long a snapshot that is made waits for the state that it is of.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -265,6 +267,12 @@ impl Replicator {
             return Ok(());
         }
         let plan = plan(&objects, cutoff(now, retention));
+        let tenant = &client.id.tenant;
+        if !plan.delete.is_empty() && self.uplink.is_held(tenant, &client.s3_prefix).await? {
+            return self
+                .retain_at(db, Some(now_ms() + HELD_PAUSE.as_millis() as i64))
+                .await;
+        }
         if !plan.delete.is_empty() {
             carry_out(store, &client.s3_prefix, &plan).await?;
             self.uplink.deletion_succeeded(&client.id.tenant);
@@ -281,6 +289,11 @@ impl Replicator {
         let next = plan
             .next_ms
             .map(|stored| stored - ahead + retention.as_millis() as i64 + 1);
+        self.retain_at(db, next).await
+    }
+
+    /// Notes when there may be more to delete.
+    async fn retain_at(&self, db: &Arc<Database>, next: Option<UnixMs>) -> Result<(), UpkeepError> {
         self.capture.save_retain_at(db, next).await?;
         if let Some(at) = next {
             self.note_chore(db, Chore::Retention, at.max(now_ms() + 1_000));

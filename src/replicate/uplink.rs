@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::repeated::Repeated;
 use crate::clock::now_ms;
+use crate::restore::is_held;
 use crate::store::stores::Stores;
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::pace::Pace;
@@ -76,6 +77,12 @@ impl Uplink {
             key: tenant.to_owned(),
             reason: "the tenant has no store".to_owned(),
         })
+    }
+
+    /// Whether nothing of a replica may be deleted.
+    pub(super) async fn is_held(&self, tenant: &str, s3_prefix: &str) -> Result<bool, StoreError> {
+        let place = self.stores.registered_place(tenant, s3_prefix);
+        is_held(&self.stores, &place).await
     }
 
     /// A place among the requests in flight, once the tenant's limits allow a request that sends so many bytes.

@@ -265,7 +265,9 @@ pub async fn placed_clients(stores: &Stores) -> Result<Vec<ListedClient>, StoreE
                 elsewhere,
                 removed: None,
             }),
-            RegistryKey::WatchPath(_) | RegistryKey::Removed { .. } => None,
+            RegistryKey::WatchPath(_) | RegistryKey::Removed { .. } | RegistryKey::Held { .. } => {
+                None
+            }
         }
     });
     Ok(clients.collect())

@@ -3,6 +3,7 @@
 mod describe;
 mod error;
 mod fetch;
+mod holds;
 mod list;
 mod locate;
 mod output;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub use describe::{Description, describe, path_below_watch_path};
 pub use error::RestoreError;
+pub use holds::is_held;
 pub use list::{
     Expected, ListedClient, ListedGeneration, Listing, Removed, begun_since, list_clients,
     list_moments, newest_moment_before, placed_clients,

@@ -8,6 +8,7 @@ mod containers;
 mod demo;
 mod drills;
 mod encryption;
+mod holds;
 mod isolation;
 mod journals;
 mod kills;

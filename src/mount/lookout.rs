@@ -147,7 +147,7 @@ impl Lookout {
             tracing::warn!(%path, holder = bystander, "Files that are opened past the mount are not captured");
         }
         if now.is_silent && !before.is_silent {
-            tracing::error!(%path, "The mount does not answer");
+            tracing::error!(%path, "Health is failing: the mount does not answer");
         }
     }
 

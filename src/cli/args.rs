@@ -302,14 +302,20 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, 
 /// `-bucket` is `--bucket`; flags of one letter, and all that follows `--` or `-exec`, stay as they are.
 fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let known = long_flags(&Cli::command());
+    let short = short_flags(&Cli::command());
     let mut flags_ended = false;
     args.map(move |arg| {
         flags_ended |= arg == "--";
         let bytes = arg.as_bytes();
         let name = bytes.split(|b| *b == b'=').next().unwrap_or_default();
         let is_known = |name: &[u8]| known.iter().any(|flag| flag.as_bytes() == name);
+        // What begins with no flag of one letter is an unknown long one, and is to be refused by its whole name.
+        let is_word = |name: &[u8]| match name {
+            [first, _, ..] => first.is_ascii_alphabetic() && !short.contains(&char::from(*first)),
+            _ => false,
+        };
         let with_two = match name.strip_prefix(b"-") {
-            Some(name) if !flags_ended && is_known(name) => {
+            Some(name) if !flags_ended && (is_known(name) || is_word(name)) => {
                 OsString::from_vec([b"-", bytes].concat())
             }
             _ => arg,
@@ -317,6 +323,13 @@ fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item =
         flags_ended |= with_two == "--exec";
         with_two
     })
+}
+
+fn short_flags(command: &clap::Command) -> Vec<char> {
+    let own = command.get_arguments().filter_map(clap::Arg::get_short);
+    own.chain(command.get_subcommands().flat_map(short_flags))
+        .chain(['h', 'V'])
+        .collect()
 }
 
 fn long_flags(command: &clap::Command) -> Vec<String> {
@@ -397,6 +410,16 @@ mod tests {
         assert_eq!(args.store.config, None);
         assert_eq!(args.exec, ["app", "-config", "x", "--", "-exec", "list"]);
         assert!(parsed("-exec").is_err(), "it needs a command");
+    }
+
+    #[test]
+    fn an_unknown_flag_is_named_whole() {
+        let error = parsed("-frobnicate").expect_err("unknown");
+        assert!(error.contains("'--frobnicate'"), "{error}");
+        assert!(
+            parsed("restore x -oy.db").is_ok(),
+            "a value may stand behind its flag"
+        );
     }
 
     #[test]

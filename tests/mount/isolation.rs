@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::support::daemon::{Daemon, Options, guid};
 use super::support::moto::{Keys, Moto, documented_policy};
 use super::support::process::{binary, output, succeeded};
-use super::support::sqlite;
+use super::support::sqlite::{self, Session};
 
 const CREATE: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)";
 /// The tenant of the documented policy, and its database.
@@ -130,10 +130,17 @@ fn a_tenants_keys_reach_its_prefix_and_nothing_else() {
         first(TENANT) == 0 && first(&other) == 0
     });
     assert_nothing_was_refused(&daemon);
+    // What is committed and not stored when it dies: the next run asks whether it was, and is answered.
+    moto.user_without_rights("tenant");
+    let mut session = Session::open(&daemon.data().join(format!("{TENANT}.db")));
+    session.run("INSERT INTO t VALUES (3);");
+    daemon.wait_health(TENANT, |health| health["status"] == "failing");
     daemon.kill9();
+    drop(session);
+    moto.user("tenant", &documented_policy("One tenant"));
     daemon.restart();
     for client in [TENANT, &other] {
-        write(&daemon, client, "INSERT INTO t VALUES (3)");
+        write(&daemon, client, "INSERT INTO t VALUES (4)");
         sync(&daemon, client);
         assert_restores(&daemon, client);
     }

@@ -86,11 +86,17 @@ impl Replicas {
         });
         let mut expected: Vec<_> = clients.map(Expected::Client).collect();
         for own in &self.config.own_stores {
+            let mut folders: Vec<String> = Vec::new();
             for prefix in self.prefixes() {
+                let folder = self.folder_of(&own.tenant, prefix);
+                if folders.contains(&folder) {
+                    continue;
+                }
+                folders.push(folder.clone());
                 expected.push(Expected::Folder {
                     tenant: own.tenant.clone(),
                     prefix: prefix.to_owned(),
-                    folder: self.folder_of(&own.tenant, prefix),
+                    folder,
                     elsewhere: own.elsewhere,
                 });
             }
@@ -140,7 +146,9 @@ impl Replicas {
     fn prefixes(&self) -> Vec<&str> {
         let watch_paths = self.config.watch_paths.iter();
         let mut prefixes: Vec<_> = watch_paths.map(|one| one.prefix.as_str()).collect();
-        prefixes.push("");
+        if prefixes.is_empty() {
+            prefixes.push("");
+        }
         prefixes.sort_unstable();
         prefixes.dedup();
         prefixes

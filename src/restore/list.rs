@@ -1,6 +1,6 @@
 //! What the stores hold, from the stores alone: clients, generations and moments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -134,13 +134,24 @@ pub async fn list_clients(stores: &Stores, expected: &[Expected]) -> Result<List
         }
         candidates = placed_clients(stores).await?;
     }
+    let (mut reached, mut refused) = (HashSet::new(), Vec::new());
     for one in expected {
         match one {
             Expected::Client(client) => candidates.push(client.clone()),
             Expected::Folder { tenant, .. } => match expected_in(stores, one).await {
-                Ok(found) => candidates.extend(found),
+                Ok(found) => {
+                    reached.insert(tenant);
+                    candidates.extend(found);
+                }
+                // Keys may be for one watch path's folder alone.
+                Err(error @ StoreError::Denied { .. }) => refused.push((tenant, error)),
                 Err(error) => listing.failed.push(format!("tenant {tenant}: {error}")),
             },
+        }
+    }
+    for (tenant, error) in refused {
+        if reached.insert(tenant) {
+            listing.failed.push(format!("tenant {tenant}: {error}"));
         }
     }
     for candidate in candidates {

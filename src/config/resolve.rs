@@ -105,11 +105,6 @@ impl Written {
         {
             return Err(ConfigError::NoToken(address));
         }
-        if let Some(address) = listen.filter(|address| !address.ip().is_loopback())
-            && self.api_token.is_none()
-        {
-            return Err(ConfigError::NoToken(address));
-        }
         Ok(Config {
             listen,
             api_token: self.api_token,

@@ -20,9 +20,16 @@ const MAX_IGNORED: usize = 10_000;
 pub struct Roster {
     clients: DashMap<ClientId, Arc<Client>>,
     census: Mutex<Census>,
-    /// Files that look like databases and are none of ours, by the path that applications see, with the reason.
-    ignored: Mutex<BTreeMap<PathBuf, &'static str>>,
+    /// Files that look like databases and are none of ours, by the path that applications see.
+    ignored: Mutex<BTreeMap<PathBuf, Ignored>>,
     events: Events,
+}
+
+/// A file that is none of ours, and is, or was, there.
+#[derive(Debug)]
+struct Ignored {
+    reason: &'static str,
+    is_there: bool,
 }
 
 /// Who counts against which limit, and who has which place in the stores. Refused clients are not in it.
@@ -164,28 +171,50 @@ impl Roster {
         self.clients.is_empty()
     }
 
-    /// A file looks like a database and is none of ours. True where that is new.
+    /// A file looks like a database and is none of ours. True where that is new: a file that comes and goes is told once.
     pub fn ignore(&self, seen_path: PathBuf, reason: &'static str) -> bool {
         let mut ignored = self.lock_ignored();
-        let is_full = ignored.len() >= MAX_IGNORED && !ignored.contains_key(&seen_path);
-        !is_full && ignored.insert(seen_path, reason).is_none()
+        if let Some(known) = ignored.get_mut(&seen_path) {
+            *known = Ignored {
+                reason,
+                is_there: true,
+            };
+            return false;
+        }
+        if ignored.len() >= MAX_IGNORED {
+            let gone = ignored.iter().find(|(_, file)| !file.is_there);
+            let Some(gone) = gone.map(|(path, _)| path.clone()) else {
+                return false;
+            };
+            ignored.remove(&gone);
+        }
+        ignored.insert(
+            seen_path,
+            Ignored {
+                reason,
+                is_there: true,
+            },
+        );
+        true
     }
 
     /// The file has gone, or has become a client's.
     pub fn no_longer_ignored(&self, seen_path: &Path) {
-        self.lock_ignored().remove(seen_path);
+        if let Some(known) = self.lock_ignored().get_mut(seen_path) {
+            known.is_there = false;
+        }
     }
 
     /// Files that are ignored, as applications see them, with the reason.
     pub fn ignored(&self) -> Vec<(PathBuf, &'static str)> {
         let ignored = self.lock_ignored();
-        ignored
-            .iter()
-            .map(|(path, reason)| (path.clone(), *reason))
+        let present = ignored.iter().filter(|(_, file)| file.is_there);
+        present
+            .map(|(path, file)| (path.clone(), file.reason))
             .collect()
     }
 
-    fn lock_ignored(&self) -> MutexGuard<'_, BTreeMap<PathBuf, &'static str>> {
+    fn lock_ignored(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Ignored>> {
         self.ignored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -387,13 +416,18 @@ mod tests {
     fn ignored_files_are_told_once_and_bounded() {
         let roster = Roster::new(1);
         assert!(roster.ignore("/data/a.db".into(), "no rule"));
-        assert!(!roster.ignore("/data/a.db".into(), "no rule"));
         roster.no_longer_ignored(Path::new("/data/a.db"));
         assert!(roster.ignored().is_empty());
+        assert!(
+            !roster.ignore("/data/a.db".into(), "no rule"),
+            "told before"
+        );
+        assert_eq!(roster.ignored().len(), 1);
+        roster.no_longer_ignored(Path::new("/data/a.db"));
         for n in 0..MAX_IGNORED {
             assert!(roster.ignore(format!("/data/{n}.db").into(), "no rule"));
         }
-        assert!(!roster.ignore("/data/a.db".into(), "no rule"));
+        assert!(!roster.ignore("/data/a.db".into(), "no rule"), "no room");
         assert_eq!(roster.ignored().len(), MAX_IGNORED);
     }
 }

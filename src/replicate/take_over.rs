@@ -7,8 +7,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::Replicator;
-use crate::capture::Newcomer;
+use crate::capture::{Database, Newcomer};
 use crate::tenant::pace::Pace;
+use crate::tenant::roster::Status;
 
 /// Databases that are taken over at one time; those that are written meanwhile come on top.
 const AT_ONCE: usize = 8;
@@ -16,7 +17,7 @@ const AT_ONCE: usize = 8;
 const PER_SECOND: u64 = 500;
 const BYTES_PER_SECOND: u64 = 64 << 20;
 /// One that is not in the store by then goes on by itself, and makes room for the next.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes over all that wait; ends when none are left, or at `stop`.
 pub(super) async fn run(replicator: Arc<Replicator>) {
@@ -52,8 +53,16 @@ async fn take_over(replicator: Arc<Replicator>, newcomer: Newcomer) {
     let db = newcomer.db;
     let mut settled = db.watch_settled();
     db.mark_dirty();
-    let ticket = db.request_settling();
-    // A database that fails says so in health, and is tried again by its pipeline.
-    drop(timeout(PATIENCE, settled.wait_for(|settled| *settled >= ticket)).await);
+    if is_uploaded(&db) {
+        let ticket = db.request_settling();
+        // A database that fails says so in health, and is tried again by its pipeline.
+        drop(timeout(PATIENCE, settled.wait_for(|settled| *settled >= ticket)).await);
+    }
     replicator.capture.taken_over();
+}
+
+/// Whether anything of it goes to the store at present: for what is paused nobody waits.
+fn is_uploaded(db: &Database) -> bool {
+    db.client()
+        .is_some_and(|client| !client.is_paused() && client.progress().status != Status::Refused)
 }

@@ -92,6 +92,30 @@ fn one_that_is_written_does_not_wait_for_its_turn() {
 }
 
 #[test]
+fn nobody_waits_for_those_that_are_not_replicated() {
+    let mut daemon = Daemon::prepare(Options {
+        tenant_defaults: ", enabled: false",
+        ..Options::default()
+    });
+    copies(&daemon, 40);
+    let last = guid(39);
+    daemon.configure(format!("tenants: [{{tenantId: {last}, enabled: true}}]"));
+    daemon.restart();
+    let begun = Instant::now();
+    daemon.wait_health(&last, |health| health["replicatedTxid"] == 1);
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    let (_, health) = daemon.get("/api/health");
+    assert_eq!(
+        (&health["counts"]["paused"], &health["status"]),
+        (&39.into(), &"ok".into())
+    );
+}
+
+#[test]
 fn a_tenants_work_keeps_to_its_share_of_the_processor() {
     let mut daemon = Daemon::prepare(Options::default());
     let (slow, quick) = (guid(1), guid(2));

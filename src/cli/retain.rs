@@ -66,8 +66,9 @@ async fn retain_one(
     let now = clocks.now(&*store, &format!("{prefix}/")).await?;
     if let Some(removed) = listed.removed {
         let due = removed.told <= cutoff(now, policy.removed_retention);
+        // Listed first: what another database stores here from now on is not among them.
+        let objects = objects_of(&*store, prefix).await?;
         if due && !begun_since(&*store, prefix, removed).await? {
-            let objects = objects_of(&*store, prefix).await?;
             if !dry_run {
                 erase(&*store, prefix, &objects).await?;
                 forget(replicas, listed, removed).await?;

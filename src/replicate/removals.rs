@@ -140,9 +140,10 @@ impl Replicator {
     async fn erase_removed(&self, removal: &Removal, removed: Removed) -> Result<(), UpkeepError> {
         let begun = Instant::now();
         let store = self.uplink.store_of_tenant(&removal.tenant)?;
+        // Listed first: what another database stores here from now on is not among them.
+        let objects = objects_of(store.as_ref(), &removal.s3_prefix).await?;
         let is_in_use = begun_since(store.as_ref(), &removal.s3_prefix, removed).await?;
         if !is_in_use {
-            let objects = objects_of(store.as_ref(), &removal.s3_prefix).await?;
             erase(store.as_ref(), &removal.s3_prefix, &objects).await?;
             tracing::info!(
                 client = %removal.label,
@@ -155,7 +156,7 @@ impl Replicator {
         }
         if let Some(shared) = self.uplink.stores.shared() {
             let mut keys = vec![self.key_of(removal)];
-            if !is_in_use {
+            if !begun_since(store.as_ref(), &removal.s3_prefix, removed).await? {
                 keys.push(self.entry_of(removal).to_string());
             }
             shared.delete(&keys).await?;

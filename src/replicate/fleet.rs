@@ -176,6 +176,7 @@ impl Fleet {
             };
             match ship.capture.set_rules(rules, &ship.is_open) {
                 Ok(later) => {
+                    ship.replicator.rules_changed();
                     for what in later {
                         tracing::warn!(
                             path = %what.path.display(),

@@ -54,6 +54,7 @@ pub struct Replicator {
     uplink: Arc<Uplink>,
     agenda: Mutex<Agenda>,
     agenda_changed: Notify,
+    rules_changed: Notify,
     /// Upkeep reads one whole database at a time, so that pipelines find a thread for theirs.
     one_reader: Semaphore,
     stop: watch::Sender<bool>,
@@ -66,6 +67,7 @@ impl Replicator {
             uplink,
             agenda: Mutex::default(),
             agenda_changed: Notify::new(),
+            rules_changed: Notify::new(),
             one_reader: Semaphore::new(1),
             stop: watch::Sender::new(false),
         }
@@ -118,6 +120,11 @@ impl Replicator {
     /// Takes over the databases that `Capture::take_over` has found and that are new.
     pub async fn take_over(self: Arc<Self>) {
         take_over::run(self).await;
+    }
+
+    /// What has to be done may be due sooner by now.
+    pub(super) fn rules_changed(&self) {
+        self.rules_changed.notify_one();
     }
 
     /// Ends `run`; what waits stays in the log and in the spool.

@@ -56,8 +56,11 @@ impl UpkeepError {
 pub(super) async fn run(replicator: Arc<Replicator>) {
     let mut stop = replicator.stop.subscribe();
     let mut chores = JoinSet::new();
-    replicator.note_earlier().await;
+    let mut is_outdated = true;
     loop {
+        if std::mem::take(&mut is_outdated) {
+            replicator.note_earlier().await;
+        }
         let now = now_ms();
         while chores.len() < AT_ONCE
             && let Some((path, chore)) = replicator.agenda().take_due(now)
@@ -71,6 +74,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             () = replicator.agenda_changed.notified() => {}
+            () = replicator.rules_changed.notified() => is_outdated = true,
             () = sleep_for(pause) => {}
             Some(done) = chores.join_next() => {
                 if let Err(error) = done {
@@ -132,7 +136,7 @@ fn is_kept_up(client: &Client) -> bool {
 }
 
 impl Replicator {
-    /// What earlier runs left to be done.
+    /// What earlier runs left to be done, or what was to be done by other rules.
     async fn note_earlier(&self) {
         let known = match self.capture.upkeep().await {
             Ok(known) => known,
@@ -149,7 +153,9 @@ impl Replicator {
                 agenda.note(&entry.path, Chore::Snapshot, since + interval);
             }
             if let Some(at) = entry.retain_at {
-                agenda.note(&entry.path, Chore::Retention, at);
+                // By the retention of now, which may have become shorter.
+                let retention = self.capture.policy_at(&entry.path).retention.as_millis() as i64;
+                agenda.note(&entry.path, Chore::Retention, at.min(now_ms() + retention));
             }
         }
     }

@@ -137,7 +137,17 @@ impl Backing {
     /// Every regular file and every symbolic link (then the second argument is true) below the directory, but for the
     /// one folder at its root that is named by `skip`.
     pub fn walk(&self, skip: &str, found: &mut dyn FnMut(PathBuf, bool)) -> io::Result<()> {
-        let mut folders = vec![PathBuf::from(".")];
+        self.walk_below(Path::new("."), skip, found)
+    }
+
+    /// The same below one folder; `.` is the directory itself.
+    pub fn walk_below(
+        &self,
+        start: &Path,
+        skip: &str,
+        found: &mut dyn FnMut(PathBuf, bool),
+    ) -> io::Result<()> {
+        let mut folders = vec![start.to_owned()];
         while let Some(folder) = folders.pop() {
             let fd = rustix::fs::openat(
                 self.root.as_fd(),

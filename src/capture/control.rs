@@ -1,15 +1,17 @@
 //! What is asked for while it runs: registering and unregistering by hand, pauses, and other rules.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::registration::log_client;
 use super::wishes::{Removal, Wish};
 use super::{Capture, StartError, StateError};
 use crate::tenant::discovery::{Named, Rules};
 use crate::tenant::policy::Policy;
 use crate::tenant::request::{Registered, RequestError};
 use crate::tenant::roster::{Client, Registration, Status};
+
+/// The code of a registration that has to wait until its file is closed.
+const FILE_OPEN: &str = "file_open";
 
 /// What a change of the rules could not do while it runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +73,7 @@ impl Capture {
         named: Named,
         is_open: impl FnOnce() -> bool,
     ) -> Result<Registered, RequestError> {
+        let _one = self.one_by_hand();
         let rules = self.rules();
         let identity = rules.identity(&named);
         if let Some(known) = self.roster.get(&identity.id)
@@ -92,24 +95,15 @@ impl Capture {
                 db.label
             )));
         }
-        let exists = self.refuse_unusable(path)?;
-        if exists && is_open() {
-            return Err(RequestError::Taken {
-                code: "file_open",
-                message: format!(
-                    "an application has {} open, whose writes are not seen until it opens the file again; let it close the file first",
-                    self.seen_at.join(path).display()
-                ),
-            });
-        }
+        self.refuse_unusable(path)?;
         let before = self.wishes.get(path).map(|wish| wish.clone());
-        self.wish(path, |wish| {
+        self.note_wish(path, |wish| {
             wish.excluded = false;
             wish.named = Some(named);
         })?;
-        let registered = self.register_wished(path, exists);
+        let registered = self.register_wished(path, is_open);
         if registered.is_err() {
-            self.wish(path, |wish| *wish = before.unwrap_or_default())?;
+            self.note_wish(path, |wish| *wish = before.unwrap_or_default())?;
         }
         registered
     }
@@ -149,25 +143,61 @@ impl Capture {
         named: Named,
         is_open: impl FnOnce() -> bool,
     ) -> Result<bool, RequestError> {
-        let known = self.at_path(path).and_then(|db| db.client());
-        if known.is_some() || self.wishes.contains_key(path) {
+        let _one = self.one_by_hand();
+        if let Some(known) = self.at_path(path).and_then(|db| db.client()) {
+            let place = self.rules().identity(&named).s3_prefix;
+            if known.s3_prefix != place {
+                tracing::warn!(
+                    client = %known.label,
+                    s3_path = %format!("{}/", known.s3_prefix),
+                    before = %place,
+                    "The store knows another place of this client, where it was replicated before the state was lost"
+                );
+            }
             return Ok(true);
         }
-        let exists = self.refuse_unusable(path)?;
-        self.wish(path, |wish| wish.named = Some(named))?;
-        if exists && is_open() {
-            return Ok(false);
+        if self.wishes.contains_key(path) {
+            return Ok(true);
         }
-        self.register_wished(path, exists).map(|_| true)
+        self.refuse_unusable(path)?;
+        self.note_wish(path, |wish| wish.named = Some(named))?;
+        match self.register_wished(path, is_open) {
+            Ok(_) => Ok(true),
+            Err(RequestError::Taken {
+                code: FILE_OPEN, ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    fn register_wished(&self, path: &Path, exists: bool) -> Result<Registered, RequestError> {
+    /// Registers what was asked for. A file that is made or opened after that was noted is followed from its beginning, so
+    /// that here it is only asked for one that was there and open before.
+    fn register_wished(
+        &self,
+        path: &Path,
+        is_open: impl FnOnce() -> bool,
+    ) -> Result<Registered, RequestError> {
         let identity = self
             .identify(path)
             .ok_or_else(|| RequestError::Unavailable {
                 code: "unregistered_meanwhile",
                 message: "it was unregistered at the same time; try again".to_owned(),
             })?;
+        if let Some(client) = self.at_path(path).and_then(|db| db.client())
+            && client.id == identity.id
+        {
+            return Ok(Registered::New(client));
+        }
+        let exists = self.refuse_unusable(path)?;
+        if exists && is_open() {
+            return Err(RequestError::Taken {
+                code: FILE_OPEN,
+                message: format!(
+                    "an application has {} open, whose writes are not seen until it opens the file again; let it close the file first",
+                    self.seen_at.join(path).display()
+                ),
+            });
+        }
         let client = match self.await_file(identity, path) {
             Registration::New(client) => client,
             Registration::Known(client) => return Ok(Registered::Known(client)),
@@ -200,25 +230,18 @@ impl Capture {
     /// # Errors
     /// `Unavailable` where that can't be noted; then nothing has changed.
     pub fn exclude(&self, client: &Client) -> Result<(), RequestError> {
-        self.wish(&client.db_path, |wish| {
-            *wish = Wish {
-                excluded: true,
-                ..Wish::default()
-            };
-        })?;
-        match self.databases.remove(&client.db_path) {
-            Some((_, db)) => self.unregister(&db),
-            None => {
-                if self
-                    .roster
-                    .unregister(&client.id, &client.db_path)
-                    .is_some()
-                {
-                    log_client(client, "unregister", "Client unregistered");
-                    self.note_removal(client);
-                }
-            }
-        }
+        let _one = self.one_by_hand();
+        let path = &client.db_path;
+        let asked = self.wishes.get(path).map(|wish| wish.clone());
+        let wish = Wish {
+            paused: false,
+            excluded: true,
+            ..asked.unwrap_or_default()
+        };
+        self.note_removed(path, Some(client), Some(&wish))
+            .map_err(unavailable)?;
+        self.wishes.insert(path.clone(), wish);
+        self.take_out(path, Some(client));
         Ok(())
     }
 
@@ -227,7 +250,8 @@ impl Capture {
     /// # Errors
     /// `Unavailable` where that can't be noted; then nothing has changed.
     pub fn set_paused(&self, client: &Client, paused: bool) -> Result<(), RequestError> {
-        self.wish(&client.db_path, |wish| wish.paused = paused)?;
+        let _one = self.one_by_hand();
+        self.note_wish(&client.db_path, |wish| wish.paused = paused)?;
         self.apply_pause(client);
         Ok(())
     }
@@ -267,7 +291,9 @@ impl Capture {
         for client in clients.filter(|client| client.seen_at == self.seen_at) {
             match self.identify(&client.db_path) {
                 Some(identity)
-                    if identity.id == client.id && identity.s3_prefix == client.s3_prefix =>
+                    if identity.id == client.id
+                        && identity.s3_prefix == client.s3_prefix
+                        && identity.location.as_deref() == client.location() =>
                 {
                     client.set_policy(identity.policy);
                     self.apply_pause(&client);
@@ -289,7 +315,6 @@ impl Capture {
             db.mark_dirty();
         }
         self.await_named();
-        self.admit_refused(None);
         Ok(waiting)
     }
 
@@ -322,19 +347,19 @@ impl Capture {
         self.removed.notified().await;
     }
 
-    fn wish(&self, path: &Path, change: impl FnOnce(&mut Wish)) -> Result<(), RequestError> {
-        let mut wish = self.wishes.entry(path.to_owned()).or_default();
-        let mut changed = wish.clone();
-        change(&mut changed);
-        self.shared
-            .state
-            .save_wish(path, &changed)
-            .map_err(|error| RequestError::Unavailable {
-                code: "state_unavailable",
-                message: error.to_string(),
-            })?;
-        *wish = changed;
-        Ok(())
+    fn note_wish(&self, path: &Path, change: impl FnOnce(&mut Wish)) -> Result<(), RequestError> {
+        self.wish(path, change).map_err(unavailable)
+    }
+
+    fn one_by_hand(&self) -> MutexGuard<'_, ()> {
+        self.by_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unavailable(error: StateError) -> RequestError {
+    RequestError::Unavailable {
+        code: "state_unavailable",
+        message: error.to_string(),
     }
 }
 

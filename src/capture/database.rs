@@ -268,6 +268,8 @@ impl Database {
     pub(super) fn set_removed(self: &Arc<Self>) {
         self.removed.store(true, Ordering::SeqCst);
         self.mark_dirty();
+        // There is no interval to be waited for any more.
+        self.nudge.notify_one();
     }
 
     pub(super) fn set_as_stored(&self) {
@@ -490,8 +492,12 @@ impl Database {
     }
 
     pub(super) fn set_gate_missed(self: &Arc<Self>) {
-        self.gate_missed.store(true, Ordering::SeqCst);
+        self.note_gate_missed();
         self.mark_dirty();
+    }
+
+    pub(super) fn note_gate_missed(&self) {
+        self.gate_missed.store(true, Ordering::SeqCst);
     }
 
     /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.

@@ -14,6 +14,8 @@ pub enum Gate {
     DatabaseTruncate,
     /// UNLINK of `-shm`.
     ShmUnlink,
+    /// UNLINK of `.db`, and RENAME from it or over it: after that nobody reads its log any more.
+    DatabaseUnlink,
 }
 
 impl Gate {
@@ -25,7 +27,7 @@ impl Gate {
     /// Where it may destroy frames: up to which byte of the log there are none of these.
     pub(super) fn kept_bytes(self) -> Option<u64> {
         match self {
-            Gate::WalOverwrite | Gate::WalUnlink => Some(0),
+            Gate::WalOverwrite | Gate::WalUnlink | Gate::DatabaseUnlink => Some(0),
             Gate::WalTruncate { kept } => Some(kept),
             Gate::DatabaseTruncate | Gate::ShmUnlink => None,
         }

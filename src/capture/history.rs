@@ -75,7 +75,16 @@ impl History {
         let mut table = PageSums::new(shared.sums_path(id));
         let all = || known.stored.iter().chain(&known.spooled);
         self.last_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
-        self.newest_generation = all().map(|entry| entry.mark.generation).max();
+        let removed = match db.client() {
+            Some(client) => shared.state.newest_removal(&client.s3_prefix)?,
+            None => None,
+        };
+        // Whatever the clock says, what begins now is not what was removed.
+        let removed = removed.map(GenerationId::of_moment);
+        self.newest_generation = all()
+            .map(|entry| entry.mark.generation)
+            .chain(removed)
+            .max();
         self.stored = known.stored.as_ref().map(|entry| entry.mark);
         self.snapshot = known.snapshot;
 
@@ -376,13 +385,7 @@ impl History {
         if self.id == 0 {
             return Ok(());
         }
-        shared.spool.remove_others(self.id, &HashSet::new())?;
-        match std::fs::remove_file(shared.sums_path(self.id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CaptureError::io("remove the page sums")(error));
-            }
-            _ => {}
-        }
+        shared.remove_files(self.id)?;
         Ok(shared.state.remove(self.id)?)
     }
 

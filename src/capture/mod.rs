@@ -30,11 +30,12 @@ mod wal_reader;
 pub mod wishes;
 mod workers;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -92,6 +93,17 @@ struct Shared {
 impl Shared {
     fn sums_path(&self, id: i64) -> PathBuf {
         self.directory.join(format!("{id}.sums"))
+    }
+
+    /// Removes what is on local disk of the database with that number, but for the state.
+    fn remove_files(&self, id: i64) -> Result<(), CaptureError> {
+        self.spool.remove_others(id, &HashSet::new())?;
+        match std::fs::remove_file(self.sums_path(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CaptureError::io("remove the page sums")(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes what lies in the spool of a segment that nobody needs any more.
@@ -152,6 +164,8 @@ pub struct Capture {
     /// Databases that were removed have to be told to the store.
     removed: Notify,
     roster: Arc<Roster>,
+    /// One registration by hand, or its end, at a time.
+    by_hand: Mutex<()>,
     databases: DashMap<PathBuf, Arc<Database>>,
     queue: Arc<Queue>,
     workers: Workers,
@@ -209,6 +223,7 @@ impl Capture {
             newcomers: Newcomers::default(),
             removed: Notify::new(),
             roster,
+            by_hand: Mutex::default(),
             databases: DashMap::new(),
             queue,
             workers,
@@ -254,6 +269,10 @@ impl Capture {
             .client()
             .is_none_or(|client| client.progress().status == Status::Refused)
         {
+            if gate.destroys_frames() {
+                // Should it be admitted later: nothing that an earlier run knew goes on from here.
+                db.note_gate_missed();
+            }
             return proceed();
         }
         if gate.destroys_frames() {

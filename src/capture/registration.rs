@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use dashmap::mapref::entry::Entry;
+
 use super::backing::companion;
 use super::database::Database;
 use super::newcomers::Newcomer;
 use super::state::Stamps;
-use super::wishes::Wish;
-use super::{Capture, STATE_FOLDER, StartError};
+use super::wishes::{RemovedClient, Wish};
+use super::{Capture, CaptureError, STATE_FOLDER, StartError, StateError};
 use crate::clock::now_ms;
 use crate::tenant::discovery::{Rules, Verdict};
 use crate::tenant::ids::Identity;
@@ -35,9 +37,14 @@ impl Capture {
         let found = self.look_through()?;
         let mut newcomers = Vec::new();
         for path in found.databases {
-            match known.remove(&path) {
-                Some(seen) if seen.has_history => self.take_over_one(&path, seen.stamps),
-                _ => newcomers.extend(self.take_up(&path)),
+            let known = known.remove(&path).filter(|seen| {
+                let identity = self.identify(&path);
+                let location = identity.and_then(|identity| identity.location);
+                seen.has_history && !seen.was_elsewhere(location.as_deref())
+            });
+            match known {
+                Some(seen) => self.take_over_one(&path, seen.stamps),
+                None => newcomers.extend(self.take_up(&path)),
             }
         }
         self.newcomers.add(newcomers);
@@ -147,9 +154,12 @@ impl Capture {
             return Ok(self.shared.state.remove(id)?);
         };
         if let Registration::New(client) = self.roster.register(identity, path, &self.seen_at) {
-            client.update(|progress| {
-                progress.status = Status::Missing;
-                progress.last_error = Some("missing: the file was gone at start".to_owned());
+            self.apply_wish(&client);
+            client.when_admitted(|client| {
+                client.update(|progress| {
+                    progress.status = Status::Missing;
+                    progress.last_error = Some("missing: the file was gone at start".to_owned());
+                });
             });
         }
         Ok(())
@@ -172,10 +182,8 @@ impl Capture {
         let registration = self.roster.register(identity, path, &self.seen_at);
         if let Registration::New(client) = &registration {
             self.apply_wish(client);
-            client.update(|progress| {
-                if progress.status == Status::Active {
-                    progress.status = Status::Waiting;
-                }
+            client.when_admitted(|client| {
+                client.update(|progress| progress.status = Status::Waiting);
             });
             log_client(client, "register", "New client registered");
         }
@@ -185,6 +193,8 @@ impl Capture {
     /// A regular file has come to stand at `path`: created, linked, or renamed to it. Called after the operation,
     /// before its reply. `replaced` says that another file stood there before.
     pub fn appeared(&self, path: &Path, replaced: bool) {
+        // It was unregistered until its file is made anew.
+        self.wish_or_warn(path, |wish| wish.excluded = false);
         if self.examine(path) == Verdict::Ignored {
             return self.note_ignored(path, NO_RULE);
         }
@@ -216,14 +226,16 @@ impl Capture {
     /// The name `path` is gone: unlinked, or renamed away. Called after the operation, before its reply.
     pub fn vanished(&self, path: &Path) {
         self.roster.no_longer_ignored(&self.seen_at.join(path));
-        // What was asked for the file went with it; what it is called stays.
-        if let Some(mut wish) = self.wishes.get_mut(path) {
-            (wish.paused, wish.excluded) = (false, false);
-            self.save_wish(path, &wish);
+        // What was asked for the file goes with it; what it is called stays.
+        self.wish_or_warn(path, |wish| (wish.paused, wish.excluded) = (false, false));
+        let Some(db) = self.at_path(path) else {
+            return;
+        };
+        let client = db.client();
+        if let Err(error) = self.note_removed(path, client.as_deref(), None) {
+            tracing::warn!(client = %db.label(), error = %error, "The state could not be written");
         }
-        if let Some((_, db)) = self.databases.remove(path) {
-            self.unregister(&db);
-        }
+        self.take_out(path, client.as_deref());
     }
 
     /// A directory with all below it has another name now.
@@ -244,6 +256,28 @@ impl Capture {
                     before.move_to(&now);
                 }
             }
+        }
+        self.take_up_below(to);
+    }
+
+    /// Registers what became a client's by the name that its directory has now.
+    fn take_up_below(&self, folder: &Path) {
+        let walked = self
+            .shared
+            .backing
+            .walk_below(folder, STATE_FOLDER, &mut |path, is_link| match is_link {
+                true => self.link_appeared(&path),
+                false if self.at_path(&path).is_none() => self.appeared(&path, false),
+                false => {}
+            });
+        match walked {
+            // It is on its way to somewhere else.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let path = self.seen_at.join(folder);
+                tracing::error!(path = %path.display(), error = %error, "A directory that was renamed could not be looked through; its databases are taken up at the next start");
+            }
+            Ok(()) => {}
         }
     }
 
@@ -329,8 +363,20 @@ impl Capture {
             }
         };
         self.roster.no_longer_ignored(&client.seen_path());
-        match self.shared.state.id_of(path) {
-            Ok(id) => db.set_client(client, id),
+        match self.number_of(path, &client) {
+            Ok(id) => {
+                db.set_client(client.clone(), id);
+                if client.progress().status == Status::Refused {
+                    let db = Arc::downgrade(db);
+                    // It was not followed until then.
+                    client.when_admitted(move |_| {
+                        if let Some(db) = db.upgrade() {
+                            db.mark_dirty();
+                            db.resume();
+                        }
+                    });
+                }
+            }
             Err(error) => client.update(|progress| {
                 progress.status = Status::Failing;
                 progress.last_error = Some(format!("state: {error}"));
@@ -348,50 +394,107 @@ impl Capture {
         }
     }
 
-    /// The database is removed: its replica stays for a while, which the store is told.
-    pub(super) fn unregister(&self, db: &Arc<Database>) {
-        if let Some(client) = db.client()
-            && self.roster.unregister(&client.id, &db.path).is_some()
-        {
-            log_client(&client, "unregister", "Client unregistered");
-            self.note_removal(&client);
+    /// The number under which the state knows a database. What it knows of another place than the client's is forgotten: in
+    /// this one the store has nothing that could be gone on from.
+    fn number_of(&self, path: &Path, client: &Client) -> Result<i64, CaptureError> {
+        let state = &self.shared.state;
+        let id = state.id_of(path)?;
+        let Some(place) = client.place() else {
+            return Ok(id);
+        };
+        let before = state.place_of(id)?;
+        if before.as_ref() == Some(&place) {
+            return Ok(id);
         }
-        // The name may come back at once, for another database.
-        if let Some(id) = db.id()
-            && let Err(error) = self.shared.state.detach(id)
-        {
-            tracing::warn!(client = %db.label(), error = %error, "The state could not be written");
-        }
-        db.set_removed();
-        self.admit_refused(None);
-    }
-
-    pub(super) fn note_removal(&self, client: &Client) {
-        // A generation that begins later is of another database, whatever the clock does.
-        let begun = client.progress().generation.map(|id| id.started_ms());
-        let at = begun.map_or_else(now_ms, |begun| begun.max(now_ms()));
-        match self.shared.state.save_removal(client, at) {
-            Ok(()) => self.removed.notify_one(),
-            Err(error) => {
-                tracing::warn!(client = %client.label, error = %error, "The state could not be written");
+        let id = match before {
+            None => id,
+            Some(before) => {
+                tracing::warn!(
+                    client = %client.label,
+                    s3_path = %format!("{}/", client.s3_prefix),
+                    before = %before.location,
+                    "The replica has another place now: a new generation begins there, and nothing more goes to the place before"
+                );
+                self.shared.remove_files(id)?;
+                state.leave_place(id, client, &before)?;
+                self.removed.notify_one();
+                state.id_of(path)?
             }
-        }
+        };
+        state.save_place(id, &place)?;
+        Ok(id)
     }
 
-    /// Takes up those refused clients that there is room for by now.
-    pub(super) fn admit_refused(&self, max_tenants: Option<usize>) {
-        for client in self.roster.readmit(max_tenants) {
-            if client.seen_at == self.seen_at
-                && let Some(db) = self.at_path(&client.db_path)
-            {
-                db.mark_dirty();
-                db.resume();
-            }
-        }
+    /// Notes that a database is removed, and what is asked for its file from now on: its replica stays for a while, and its
+    /// name may come back at once, for another database.
+    pub(super) fn note_removed(
+        &self,
+        path: &Path,
+        client: Option<&Client>,
+        wish: Option<&Wish>,
+    ) -> Result<(), StateError> {
+        let registered = client.filter(|client| {
+            let known = self.roster.get(&client.id);
+            known.is_some_and(|known| known.db_path == path && known.seen_at == self.seen_at)
+        });
+        let removal = registered.map(|client| {
+            // A generation that begins later is of another database, whatever the clock does.
+            let begun = client.progress().generation.map(|id| id.started_ms());
+            (
+                client,
+                begun.map_or_else(now_ms, |begun| begun.max(now_ms())),
+            )
+        });
+        self.shared.state.remove_client(&RemovedClient {
+            path,
+            wish,
+            removal,
+            id: self.at_path(path).and_then(|db| db.id()),
+        })
     }
 
-    pub(super) fn save_wish(&self, path: &Path, wish: &Wish) {
-        if let Err(error) = self.shared.state.save_wish(path, wish) {
+    /// Stops the replication of what stood at `path`, once that is noted.
+    pub(super) fn take_out(&self, path: &Path, client: Option<&Client>) {
+        if let Some(client) = client
+            && self.roster.unregister(&client.id, path).is_some()
+        {
+            log_client(client, "unregister", "Client unregistered");
+            self.removed.notify_one();
+        }
+        if let Some((_, db)) = self.databases.remove(path) {
+            db.set_removed();
+        }
+        self.roster.readmit(None);
+    }
+
+    /// Changes what is asked for a file.
+    pub(super) fn wish(
+        &self,
+        path: &Path,
+        change: impl FnOnce(&mut Wish),
+    ) -> Result<(), StateError> {
+        let entry = self.wishes.entry(path.to_owned());
+        let before = match &entry {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(_) => Wish::default(),
+        };
+        let mut wish = before.clone();
+        change(&mut wish);
+        if wish == before {
+            return Ok(());
+        }
+        self.shared.state.save_wish(path, &wish)?;
+        match entry {
+            Entry::Occupied(known) if wish == Wish::default() => drop(known.remove()),
+            entry => drop(entry.insert(wish)),
+        }
+        Ok(())
+    }
+
+    fn wish_or_warn(&self, path: &Path, change: impl FnOnce(&mut Wish)) {
+        if self.wishes.contains_key(path)
+            && let Err(error) = self.wish(path, change)
+        {
             tracing::warn!(path = %path.display(), error = %error, "The state could not be written");
         }
     }

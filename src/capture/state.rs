@@ -42,6 +42,10 @@ const SCHEMA: &str = "
         generation INTEGER NOT NULL, seq INTEGER NOT NULL, stored_at INTEGER NOT NULL,
         log_bytes INTEGER NOT NULL, retain_at INTEGER
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS place (
+        database INTEGER PRIMARY KEY REFERENCES database(id) ON DELETE CASCADE,
+        location TEXT NOT NULL, s3_prefix TEXT NOT NULL
+    ) STRICT;
 ";
 
 /// The state can't be read or written.
@@ -67,13 +71,25 @@ pub struct Stamps {
 }
 
 /// A database that an earlier run has seen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {
     pub id: i64,
     /// Its files' when all of it was stored; none where it was not.
     pub stamps: Option<Stamps>,
     /// Whether anything of it was captured.
     pub has_history: bool,
+    /// Where its replica lies; none where that was not noted.
+    pub location: Option<String>,
+}
+
+impl Seen {
+    /// Whether what is known of it is of another place than this one, where the store has nothing of it.
+    pub fn was_elsewhere(&self, location: Option<&str>) -> bool {
+        let before = self.location.as_deref();
+        before
+            .zip(location)
+            .is_some_and(|(before, now)| before != now)
+    }
 }
 
 /// The newest snapshot in the store, and what has come after it.
@@ -180,8 +196,8 @@ impl StateDb {
         let connection = self.lock();
         let mut statement = connection.prepare(
             "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified,
-                    EXISTS (SELECT 1 FROM mark WHERE mark.database = id)
-             FROM database",
+                    EXISTS (SELECT 1 FROM mark WHERE mark.database = id), location
+             FROM database LEFT JOIN place ON place.database = id",
         )?;
         let rows = statement.query_map([], |row| {
             let path: Vec<u8> = row.get(0)?;
@@ -204,6 +220,7 @@ impl StateDb {
                 id: row.get(1)?,
                 stamps,
                 has_history: row.get(8)?,
+                location: row.get(9)?,
             };
             Ok((path, seen))
         })?;
@@ -330,15 +347,6 @@ impl StateDb {
         Ok(())
     }
 
-    /// Frees a database's path for another one; what waits of it stays under its number.
-    pub fn detach(&self, id: i64) -> Result<(), StateError> {
-        self.lock().execute(
-            "UPDATE database SET path = CAST('/removed/' || id AS BLOB) WHERE id = ?1",
-            [id],
-        )?;
-        Ok(())
-    }
-
     /// Forgets a database.
     pub fn remove(&self, id: i64) -> Result<(), StateError> {
         self.lock()
@@ -454,6 +462,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::client::Place;
 
     fn entry(generation: u64, seq: u32, wal: bool) -> Entry {
         Entry {
@@ -495,6 +504,12 @@ mod tests {
         let path = dir.path().join("state.db");
         let state = StateDb::open(&path, u64::MAX).expect("open");
         let id = state.id_of(Path::new("a.db")).expect("id");
+        let place = Place {
+            location: "file:///b/a".to_owned(),
+            s3_prefix: "a".to_owned(),
+        };
+        state.save_place(id, &place).expect("a place");
+        assert_eq!(state.place_of(id).expect("read"), Some(place));
         let stamps = Stamps {
             database: Stamp {
                 inode: 5,
@@ -534,6 +549,7 @@ mod tests {
                     id,
                     stamps: Some(stamps),
                     has_history: true,
+                    location: Some("file:///b/a".to_owned()),
                 }
             )])
         );

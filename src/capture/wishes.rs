@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::state::{StateDb, StateError};
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, now_ms};
+use crate::format::keys::GenerationId;
+use crate::tenant::client::Place;
 use crate::tenant::discovery::Named;
 use crate::tenant::policy::PolicyWritten;
 use crate::tenant::roster::Client;
@@ -22,7 +24,7 @@ pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS removal (
         s3_prefix TEXT NOT NULL, tenant TEXT NOT NULL, label TEXT NOT NULL,
         removed_at INTEGER NOT NULL, due_at INTEGER NOT NULL, noted INTEGER NOT NULL,
-        PRIMARY KEY (s3_prefix, removed_at)
+        PRIMARY KEY (s3_prefix, tenant, removed_at)
     ) STRICT;
 ";
 
@@ -35,6 +37,19 @@ pub struct Wish {
     pub excluded: bool,
     /// It was registered by hand.
     pub named: Option<Named>,
+}
+
+/// What becomes of a database's entries when it is removed.
+#[derive(Clone, Copy, Debug)]
+pub struct RemovedClient<'a> {
+    /// Of its file.
+    pub path: &'a Path,
+    /// What is asked for the file from now on; none for what was.
+    pub wish: Option<&'a Wish>,
+    /// Who was removed, and when; none where nobody was registered.
+    pub removal: Option<(&'a Client, UnixMs)>,
+    /// Its number in the state, where it has one.
+    pub id: Option<i64>,
 }
 
 /// A database that was removed, and whose replica is still there.
@@ -67,41 +82,79 @@ impl StateDb {
 
     /// Notes what was asked for a file; nothing asked forgets it.
     pub fn save_wish(&self, path: &Path, wish: &Wish) -> Result<(), StateError> {
-        let connection = self.lock();
-        if *wish == Wish::default() {
-            connection
-                .prepare_cached("DELETE FROM wish WHERE path = ?1")?
-                .execute([path.as_os_str().as_bytes()])?;
-            return Ok(());
+        save_wish(&self.lock(), path, wish)
+    }
+
+    /// Notes in one that a database was removed, or nothing of it: what is asked for its file from now on, that its replica
+    /// may go in time, and that its path is free for another one. What waits of it stays under its number.
+    pub fn remove_client(&self, removed: &RemovedClient<'_>) -> Result<(), StateError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        if let Some(wish) = removed.wish {
+            save_wish(&transaction, removed.path, wish)?;
         }
-        let named = wish.named.as_ref();
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO wish VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-            .execute(params![
-                path.as_os_str().as_bytes(),
-                wish.paused,
-                wish.excluded,
-                named.map(|named| &named.tenant),
-                named.map(|named| &named.db_name),
-                named.map(|named| named.single),
-                named.and_then(|named| named.s3_prefix.as_ref()),
-            ])?;
+        if let Some((client, at)) = removed.removal {
+            save_removal(&transaction, client, &client.s3_prefix, at)?;
+        }
+        if let Some(id) = removed.id {
+            transaction.execute(
+                "UPDATE database SET path = CAST('/removed/' || id AS BLOB) WHERE id = ?1",
+                [id],
+            )?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// When a database was last removed whose replica is still there, at such a place of whichever store.
+    pub fn newest_removal(&self, s3_prefix: &str) -> Result<Option<UnixMs>, StateError> {
+        Ok(self
+            .lock()
+            .prepare_cached("SELECT max(removed_at) FROM removal WHERE s3_prefix = ?1")?
+            .query_row([s3_prefix], |row| row.get(0))?)
+    }
+
+    /// Notes where the replica of a database lies.
+    pub fn save_place(&self, id: i64, place: &Place) -> Result<(), StateError> {
+        self.lock()
+            .prepare_cached("INSERT OR REPLACE INTO place VALUES (?1, ?2, ?3)")?
+            .execute(params![id, place.location, place.s3_prefix])?;
         Ok(())
     }
 
-    /// Notes that a database was removed.
-    pub fn save_removal(&self, client: &Client, at: UnixMs) -> Result<(), StateError> {
-        let retention = client.policy().removed_retention.as_millis() as i64;
-        self.lock()
-            .prepare_cached("INSERT OR IGNORE INTO removal VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
-            .execute(params![
-                client.s3_prefix,
-                client.id.tenant,
-                client.label,
-                at,
-                at.saturating_add(retention),
-            ])?;
-        Ok(())
+    /// Where the replica of a database lies; none where that was not noted.
+    pub fn place_of(&self, id: i64) -> Result<Option<Place>, StateError> {
+        Ok(self
+            .lock()
+            .prepare_cached("SELECT location, s3_prefix FROM place WHERE database = ?1")?
+            .query_row([id], |row| {
+                Ok(Place {
+                    location: row.get(0)?,
+                    s3_prefix: row.get(1)?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// Forgets a database whose replica has another place now, and notes what was left at the one `before`, where that is
+    /// in the same store: it goes in time, like that of a removed database.
+    pub fn leave_place(&self, id: i64, client: &Client, before: &Place) -> Result<(), StateError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let newest: Option<i64> = transaction.query_row(
+            "SELECT max(generation) FROM mark WHERE database = ?1",
+            [id],
+            |row| row.get(0),
+        )?;
+        let begun = newest.map(|generation| GenerationId(generation as u64).started_ms());
+        if client
+            .place()
+            .is_some_and(|now| now.store() == before.store())
+        {
+            let at = begun.map_or_else(now_ms, |begun| begun.max(now_ms()));
+            save_removal(&transaction, client, &before.s3_prefix, at)?;
+        }
+        transaction.execute("DELETE FROM database WHERE id = ?1", [id])?;
+        Ok(transaction.commit()?)
     }
 
     /// Every removal whose replica is still there, the first that is due before the others.
@@ -127,19 +180,66 @@ impl StateDb {
     pub fn removal_noted(&self, removal: &Removal) -> Result<(), StateError> {
         self.lock()
             .prepare_cached(
-                "UPDATE removal SET noted = 1 WHERE s3_prefix = ?1 AND removed_at = ?2",
+                "UPDATE removal SET noted = 1 WHERE s3_prefix = ?1 AND tenant = ?2 AND removed_at = ?3",
             )?
-            .execute(params![removal.s3_prefix, removal.removed_at])?;
+            .execute(params![removal.s3_prefix, removal.tenant, removal.removed_at])?;
         Ok(())
     }
 
     /// Nothing is to be done for a removal any more.
     pub fn forget_removal(&self, removal: &Removal) -> Result<(), StateError> {
         self.lock()
-            .prepare_cached("DELETE FROM removal WHERE s3_prefix = ?1 AND removed_at = ?2")?
-            .execute(params![removal.s3_prefix, removal.removed_at])?;
+            .prepare_cached(
+                "DELETE FROM removal WHERE s3_prefix = ?1 AND tenant = ?2 AND removed_at = ?3",
+            )?
+            .execute(params![
+                removal.s3_prefix,
+                removal.tenant,
+                removal.removed_at
+            ])?;
         Ok(())
     }
+}
+
+fn save_wish(connection: &Connection, path: &Path, wish: &Wish) -> Result<(), StateError> {
+    if *wish == Wish::default() {
+        connection
+            .prepare_cached("DELETE FROM wish WHERE path = ?1")?
+            .execute([path.as_os_str().as_bytes()])?;
+        return Ok(());
+    }
+    let named = wish.named.as_ref();
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO wish VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .execute(params![
+            path.as_os_str().as_bytes(),
+            wish.paused,
+            wish.excluded,
+            named.map(|named| &named.tenant),
+            named.map(|named| &named.db_name),
+            named.map(|named| named.single),
+            named.and_then(|named| named.s3_prefix.as_ref()),
+        ])?;
+    Ok(())
+}
+
+fn save_removal(
+    connection: &Connection,
+    client: &Client,
+    s3_prefix: &str,
+    at: UnixMs,
+) -> Result<(), StateError> {
+    let retention = client.policy().removed_retention.as_millis() as i64;
+    connection
+        .prepare_cached("INSERT OR IGNORE INTO removal VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
+        .execute(params![
+            s3_prefix,
+            client.id.tenant,
+            client.label,
+            at,
+            at.saturating_add(retention),
+        ])?;
+    Ok(())
 }
 
 fn wish(row: &Row) -> rusqlite::Result<Wish> {
@@ -164,6 +264,7 @@ fn wish(row: &Row) -> rusqlite::Result<Wish> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::terms::Terms;
 
     #[test]
     fn what_was_asked_for_reads_back_and_is_forgotten() {
@@ -185,5 +286,44 @@ mod tests {
         );
         open().save_wish(path, &Wish::default()).expect("forgotten");
         assert!(open().wishes().expect("read").is_empty());
+    }
+
+    #[test]
+    fn a_removal_is_noted_whole_and_each_tenants_for_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDb::open(&dir.path().join("state.db"), 1).expect("a state");
+        let path = Path::new("x.db");
+        let client = |tenant: &str| {
+            let named = Named {
+                tenant: tenant.to_owned(),
+                s3_prefix: Some("data/main".to_owned()),
+                ..Named::single("main")
+            };
+            let identity = Terms::default().identity("", &named);
+            Client::new(identity, path.to_owned(), Path::new("/data").into())
+        };
+        let (first, second) = (client("a"), client("b"));
+        let id = state.id_of(path).expect("a number");
+        let excluded = Wish {
+            excluded: true,
+            ..Wish::default()
+        };
+        for client in [&first, &second] {
+            let removed = RemovedClient {
+                path,
+                wish: Some(&excluded),
+                removal: Some((client, 7)),
+                id: Some(id),
+            };
+            state.remove_client(&removed).expect("noted");
+        }
+        assert_eq!(state.wishes().expect("read")[path], excluded);
+        assert_ne!(state.id_of(path).expect("a number"), id, "the path is free");
+        // In buckets of their own two tenants may have equal places.
+        let removals = state.removals().expect("read");
+        assert_eq!(removals.len(), 2);
+        state.forget_removal(&removals[0]).expect("forgotten");
+        let newest = |place| state.newest_removal(place).expect("read");
+        assert_eq!((newest("data/main"), newest("data")), (Some(7), None));
     }
 }

@@ -108,6 +108,9 @@ pub(super) async fn resolve(replicas: &Replicas, text: &str) -> Result<Chosen, F
             Err(error) => return Err(error.into()),
         }
     }
+    if found.len() > 1 {
+        keep_present(replicas, &mut found).await?;
+    }
     match (&found[..], refusal) {
         ([one], _) => reached(replicas, one),
         ([], Some(refusal)) => Err(refusal.into()),
@@ -120,6 +123,24 @@ pub(super) async fn resolve(replicas: &Replicas, text: &str) -> Result<Chosen, F
             first.s3_prefix, second.s3_prefix
         ))),
     }
+}
+
+/// Of a client that has another place by now: what was left at the one before is noted as removed, or is not where the
+/// configuration names it.
+async fn keep_present(replicas: &Replicas, found: &mut Vec<ListedClient>) -> Result<(), Failure> {
+    let listing = replicas.list().await?;
+    let is_present = |one: &ListedClient| {
+        let mut listed = listing.clients.iter();
+        !listed.any(|listed| listed.lies_with(one) && listed.removed.is_some())
+    };
+    if found.iter().any(is_present) {
+        found.retain(is_present);
+    }
+    let configured: Vec<_> = replicas.named().filter(|one| found.contains(one)).collect();
+    if configured.len() == 1 {
+        *found = configured;
+    }
+    Ok(())
 }
 
 fn reached(replicas: &Replicas, client: &ListedClient) -> Result<Chosen, Failure> {

@@ -97,6 +97,7 @@ pub(super) fn terms(written: &Written, own_stores: &[OwnStore]) -> Result<Terms,
             policy: Arc::new(tenant.policy.over(&defaults)),
             prefix: tenant.prefix.clone(),
             store: own.map(|own| own.store.to_string()),
+            server: own.and_then(|own| own.s3.endpoint.clone()),
         };
         if tenants.insert(name.to_owned(), terms).is_some() {
             return Err(wrong("tenants[]", format!("tenant {name} is there twice")));
@@ -106,6 +107,7 @@ pub(super) fn terms(written: &Written, own_stores: &[OwnStore]) -> Result<Terms,
         defaults: Arc::new(defaults),
         tenants,
         store: written.store.as_ref().map(ToString::to_string),
+        server: written.s3.endpoint.clone(),
     })
 }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::{Instance, Reload, uplink};
-use crate::config::Config;
+use crate::config::{Config, WatchPath};
+use crate::tenant::roster::Roster;
 
 impl Instance {
     /// Puts the configuration as it is now in force. Gives the one that holds from now on: the present one where the new
@@ -23,6 +24,13 @@ impl Instance {
                 "Can't change while running; takes effect at the next start"
             );
         }
+        if let Some(moved) = moved_place(&present, &new, &self.roster) {
+            tracing::error!(
+                key = %moved,
+                "Replicas can't change their place while it runs; the present configuration holds on until the next start"
+            );
+            return present;
+        }
         if let Err(error) = uplink::open_own(&self.uplink.stores, &new).await {
             tracing::error!(error = %error, "A tenant's store can't be used; the present configuration holds on");
             return present;
@@ -32,14 +40,35 @@ impl Instance {
             .iter()
             .map(|watch_path| (watch_path.mountpoint.clone(), watch_path.rules.clone()))
             .collect();
-        self.roster.readmit(Some(new.limits.max_tenants));
         tokio::task::block_in_place(|| self.fleet.set_rules(rules));
+        // With the limits of each tenant, which are part of the rules.
+        self.roster.readmit(Some(new.limits.max_tenants));
         tracing::info!("The configuration was read again");
         Config {
             terms: new.terms,
             ..present
         }
     }
+}
+
+/// What would send the objects of a registered client elsewhere, or those of a new one where nobody looks for them.
+fn moved_place(present: &Config, new: &Config, roster: &Roster) -> Option<String> {
+    let has_other_prefix = |one: &WatchPath| {
+        let before = present.watch_paths.iter();
+        let mut before = before.filter(|before| before.mountpoint == one.mountpoint);
+        before.any(|before| before.prefix != one.prefix)
+    };
+    if new.watch_paths.iter().any(has_other_prefix) {
+        return Some("autoDiscovery.watchPaths[].prefix".to_owned());
+    }
+    let of_all = |config: &Config| (config.terms.store.clone(), config.terms.server.clone());
+    if of_all(present) != of_all(new) {
+        return Some("bucket or s3.endpoint".to_owned());
+    }
+    let clients = roster.all();
+    let mut tenants = clients.iter().map(|client| &client.id.tenant);
+    let moved = tenants.find(|tenant| present.terms.store_of(tenant) != new.terms.store_of(tenant));
+    moved.map(|tenant| format!("tenants[].s3Config of {tenant}"))
 }
 
 /// The keys that say something else now, and can't take effect before the next start.

@@ -29,10 +29,15 @@ pub(super) async fn open(config: &Config) -> Result<Arc<Uplink>, StoreError> {
 
 /// Opens the stores that tenants have of their own, as the configuration has them now.
 pub(super) async fn open_own(stores: &Stores, config: &Config) -> Result<(), StoreError> {
+    let mut opened = Vec::new();
     for own in &config.own_stores {
-        let store = own.store.open(&own.s3).await?;
+        opened.push((own, own.store.open(&own.s3).await?));
+    }
+    // All of them, or none.
+    for (own, store) in opened {
         stores.set_own(&own.tenant, store, own.elsewhere);
     }
+    stores.keep_own(|tenant| config.own_stores.iter().any(|own| own.tenant == tenant));
     Ok(())
 }
 

@@ -20,6 +20,11 @@ impl GenerationId {
 }
 
 impl GenerationId {
+    /// An id of which the next one begins later than at `ms`.
+    pub fn of_moment(ms: i64) -> Self {
+        Self((ms.max(0) as u64) << RANDOM_BITS)
+    }
+
     /// When it began, in Unix milliseconds, or later where the clock had gone back.
     pub fn started_ms(self) -> i64 {
         (self.0 >> RANDOM_BITS) as i64

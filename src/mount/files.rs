@@ -15,16 +15,13 @@ use rustix::io::Errno;
 use super::attributes::{self, AttributeChange, Attributes};
 use super::credentials::{Caller, without_set_id};
 use super::error::{OperationError, OperationResult};
-use super::handles::{Handle, Service};
+use super::handles::{Handle, Service, Tracked};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, refuse_hidden};
 use crate::capture::{Database, FileKind, Gate};
 
 /// The most that one COPY_FILE_RANGE copies: it runs on a thread that other requests need.
 const COPY_AT_ONCE: usize = 16 << 20;
-
-/// The database that a file belongs to, and as what.
-type Tracked = Option<(Arc<Database>, FileKind)>;
 
 /// A file that was opened: its handle, and how the kernel is to serve it.
 #[derive(Debug)]
@@ -54,8 +51,8 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
     ) -> OperationResult<Opened<B>> {
         let located = self.locate(node)?;
         let file = attributes::reopen(located, backing_flags(flags))?;
-        let tracked = self.classify_node(node);
-        Ok(self.add_handle(node, file, flags, tracked, register))
+        let track = || self.classify_node(node);
+        Ok(self.add_handle(node, file, flags, track, register))
     }
 
     /// Creates a regular file and opens it.
@@ -79,8 +76,8 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Ok::<_, OperationError>(file)
         })?;
         let entry = self.count_lookup(parent, name, &directory, rustix::fs::fstat(&file)?)?;
-        let tracked = self.capture.classify(&path);
-        let opened = self.add_handle(entry.node, file, flags, tracked, register);
+        let track = || self.capture.classify(&path);
+        let opened = self.add_handle(entry.node, file, flags, track, register);
         Ok((entry, opened))
     }
 
@@ -89,7 +86,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         node: NodeId,
         file: OwnedFd,
         flags: i32,
-        tracked: Tracked,
+        track: impl FnOnce() -> Tracked,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> Opened<B> {
         let handle = Handle {
@@ -97,11 +94,11 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             node,
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             is_passthrough: false,
-            tracked,
+            tracked: None,
         };
         let (handle, service) = self
             .handles
-            .add(handle, |first| self.choose_service(first, register));
+            .add(handle, track, |first| self.choose_service(first, register));
         let is_page_cached = matches!(service, Service::PageCache);
         Opened {
             handle,

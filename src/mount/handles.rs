@@ -50,8 +50,11 @@ pub struct Handle {
     /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
     pub is_passthrough: bool,
     /// The database that the file belongs to, by the name that it had when it was opened.
-    pub tracked: Option<(Arc<Database>, FileKind)>,
+    pub tracked: Tracked,
 }
+
+/// The database that a file belongs to, and as what.
+pub type Tracked = Option<(Arc<Database>, FileKind)>;
 
 /// The open files of a mount. `B` is the kernel's registration of a backing file.
 pub struct Handles<B> {
@@ -74,18 +77,25 @@ impl<B> Handles<B> {
         }
     }
 
-    /// Adds a handle. The way of serving is the one that the inode's other handles have; `choose` decides for the first.
+    /// Adds a handle of the file that `track` finds a database for. The way of serving is the one that the inode's other
+    /// handles have; `choose` decides for the first.
+    ///
+    /// It is one step for `any_open`: whoever has a file tracked from now on, and then finds none open, misses no handle
+    /// that is not tracked.
     pub fn add(
         &self,
         mut handle: Handle,
+        track: impl FnOnce() -> Tracked,
         choose: impl FnOnce(&Handle) -> Service<B>,
     ) -> (u64, Service<B>) {
         let service = match self.services.entry(handle.node) {
             Entry::Occupied(mut open) => {
+                handle.tracked = track();
                 open.get_mut().handles += 1;
                 open.get().service.clone()
             }
             Entry::Vacant(first) => {
+                handle.tracked = track();
                 let service = choose(&handle);
                 first.insert(OpenInode {
                     handles: 1,
@@ -152,26 +162,45 @@ mod tests {
     fn an_inode_is_served_one_way_until_its_last_handle_is_closed() {
         let handles = Handles::new();
         let passthrough = |_: &Handle| Service::KernelPassthrough(Arc::new(7u32));
-        let (first, _) = handles.add(handle(12), passthrough);
-        let (second, service) = handles.add(handle(12), |_| panic!("chosen already"));
+        let (first, _) = handles.add(handle(12), || None, passthrough);
+        let (second, service) = handles.add(handle(12), || None, |_| panic!("chosen already"));
         assert!(matches!(service, Service::KernelPassthrough(id) if *id == 7));
         handles.remove(first);
-        let (third, service) = handles.add(handle(12), |_| panic!("still open"));
+        let (third, service) = handles.add(handle(12), || None, |_| panic!("still open"));
         assert!(matches!(service, Service::KernelPassthrough(_)));
         handles.remove(second);
         handles.remove(third);
-        let (_, service) = handles.add(handle(12), |_| Service::Direct);
+        let (_, service) = handles.add(handle(12), || None, |_| Service::Direct);
         assert!(matches!(service, Service::Direct));
         assert_eq!(handles.drain().len(), 1);
+    }
+
+    #[test]
+    fn whoever_asks_while_a_handle_is_tracked_finds_it_open() {
+        let handles = Handles::new();
+        std::thread::scope(|scope| {
+            let (asked, is_open) = std::sync::mpsc::channel();
+            let (handles, node) = (&handles, 12);
+            let track = || {
+                scope.spawn(move || asked.send(handles.any_open(|open| open == node)));
+                let early = is_open.recv_timeout(std::time::Duration::from_millis(50));
+                assert!(early.is_err(), "{early:?}");
+                None
+            };
+            handles.add(handle(12), track, |_| Service::<()>::Direct);
+            assert_eq!(is_open.recv(), Ok(true));
+        });
     }
 
     #[test]
     fn the_last_release_closes_the_registration() {
         let registration = Arc::new(());
         let handles = Handles::new();
-        let (number, _) = handles.add(handle(12), |_| {
-            Service::KernelPassthrough(registration.clone())
-        });
+        let (number, _) = handles.add(
+            handle(12),
+            || None,
+            |_| Service::KernelPassthrough(registration.clone()),
+        );
         assert_eq!(Arc::strong_count(&registration), 2);
         assert!(handles.remove(number).is_some());
         assert_eq!(Arc::strong_count(&registration), 1);

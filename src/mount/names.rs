@@ -336,7 +336,8 @@ fn removal_gates(tracked: Option<(Arc<Database>, FileKind)>) -> Vec<(Arc<Databas
     match tracked {
         Some((database, FileKind::Wal)) => vec![(database, Gate::WalUnlink)],
         Some((database, FileKind::Shm)) => vec![(database, Gate::ShmUnlink)],
-        Some((_, FileKind::Database | FileKind::Journal)) | None => Vec::new(),
+        Some((database, FileKind::Database)) => vec![(database, Gate::DatabaseUnlink)],
+        Some((_, FileKind::Journal)) | None => Vec::new(),
     }
 }
 

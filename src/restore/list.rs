@@ -66,7 +66,8 @@ impl ListedClient {
         }
     }
 
-    fn lies_with(&self, other: &Self) -> bool {
+    /// Whether both lie at one place.
+    pub fn lies_with(&self, other: &Self) -> bool {
         let same_store = self.elsewhere == other.elsewhere
             && (!self.elsewhere || self.tenant() == other.tenant());
         same_store && self.s3_prefix == other.s3_prefix

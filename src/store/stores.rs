@@ -41,6 +41,11 @@ impl Stores {
         self.own.insert(tenant.to_owned(), own);
     }
 
+    /// Takes their own from those tenants that have none any more.
+    pub fn keep_own(&self, has_one: impl Fn(&str) -> bool) {
+        self.own.retain(|tenant, _| has_one(tenant));
+    }
+
     /// Whether a tenant has a store or keys of its own.
     pub fn has_own(&self, tenant: &str) -> bool {
         self.own.contains_key(tenant)
@@ -104,6 +109,8 @@ mod tests {
         assert_eq!(described("bucket", false).as_deref(), Some("file:///all"));
         assert_eq!(stores.registered_place("keys", "a/b"), "a/b");
         assert_eq!(stores.registered_place("bucket", "a/b"), "file:///own/a/b");
+        stores.keep_own(|tenant| tenant == "keys");
+        assert_eq!(described("bucket", true), None);
         let without = Stores::new(None);
         assert!(without.of("x").is_none());
     }

@@ -1,5 +1,6 @@
 //! One client: its names and places, what holds for it, and how far it has come.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -155,6 +156,35 @@ fn age_ms(since: UnixMs, now: UnixMs) -> u64 {
     now.saturating_sub(since).max(0) as u64
 }
 
+/// Where a replica lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The store, a slash, and the place there.
+    pub location: String,
+    /// The place in the store.
+    pub s3_prefix: String,
+}
+
+impl Place {
+    /// The store alone.
+    pub fn store(&self) -> &str {
+        let store = self.location.strip_suffix(&self.s3_prefix);
+        store.unwrap_or(&self.location)
+    }
+}
+
+/// What is to be done when a client that was refused is admitted.
+type OnAdmission = Box<dyn FnOnce(&Client) + Send>;
+
+#[derive(Default)]
+struct Admission(Mutex<Option<OnAdmission>>);
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
 /// One registered database.
 #[derive(Debug)]
 pub struct Client {
@@ -176,6 +206,7 @@ pub struct Client {
     snapshot: watch::Sender<u64>,
     /// The newest generation in the store is this one of another instance: ours has to come after it.
     overtaken_by: Mutex<Option<GenerationId>>,
+    admission: Admission,
     /// None outside of a roster.
     events: Option<Events>,
 }
@@ -197,6 +228,7 @@ impl Client {
             replicated: watch::Sender::new(0),
             snapshot: watch::Sender::new(0),
             overtaken_by: Mutex::default(),
+            admission: Admission::default(),
             events: None,
         }
     }
@@ -209,9 +241,46 @@ impl Client {
         }
     }
 
+    /// Has `act` done once it is admitted: at once where it is. Only the last that was asked for is done.
+    pub fn when_admitted(&self, act: impl FnOnce(&Client) + Send + 'static) {
+        *self.on_admission() = Some(Box::new(act));
+        if self.lock().status != Status::Refused {
+            self.act_on_admission();
+        }
+    }
+
+    /// There is room for it by now.
+    pub(super) fn admit(&self) {
+        self.update(|progress| {
+            progress.status = Status::Active;
+            progress.last_error = None;
+        });
+        self.act_on_admission();
+    }
+
+    fn act_on_admission(&self) {
+        let act = self.on_admission().take();
+        if let Some(act) = act {
+            act(self);
+        }
+    }
+
+    fn on_admission(&self) -> MutexGuard<'_, Option<OnAdmission>> {
+        let Admission(act) = &self.admission;
+        act.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Its store and its place there; none where there is no store for it.
-    pub(super) fn location(&self) -> Option<&str> {
+    pub fn location(&self) -> Option<&str> {
         self.location.as_deref()
+    }
+
+    /// The same as it is noted; none where there is no store for it.
+    pub fn place(&self) -> Option<Place> {
+        Some(Place {
+            location: self.location.clone()?,
+            s3_prefix: self.s3_prefix.clone(),
+        })
     }
 
     /// What holds for it at present.

@@ -41,7 +41,7 @@ struct Census {
     tenants: HashMap<(String, String), usize>,
     places: Places,
     /// Clients that were not admitted.
-    refused: usize,
+    refused: BTreeMap<ClientId, Arc<Client>>,
 }
 
 /// What came of a registration.
@@ -62,7 +62,7 @@ impl Roster {
                 max_tenants,
                 tenants: HashMap::new(),
                 places: Places::default(),
-                refused: 0,
+                refused: BTreeMap::new(),
             }),
             ignored: Mutex::default(),
             events: Events::default(),
@@ -92,14 +92,13 @@ impl Roster {
             }
             Entry::Vacant(vacant) => {
                 let client = Client::new(identity, db_path.to_owned(), seen_at.clone());
-                let client = client.heard_by(self.events.clone());
+                let client = Arc::new(client.heard_by(self.events.clone()));
                 let mut census = self.census();
                 if let Err(reason) = census.admit(&client) {
-                    census.refused += 1;
                     refuse(&client, reason);
+                    census.refused.insert(client.id.clone(), client.clone());
                 }
                 drop(census);
-                let client = Arc::new(client);
                 vacant.insert(client.clone());
                 self.events
                     .tell(EventKind::Registered, &client.id, &client.label);
@@ -114,42 +113,33 @@ impl Roster {
             .clients
             .remove_if(id, |_, client| client.db_path == db_path)?;
         let mut census = self.census();
-        match client.progress().status {
-            Status::Refused => census.refused -= 1,
-            _ => census.dismiss(&client),
+        if census.refused.remove(id).is_none() {
+            census.dismiss(&client);
         }
         drop(census);
         self.events.tell(EventKind::Unregistered, id, &client.label);
         Some(client)
     }
 
-    /// Admits those refused clients that a limit leaves room for by now; which these are.
-    pub fn readmit(&self, max_tenants: Option<usize>) -> Vec<Arc<Client>> {
+    /// Admits those refused clients that there is room for by now; `max_tenants` is that limit where it has changed.
+    pub fn readmit(&self, max_tenants: Option<usize>) {
+        let mut admitted = Vec::new();
         {
             let mut census = self.census();
             census.max_tenants = max_tenants.unwrap_or(census.max_tenants);
-            if census.refused == 0 {
-                return Vec::new();
+            for (id, client) in std::mem::take(&mut census.refused) {
+                match census.admit(&client) {
+                    Ok(()) => admitted.push(client),
+                    Err(reason) => {
+                        refuse(&client, reason);
+                        census.refused.insert(id, client);
+                    }
+                }
             }
         }
-        let mut refused = self.all();
-        refused.retain(|client| client.progress().status == Status::Refused);
-        let mut census = self.census();
-        refused.retain(|client| match census.admit(client) {
-            Ok(()) => {
-                census.refused -= 1;
-                client.update(|progress| {
-                    progress.status = Status::Active;
-                    progress.last_error = None;
-                });
-                true
-            }
-            Err(reason) => {
-                refuse(client, reason);
-                false
-            }
-        });
-        refused
+        for client in admitted {
+            client.admit();
+        }
     }
 
     pub fn get(&self, id: &ClientId) -> Option<Arc<Client>> {
@@ -324,13 +314,34 @@ mod tests {
         let second = add(&roster, "b", "b");
         assert!(refusal(&second).starts_with("too_many_tenants: "));
         assert_eq!(roster.len(), 2);
-        assert!(roster.readmit(None).is_empty());
+        roster.readmit(None);
+        assert!(refusal(&second).starts_with("too_many_tenants: "));
+        let (told, admissions) = std::sync::mpsc::channel();
+        second.when_admitted(move |client| told.send(client.id.clone()).expect("heard"));
         roster.unregister(&first.id, &first.db_path).expect("there");
-        assert_eq!(roster.readmit(None).len(), 1);
+        assert!(admissions.try_recv().is_err(), "not yet");
+        roster.readmit(None);
+        assert_eq!(admissions.try_recv(), Ok(second.id.clone()));
         assert_eq!(second.progress().status, Status::Active);
         let third = add(&roster, "c", "c");
-        assert_eq!(roster.readmit(Some(2)).len(), 1, "a limit that was raised");
-        assert_eq!(third.progress().last_error, None);
+        roster.readmit(Some(2));
+        assert_eq!(third.progress().last_error, None, "a limit that was raised");
+        let (told, admissions) = std::sync::mpsc::channel();
+        third.when_admitted(move |_| told.send(()).expect("heard"));
+        assert_eq!(admissions.try_recv(), Ok(()), "it is admitted already");
+    }
+
+    #[test]
+    fn one_that_was_refused_gives_no_place_away_whatever_it_is_shown_as() {
+        let roster = Roster::new(10);
+        add(&roster, "acme", "orders");
+        let around = add(&roster, "acme", "acme");
+        around.update(|progress| progress.status = Status::Failing);
+        roster
+            .unregister(&around.id, &around.db_path)
+            .expect("there");
+        let again = add(&roster, "acme", "acme");
+        assert!(refusal(&again).contains("/data/acme/orders.db"));
     }
 
     #[test]

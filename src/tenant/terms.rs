@@ -14,6 +14,8 @@ pub struct Terms {
     pub tenants: HashMap<String, TenantTerms>,
     /// The store of those tenants that have none of their own, as it is shown; none where each has to have its own.
     pub store: Option<String>,
+    /// The address of its server, where one is configured.
+    pub server: Option<String>,
 }
 
 /// What one tenant has otherwise.
@@ -24,6 +26,8 @@ pub struct TenantTerms {
     pub prefix: Option<String>,
     /// Its own store, as it is shown.
     pub store: Option<String>,
+    /// The address of that one's server, where one is configured.
+    pub server: Option<String>,
 }
 
 impl Terms {
@@ -41,9 +45,8 @@ impl Terms {
         });
         let is_listed = configured.is_some();
         let s3_prefix = configured.unwrap_or_else(|| derived_prefix(&id, named.single));
-        let store = tenant.and_then(|tenant| tenant.store.as_ref());
-        let location = store
-            .or(self.store.as_ref())
+        let location = self
+            .store_of(&named.tenant)
             .map(|store| format!("{store}/{s3_prefix}"));
         Identity {
             label: label_of(&id, named.single),
@@ -53,6 +56,17 @@ impl Terms {
             is_listed,
             location,
         }
+    }
+
+    /// The store that a tenant's databases are in, with its server's address before it where one is configured.
+    pub fn store_of(&self, tenant: &str) -> Option<String> {
+        let own = self.tenants.get(tenant);
+        let own = own.and_then(|own| Some((own.store.as_ref()?, own.server.as_ref())));
+        let (store, server) = own.or(Some((self.store.as_ref()?, self.server.as_ref())))?;
+        Some(match server {
+            Some(server) => format!("{server} {store}"),
+            None => store.clone(),
+        })
     }
 
     fn policy(&self, tenant: &str, written: &PolicyWritten) -> Arc<Policy> {
@@ -81,11 +95,13 @@ mod tests {
             policy: Arc::new(policy),
             prefix: Some("tenants/acme".to_owned()),
             store: Some("s3://own".to_owned()),
+            server: Some("http://other".to_owned()),
         };
         Terms {
             defaults: Arc::default(),
             tenants: [("acme".to_owned(), acme)].into(),
             store: Some("s3://all".to_owned()),
+            server: None,
         }
     }
 
@@ -103,7 +119,7 @@ mod tests {
         assert_eq!(identity.s3_prefix, "tenants/acme/orders");
         assert_eq!(
             identity.location.as_deref(),
-            Some("s3://own/tenants/acme/orders")
+            Some("http://other s3://own/tenants/acme/orders")
         );
         assert_eq!(identity.policy.retention, Duration::from_secs(5));
         let written = Named {

@@ -4,6 +4,7 @@ mod api;
 mod bad_databases;
 mod bad_input;
 mod bypass;
+mod changes;
 mod containers;
 mod demo;
 mod drills;

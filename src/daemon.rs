@@ -10,6 +10,7 @@ mod supervisor;
 mod uplink;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -248,7 +249,8 @@ impl Instance {
             [] => None,
             words => Some(Exec::start(words)?),
         };
-        let gone = self.mounts.unmounted();
+        let tell = |mountpoint: &Path| self.fleet.set_unmounted(mountpoint);
+        let gone = self.mounts.unmounted(&tell);
         tokio::pin!(gone);
         loop {
             let command = async {

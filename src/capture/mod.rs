@@ -35,6 +35,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -164,6 +165,8 @@ pub struct Capture {
     /// Databases that were removed have to be told to the store.
     removed: Notify,
     roster: Arc<Roster>,
+    /// The mount is gone, and the directory is there without it.
+    unmounted: AtomicBool,
     /// One registration by hand, or its end, at a time.
     by_hand: Mutex<()>,
     databases: DashMap<PathBuf, Arc<Database>>,
@@ -223,6 +226,7 @@ impl Capture {
             newcomers: Newcomers::default(),
             removed: Notify::new(),
             roster,
+            unmounted: AtomicBool::new(false),
             by_hand: Mutex::default(),
             databases: DashMap::new(),
             queue,
@@ -286,6 +290,19 @@ impl Capture {
                 proceed();
             }
         }
+    }
+
+    /// The mount was taken away while others go on: nothing more is seen of its clients.
+    pub fn set_unmounted(&self) {
+        self.unmounted.store(true, Ordering::SeqCst);
+        let clients = self.roster.all().into_iter();
+        for client in clients.filter(|client| client.seen_at == self.seen_at) {
+            client.update(|progress| progress.unmounted = true);
+        }
+    }
+
+    pub fn is_unmounted(&self) -> bool {
+        self.unmounted.load(Ordering::SeqCst)
     }
 
     /// The file at `path` was, or may have been, written past the mount: its database is compared page by page.

@@ -66,14 +66,18 @@ impl Mounts {
         })
     }
 
-    /// Resolves when all of them have gone, whoever unmounted them; each is logged.
-    pub(super) fn unmounted(&self) -> impl Future<Output = ()> + use<> {
+    /// Resolves when all of them have gone, whoever unmounted them; each is logged, and told.
+    pub(super) fn unmounted<'a, T: Fn(&Path)>(
+        &self,
+        tell: &'a T,
+    ) -> impl Future<Output = ()> + use<'a, T> {
         let gone = self.with(|mounts| {
             let each = mounts.iter().map(|mounted| {
                 let (path, gone) = (mounted.mountpoint().to_owned(), mounted.unmounted());
                 async move {
                     gone.await;
                     log_gone(&path);
+                    tell(&path);
                 }
             });
             each.collect::<Vec<_>>()

@@ -88,6 +88,14 @@ impl Fleet {
         self.uplink.health()
     }
 
+    /// The mount at that place was taken away from outside.
+    pub fn set_unmounted(&self, seen_at: &Path) {
+        let mut ships = self.ships.iter();
+        if let Some(ship) = ships.find(|ship| ship.capture.seen_at() == seen_at) {
+            ship.capture.set_unmounted();
+        }
+    }
+
     /// Bytes that wait on local disk.
     pub fn spool_bytes(&self) -> u64 {
         self.ships
@@ -102,6 +110,15 @@ impl Fleet {
     /// See `RequestError`; then nothing has changed.
     pub fn register(&self, request: &RegisterRequest) -> Result<Registered, RequestError> {
         let (ship, path) = self.place(request)?;
+        if ship.capture.is_unmounted() {
+            return Err(RequestError::Unavailable {
+                code: "unmounted",
+                message: format!(
+                    "{} is not mounted any more; start again",
+                    ship.capture.seen_at().display()
+                ),
+            });
+        }
         let rules = ship.capture.present_rules();
         let named = named_by(request, &path, &rules)?;
         let is_open = || (ship.is_open)(&path);
@@ -174,6 +191,9 @@ impl Fleet {
             let Some(rules) = rules.remove(ship.capture.seen_at()) else {
                 continue;
             };
+            if ship.capture.is_unmounted() {
+                continue;
+            }
             match ship.capture.set_rules(rules, &ship.is_open) {
                 Ok(later) => {
                     ship.replicator.rules_changed();

@@ -135,6 +135,9 @@ impl Replicator {
     /// Waits until everything that was committed before the call is in the store.
     pub async fn sync(&self, client: &Client, timeout: Duration) -> Result<Synced, SyncError> {
         let begun = Instant::now();
+        if self.capture.is_unmounted() {
+            return Err(SyncError::NotActive("unmounted"));
+        }
         let status = client.progress().status;
         let db = match status {
             Status::Paused | Status::Refused | Status::Waiting | Status::Missing => None,

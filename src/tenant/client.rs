@@ -87,6 +87,8 @@ pub struct Progress {
     pub stored_generation: Option<GenerationId>,
     /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
     pub rival: Option<Rival>,
+    /// The watch path is not mounted any more: nothing that is written is seen. Shown as a failure.
+    pub unmounted: bool,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
     pub paused: bool,
 }
@@ -118,12 +120,16 @@ impl Progress {
             damage: None,
             stored_generation: None,
             rival: None,
+            unmounted: false,
             paused: false,
         }
     }
 
     /// What is wrong however well the uploads go.
     fn fault(&self) -> Option<&str> {
+        if self.unmounted {
+            return Some("unmounted: its watch path is; what is written there is not seen");
+        }
         let rival = self.rival.as_ref().map(|rival| rival.text.as_str());
         rival.or(self.damage.as_deref())
     }

@@ -100,6 +100,23 @@ fn several_watch_paths_have_the_same_names_under_prefixes() {
     sqlite::query(&first, "INSERT INTO t VALUES (3)");
     let (status, _) = daemon.post(&format!("/api/databases/{client}/{client}/sync?prefix="));
     assert_eq!(status, 200);
+    // Of what is written there nobody would know any more.
+    wait_for(&daemon, "it is shown that nothing is seen of it", || {
+        let (_, health) = daemon.get(&format!("/api/health/clients/{client}?prefix=staging"));
+        health["status"] == "failing" && health["lastError"].as_str() > Some("unmounted: ")
+    });
+    let (status, json) = daemon.post(&format!(
+        "/api/databases/{client}/{client}/sync?prefix=staging"
+    ));
+    assert_eq!(
+        (status, &json["error"]["code"]),
+        (409, &json!("not_active"))
+    );
+    let file = daemon.path("staging").join(format!("{}.db", guid(2)));
+    let body = json!({"tenantId": guid(2), "dbPath": file}).to_string();
+    let (status, json) = daemon.send("POST", "/api/databases", &body);
+    assert_eq!(json["error"]["code"], "unmounted", "{status}");
+    assert_eq!(daemon.get("/api/health").0, 503);
     assert!(daemon.terminate().success());
 }
 

@@ -13,6 +13,7 @@ mod gate;
 mod handles;
 mod history;
 mod image;
+mod leaving;
 mod mark;
 #[cfg(test)]
 mod model;
@@ -170,6 +171,8 @@ pub struct Capture {
     /// One registration by hand, or its end, at a time.
     by_hand: Mutex<()>,
     databases: DashMap<PathBuf, Arc<Database>>,
+    /// Those that were removed and have something left to store, by their number in the state.
+    leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
     workers: Workers,
 }
@@ -229,6 +232,7 @@ impl Capture {
             unmounted: AtomicBool::new(false),
             by_hand: Mutex::default(),
             databases: DashMap::new(),
+            leaving: DashMap::new(),
             queue,
             workers,
         });
@@ -260,9 +264,11 @@ impl Capture {
         self.databases.get(path).map(|entry| entry.clone())
     }
 
-    /// Every database that has been seen.
+    /// Every database that has been seen, and those that are removed and have something left to store.
     pub fn all(&self) -> Vec<Arc<Database>> {
-        self.databases.iter().map(|entry| entry.clone()).collect()
+        let present = self.databases.iter().map(|entry| entry.clone());
+        let leaving = self.leaving.iter().map(|entry| entry.clone());
+        present.chain(leaving).collect()
     }
 
     /// Captures what the operation would destroy, then calls `proceed` on a capture worker; at the latest after

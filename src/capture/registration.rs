@@ -52,7 +52,9 @@ impl Capture {
             self.note_ignored(&path, reason);
         }
         for (path, seen) in known {
-            self.note_missing(&path, seen.id)?;
+            if !self.take_up_leaving(path.clone(), &seen)? {
+                self.note_missing(&path, seen.id)?;
+            }
         }
         self.await_named();
         Ok(())
@@ -462,7 +464,7 @@ impl Capture {
             self.removed.notify_one();
         }
         if let Some((_, db)) = self.databases.remove(path) {
-            db.set_removed();
+            self.leave(&db);
         }
         self.roster.readmit(None);
     }

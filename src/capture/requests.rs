@@ -73,7 +73,13 @@ impl Capture {
 
     /// The next segment to be stored.
     pub async fn front(&self, db: &Arc<Database>) -> Result<Option<Segment>, CaptureError> {
-        self.ask(db, |db, _| Ok(db.history().front())).await
+        self.ask(db, |db, shared| {
+            let mut history = db.history();
+            // Of one that was removed before its first look an earlier run may have left something.
+            history.load(db, shared)?;
+            Ok(history.front())
+        })
+        .await
     }
 
     /// The segment that `front` gave is in the store. Gives the next one, and the newest snapshot with what has come
@@ -147,13 +153,8 @@ impl Capture {
         .await
     }
 
-    /// A removed database has nothing left to store: forgets it.
-    pub async fn forget(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
-        self.ask(db, |db, shared| db.history().forget(shared)).await
-    }
-
     /// Has a worker do something with one database; only workers wait for a database's history.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         db: &Arc<Database>,
         work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,

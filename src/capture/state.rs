@@ -153,6 +153,7 @@ impl StateDb {
         )?;
         connection.execute_batch(SCHEMA)?;
         connection.execute_batch(super::wishes::SCHEMA)?;
+        connection.execute_batch(super::leaving::SCHEMA)?;
         let known: Option<i64> = connection
             .query_row("SELECT node_id FROM instance", [], |row| row.get(0))
             .optional()?;

@@ -96,6 +96,9 @@ impl StateDb {
         if let Some((client, at)) = removed.removal {
             save_removal(&transaction, client, &client.s3_prefix, at)?;
         }
+        if let (Some(id), Some((client, _))) = (removed.id, removed.removal) {
+            super::leaving::save(&transaction, id, client)?;
+        }
         if let Some(id) = removed.id {
             transaction.execute(
                 "UPDATE database SET path = CAST('/removed/' || id AS BLOB) WHERE id = ?1",

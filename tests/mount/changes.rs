@@ -221,6 +221,48 @@ fn what_was_committed_last_is_kept_when_the_database_is_removed() {
 }
 
 #[test]
+fn what_a_removed_database_left_is_stored_after_a_death() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    let mut open = Session::open(&database);
+    open.run(&format!("{CREATE};"));
+    daemon.sync(&client);
+    // The store is out of reach.
+    let (store, aside) = (daemon.path("store"), daemon.path("aside"));
+    fs::rename(&store, &aside).expect("renamed");
+    fs::write(&store, "").expect("a file in its place");
+    for n in 2..=5 {
+        open.run(&format!("INSERT INTO t VALUES ({n});"));
+    }
+    fs::remove_file(&database).expect("removed");
+    drop(open);
+    // Its successor has nothing to do with it.
+    sqlite::query(&database, &CREATE.replace("(1)", "('anew')"));
+    daemon.kill9();
+    fs::remove_file(&store).expect("removed");
+    fs::rename(&aside, &store).expect("renamed");
+    daemon.restart();
+    daemon.sync(&client);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let generation = daemon.generations(&client)[0]["id"].clone();
+    let generation = generation.as_str().expect("text");
+    let mut n = 0;
+    let rows = |n: u32| {
+        let flags = ["--generation", generation];
+        let restored = daemon.restore(&client, &flags, &format!("left-{n}.db"));
+        sqlite::query(&restored, "SELECT count(*) FROM t")
+    };
+    while rows(n) != "5" {
+        n += 1;
+        assert!(Instant::now() < deadline, "{}", daemon.log.text());
+    }
+    daemon.assert_restored(&client, &database, "anew.db");
+    assert_eq!(daemon.generations(&client).len(), 2);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn a_pause_outlives_the_absence_of_the_file() {
     let mut daemon = Daemon::start(Options::default());
     let client = guid(1);

@@ -248,6 +248,29 @@ async fn another_page_size_within_a_generation_is_refused() {
     expect_refusal(&scratch, PREFIX, "another page size", segment(1)).await;
 }
 
+/// What no file can be as long as is the object's fault, and not the disk's.
+#[tokio::test]
+async fn a_commit_beyond_what_files_can_have_is_refused() {
+    let scratch = Scratch::directory().await;
+    let mut model = Model::new(65536, FIRST);
+    for txid in [1, 2] {
+        model.commit(State {
+            txid,
+            time_ms: 0,
+            bytes: vec![txid as u8; 65536],
+        });
+    }
+    let (from, to) = (&model.states[0], &model.states[1]);
+    let header = Header {
+        commit: u32::MAX,
+        ..model.segment_header(from, to)
+    };
+    let object = encode(header, &model.changed(from, to), model.checksum(&to.bytes));
+    model.objects.insert(segment(1), object);
+    model.store(&*scratch.store, PREFIX).await;
+    expect_refusal(&scratch, PREFIX, "256 TiB", segment(1)).await;
+}
+
 /// One bit in each of many places of the stored files, behind the store's back.
 #[tokio::test]
 async fn a_flipped_bit_is_refused_or_changes_nothing() {

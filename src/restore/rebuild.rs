@@ -117,8 +117,10 @@ impl Rebuild {
             }
         }
         let trailer = decoder.finish()?;
-        self.shrink(&header)?;
+        self.shrink(header.commit);
         self.check_whole(&header)?;
+        let len = u64::from(header.commit) * u64::from(header.page_size);
+        self.file.set_len(len).map_err(Refusal::Local)?;
         if trailer.post_apply_checksum != self.sum.value() {
             return Err(Refusal::Format(LtxError::DatabaseChecksum {
                 computed: self.sum.value(),
@@ -221,16 +223,14 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Takes out the pages that the database has no more.
-    fn shrink(&mut self, header: &Header) -> Result<(), Refusal> {
-        let commit = header.commit as usize;
+    /// Takes out the sums of the pages that the database has no more.
+    fn shrink(&mut self, commit: u32) {
+        let commit = commit as usize;
         if self.sums.len() > commit {
             for sum in self.sums.drain(commit..).filter(|&sum| sum != 0) {
                 self.sum.toggle(sum);
             }
         }
-        let len = u64::from(header.commit) * u64::from(header.page_size);
-        self.file.set_len(len).map_err(Refusal::Local)
     }
 
     /// Every page up to the end has come, at some time, but the lock page.

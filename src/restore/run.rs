@@ -10,7 +10,7 @@ use super::RestoreError;
 use super::output::directory_of;
 use super::rebuild::{Reached, Rebuild, Role};
 use super::replica::Replica;
-use crate::format::plan::{PlannedObject, RestorePlan};
+use crate::format::plan::{PlannedObject, RestorePlan, total};
 
 /// An object to read, and what it is to the database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +69,7 @@ pub(super) async fn run(
             objects_done: 0,
             objects: steps.len(),
             bytes_done: 0,
-            bytes: steps.iter().map(|step| step.object.size).sum(),
+            bytes: total(steps.iter().map(|step| step.object.size)),
         };
         for &Step { role, object } in steps {
             let Some((_, content)) = waiting.recv().await else {

@@ -190,6 +190,11 @@ impl GenerationIndex {
     }
 }
 
+/// The sum of sizes as a listing has them, whatever it says.
+pub fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 impl RestorePlan {
     /// Every object, in the order of reading.
     pub fn objects(&self) -> impl Iterator<Item = PlannedObject> {
@@ -198,7 +203,7 @@ impl RestorePlan {
 
     /// Bytes of all objects.
     pub fn bytes(&self) -> u64 {
-        self.objects().map(|object| object.size).sum()
+        total(self.objects().map(|object| object.size))
     }
 }
 
@@ -281,6 +286,13 @@ mod tests {
             index.plan(G, 0),
             Err(PlanError::UnknownGeneration(G))
         ));
+    }
+
+    #[test]
+    fn sizes_that_no_objects_can_have_are_no_overflow() {
+        let keys = [ObjectKey::Snapshot(G, 0), ObjectKey::Segment(G, 1)];
+        let index = ReplicaIndex::new(keys.map(|key| (key, u64::MAX)));
+        assert_eq!(index.plan(G, 1).expect("a plan").bytes(), u64::MAX);
     }
 
     #[test]

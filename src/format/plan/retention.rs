@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
+use super::total;
 use crate::format::keys::{GenerationId, ObjectKey};
 
 /// An object and its age.
@@ -35,7 +36,7 @@ impl RetentionPlan {
 
     /// Bytes of what goes.
     pub fn bytes(&self) -> u64 {
-        self.delete.iter().map(|object| object.size).sum()
+        total(self.delete.iter().map(|object| object.size))
     }
 }
 

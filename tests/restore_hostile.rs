@@ -12,7 +12,9 @@ use std::fs;
 
 use litestream_multitenant::format::keys::ObjectKey;
 use litestream_multitenant::format::ltx::Header;
-use litestream_multitenant::restore::{list_moments, verify_replica};
+use litestream_multitenant::format::registry::RegistryKey;
+use litestream_multitenant::restore::{list_clients, list_moments, verify_replica};
+use litestream_multitenant::store::stores::Stores;
 use replica::{
     FIRST, Model, NEWEST, PREFIX, Place, SECOND, State, at_txid, encode, restore, restore_by_force,
 };
@@ -269,6 +271,40 @@ async fn a_commit_beyond_what_files_can_have_is_refused() {
     model.objects.insert(segment(1), object);
     model.store(&*scratch.store, PREFIX).await;
     expect_refusal(&scratch, PREFIX, "256 TiB", segment(1)).await;
+}
+
+/// Names that are no keys of ours, and registrations that would lead out of the directory of `restore --all`.
+#[tokio::test]
+async fn hostile_keys_hide_no_client_and_make_none() {
+    let model = Model::of_sqlite(512, FIRST, 1, 1);
+    let place = "tenants/acme/orders";
+    let placed = |prefix: &str, label: &str, s3_prefix: &str| {
+        RegistryKey::of_replica(false, prefix, label, s3_prefix).to_string()
+    };
+    for scratch in Scratch::both().await {
+        model.store(&*scratch.store, PREFIX).await;
+        model.store(&*scratch.store, place).await;
+        for key in [
+            "databases/a\nb/snapshots/x",
+            "databases/a\u{85}b/c/x",
+            &placed("../..", "acme/orders", place),
+            &placed("/etc", "acme/orders", place),
+            &placed("", "../../etc/cron", place),
+            &placed("", "a\nb", place),
+            &placed("", "acme/orders", "../databases"),
+            &RegistryKey::WatchPath("..".to_owned()).to_string(),
+            &RegistryKey::WatchPath("/etc".to_owned()).to_string(),
+        ] {
+            let path = scratch.object_path(key);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, "{}").expect("written");
+        }
+        let stores = Stores::new(Some(scratch.store.clone()));
+        let listing = list_clients(&stores, &[]).await.expect("listed");
+        let places = listing.clients.iter().map(|client| &client.s3_prefix);
+        assert_eq!(places.collect::<Vec<_>>(), [PREFIX]);
+        assert_eq!(listing.failed, [] as [&str; 0]);
+    }
 }
 
 /// One bit in each of many places of the stored files, behind the store's back.

@@ -79,8 +79,34 @@ impl RegistryKey {
             _ => return None,
         };
         // So that every key has one spelling.
-        (parsed.to_string() == key).then_some(parsed)
+        (parsed.leads_nowhere_else() && parsed.to_string() == key).then_some(parsed)
     }
+
+    /// Whether its names can be put together to keys and to paths as they are: whoever may write to the store must not
+    /// choose where a restore writes.
+    fn leads_nowhere_else(&self) -> bool {
+        match self {
+            Self::WatchPath(prefix) => is_path(prefix),
+            Self::Placed {
+                prefix,
+                label,
+                s3_prefix,
+            }
+            | Self::Elsewhere {
+                prefix,
+                label,
+                s3_prefix,
+            } => (prefix.is_empty() || is_path(prefix)) && is_path(label) && is_path(s3_prefix),
+            // These are compared, and lead to nothing.
+            Self::Removed { .. } | Self::Held { .. } => true,
+        }
+    }
+}
+
+/// Names that are joined by slashes, none of which leads up or would be a line of its own.
+fn is_path(text: &str) -> bool {
+    let is_name = |name: &str| !matches!(name, "" | "." | "..");
+    text.split('/').all(is_name) && !text.contains(char::is_control)
 }
 
 impl fmt::Display for RegistryKey {
@@ -190,6 +216,35 @@ mod tests {
         ] {
             assert_eq!(key.to_string(), text);
             assert_eq!(RegistryKey::parse(text), Some(key), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_that_would_lead_elsewhere_are_none() {
+        let placed = |prefix: &str, label: &str, s3_prefix: &str| RegistryKey::Placed {
+            prefix: prefix.to_owned(),
+            label: label.to_owned(),
+            s3_prefix: s3_prefix.to_owned(),
+        };
+        for wrong in [
+            "..",
+            "/etc",
+            "a/../../b",
+            "a//b",
+            "a/",
+            ".",
+            "a\nb",
+            "\u{1b}[2J",
+        ] {
+            for key in [
+                RegistryKey::WatchPath(wrong.to_owned()),
+                placed(wrong, "acme/orders", "tenants/acme"),
+                placed("", wrong, "tenants/acme"),
+                placed("", "acme/orders", wrong),
+                RegistryKey::of_replica(true, wrong, "acme", "databases/acme"),
+            ] {
+                assert_eq!(RegistryKey::parse(&key.to_string()), None, "{key}");
+            }
         }
     }
 

@@ -54,6 +54,14 @@ async fn recall_one(
     let Some(description) = newest_description(store, &client.s3_prefix).await? else {
         return Ok(());
     };
+    if !description.is_of(&client.client) {
+        tracing::warn!(
+            client = %client.client,
+            s3_path = %format!("{}/", client.s3_prefix),
+            "What lies at the place of a registration is another database's; it is not taken up again"
+        );
+        return Ok(());
+    }
     let named = Named {
         single: description.tenant_id == client.client,
         tenant: description.tenant_id,

@@ -292,9 +292,12 @@ impl Replicator {
                 "Deleted what has outlived its retention"
             );
         }
+        // A store may tell any time.
+        let keep = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        let outlived = |stored: UnixMs| stored.saturating_sub(ahead).saturating_add(keep);
         let next = plan
             .next_ms
-            .map(|stored| stored - ahead + retention.as_millis() as i64 + 1);
+            .map(|stored| outlived(stored).saturating_add(1));
         self.retain_at(db, next).await
     }
 

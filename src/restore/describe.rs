@@ -11,6 +11,7 @@ use super::replica::ATTEMPTS;
 use crate::format::keys::{GenerationId, ObjectKey};
 use crate::store::retry::repeat;
 use crate::store::{ObjectStore, StoreError};
+use crate::tenant::discovery::is_safe_name;
 
 /// Bytes; a description has a few names.
 const MAX_DESCRIPTION: u64 = 64 << 10;
@@ -27,7 +28,8 @@ pub struct Description {
     pub instance: Option<String>,
 }
 
-/// A generation's description; none where there is none that can be read.
+/// A generation's description; none where there is none that can be read, or where it names what can be no database
+/// below a watch path: whoever may write to the store must not choose which file is taken up, or written.
 ///
 /// # Errors
 /// Those of the store.
@@ -38,11 +40,24 @@ pub async fn describe(
 ) -> Result<Option<Description>, StoreError> {
     let key = ObjectKey::Database(generation).below(s3_prefix);
     let text = repeat(ATTEMPTS, || read(store, &key)).await?;
-    Ok(serde_json::from_slice(&text).ok())
+    let description: Option<Description> = serde_json::from_slice(&text).ok();
+    Ok(description.filter(Description::stays_below))
+}
+
+impl Description {
+    /// Whether it is the description of the client that goes by this label, and no other's that was put in its place.
+    pub fn is_of(&self, label: &str) -> bool {
+        let goes_by_one_name = self.tenant_id == self.db_name && self.tenant_id == label;
+        goes_by_one_name || format!("{}/{}", self.tenant_id, self.db_name) == label
+    }
+
+    fn stays_below(&self) -> bool {
+        is_safe_name(&self.tenant_id) && is_safe_name(&self.db_name) && stays_below(&self.path)
+    }
 }
 
 /// The path of the database's file below its watch path while this generation was written. Where the store does not
-/// tell, or tells one that would lead elsewhere, the client's name makes it.
+/// tell it, the client's name makes it.
 ///
 /// # Errors
 /// Those of the store.
@@ -54,13 +69,14 @@ pub async fn path_below_watch_path(
     let described = describe(store, &client.s3_prefix, generation).await?;
     Ok(described
         .map(|description| description.path)
-        .filter(|path| stays_below(path))
         .unwrap_or_else(|| format!("{}.db", client.client).into()))
 }
 
 fn stays_below(path: &Path) -> bool {
     let is_name = |part: Component| matches!(part, Component::Normal(_));
-    path.file_name().is_some() && path.components().all(is_name)
+    let text = path.to_string_lossy();
+    let is_plain = !text.contains(char::is_control) && !text.ends_with('/');
+    is_plain && path.file_name().is_some() && path.components().all(is_name)
 }
 
 /// Empty where there is no such object.
@@ -94,6 +110,8 @@ mod tests {
             "a/../../b.db",
             "./a.db",
             "a/..",
+            "a.db/",
+            "a\n.db",
         ] {
             assert!(!stays_below(Path::new(path)), "{path}");
         }

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -372,9 +372,8 @@ fn sweep(incoming: &Folder) -> io::Result<()> {
         let Some(file) = absent(incoming.open_file(&name))? else {
             continue;
         };
-        let changed =
-            SystemTime::UNIX_EPOCH + Duration::from_secs(file.metadata()?.mtime().max(0) as u64);
-        if changed.elapsed().is_ok_and(|age| age > ABANDONED) {
+        let age = file.metadata()?.modified()?.elapsed();
+        if age.is_ok_and(|age| age > ABANDONED) {
             absent(incoming.unlink(&name, AtFlags::empty()))?;
         }
     }

@@ -202,8 +202,11 @@ impl ObjectStore for S3Store {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
             found.extend(page.contents().iter().filter_map(|object| {
+                let key = self.own_key(object.key()?)?;
+                // What is no key of ours is nobody's, and keeps nobody from the others.
+                check_key(key).ok()?;
                 Some(ObjectInfo {
-                    key: self.own_key(object.key()?)?.to_owned(),
+                    key: key.to_owned(),
                     size: u64::try_from(object.size()?).ok()?,
                     modified_ms: modified_ms(object),
                 })
@@ -224,7 +227,8 @@ impl ObjectStore for S3Store {
             let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
             names.extend(page.common_prefixes().iter().filter_map(|folder| {
                 let name = folder.prefix()?.strip_prefix(&start)?.strip_suffix('/')?;
-                (!name.is_empty()).then(|| name.to_owned())
+                check_key(&format!("{prefix}{name}")).ok()?;
+                Some(name.to_owned())
             }));
         }
         names.sort();

@@ -82,14 +82,21 @@ impl Folder {
         self.names(FileType::Directory)
     }
 
-    /// Whether a regular file lies anywhere below.
+    /// Whether a regular file lies anywhere below, as far down as a walk goes.
     pub fn holds_files(&self) -> io::Result<bool> {
+        self.holds_files_below(MAX_DEPTH)
+    }
+
+    fn holds_files_below(&self, depth: usize) -> io::Result<bool> {
         if !self.files()?.is_empty() {
             return Ok(true);
         }
+        if depth == 0 {
+            return Ok(false);
+        }
         for name in self.subfolders()? {
             if let Some(below) = super::absent(self.enter(&name))?
-                && below.holds_files()?
+                && below.holds_files_below(depth - 1)?
             {
                 return Ok(true);
             }
@@ -114,7 +121,11 @@ impl Folder {
                 found(ObjectInfo {
                     key: format!("{prefix}{name}"),
                     size: stat.st_size as u64,
-                    modified_ms: stat.st_mtime * 1_000 + stat.st_mtime_nsec as i64 / 1_000_000,
+                    // Whoever owns the file says when it was, and may say anything.
+                    modified_ms: stat
+                        .st_mtime
+                        .saturating_mul(1_000)
+                        .saturating_add(stat.st_mtime_nsec as i64 / 1_000_000),
                 });
             }
         }

@@ -116,14 +116,15 @@ impl StoreSpec {
 }
 
 fn parse_directory(text: &str, path: &str) -> Result<StoreSpec, String> {
-    let absolute = path.starts_with('/') && !path.trim_matches('/').is_empty();
+    // Components drop doubled and trailing slashes, and single dots.
+    let directory: PathBuf = Path::new(path).components().collect();
+    let absolute = directory.is_absolute() && directory.parent().is_some();
     if !absolute || path.contains('\0') || path.split('/').any(|name| name == "..") {
         return Err(format!(
             "{text:?} names no directory: write file:// and an absolute path without \"..\", as in file:///var/backup"
         ));
     }
-    // Components drop doubled and trailing slashes.
-    Ok(StoreSpec::Directory(Path::new(path).components().collect()))
+    Ok(StoreSpec::Directory(directory))
 }
 
 fn parse_bucket(text: &str, bucket: &str, prefix: &str) -> Result<StoreSpec, String> {
@@ -198,6 +199,8 @@ mod tests {
             ("gs://bucket", "is no store"),
             ("file://relative", "absolute path"),
             ("file:///", "absolute path"),
+            ("file:///./", "absolute path"),
+            ("file:///.//./", "absolute path"),
             ("file:///a/../b", "absolute path"),
             ("s3://bucket/a//b", "usable prefix"),
             ("s3://bucket/a/../b", "usable prefix"),

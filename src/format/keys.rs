@@ -11,11 +11,14 @@ pub struct GenerationId(pub u64);
 const RANDOM_BITS: u32 = 20;
 
 impl GenerationId {
-    /// The id of a generation that starts at `now_ms`, after `newest` where the store has one already.
+    /// The id of a generation that starts at `now_ms`, after `newest` where the store has one already. Nothing comes after
+    /// the last id that there can be.
     pub fn next(now_ms: i64, newest: Option<GenerationId>, random: u32) -> Self {
+        const LATEST: u64 = u64::MAX >> RANDOM_BITS;
         let after = newest.map_or(0, |id| (id.0 >> RANDOM_BITS) + 1);
-        let high = (now_ms.max(0) as u64).max(after);
-        Self((high << RANDOM_BITS) | u64::from(random & ((1 << RANDOM_BITS) - 1)))
+        let high = (now_ms.max(0) as u64).max(after).min(LATEST);
+        let id = (high << RANDOM_BITS) | u64::from(random & ((1 << RANDOM_BITS) - 1));
+        Self(id.max(newest.map_or(0, |id| id.0.saturating_add(1))))
     }
 }
 
@@ -184,5 +187,11 @@ mod tests {
         let second = GenerationId::next(500, Some(first), 0);
         assert!(second > first);
         assert!(GenerationId::next(2_000, Some(second), 0) > second);
+        // A name in the store may claim any time.
+        let late = GenerationId(u64::MAX - 1);
+        assert_eq!(
+            GenerationId::next(2_000, Some(late), 0),
+            GenerationId(u64::MAX)
+        );
     }
 }

@@ -90,8 +90,13 @@ async fn collect<E>(body: impl Stream<Item = Result<impl Buf, E>>) -> Result<Vec
     Ok(bytes)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    let wrong = |why: String| Refusal::bad_body(format!("the body is not as it should be: {why}"));
+/// Reads the bytes of a body.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let wrong = |why: String| {
+        // It may name a field as the body has it.
+        let why = why.replace(char::is_control, " ");
+        Refusal::bad_body(format!("the body is not as it should be: {why}"))
+    };
     // An array would do for a structure, too.
     match bytes.trim_ascii().first() {
         Some(b'{') => serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string())),
@@ -134,6 +139,7 @@ mod tests {
             ("\"x\"", "a JSON object"),
             ("{", "EOF"),
             ("{\"tenantid\": \"a\"}", "unknown field `tenantid`"),
+            ("{\"a\\nb\": 1}", "unknown field `a b`"),
             ("{\"tenantId\": 1}", "invalid type"),
             ("{\"tenantId\": null}", "invalid type"),
             (

@@ -1,7 +1,7 @@
 //! The HTTP API: what is known of clients, mounts and store as JSON, a sync on demand, and metrics.
 
 mod access;
-mod bodies;
+pub mod bodies;
 mod calls;
 mod changes;
 mod events;
@@ -9,17 +9,17 @@ mod exposition;
 mod metrics;
 mod openapi;
 mod page;
-mod query;
+pub mod query;
 mod reads;
 mod replicas;
 mod replies;
-mod routes;
+pub mod routes;
 mod server;
 mod stalls;
 mod table;
 #[cfg(test)]
 mod tests;
-mod validation;
+pub mod validation;
 mod views;
 
 use std::fs::File;

@@ -35,8 +35,12 @@ pub fn load(file: Option<&Path>) -> Result<Written, ConfigError> {
             "a configuration of more than {MAX_FILE} bytes"
         )));
     }
-    let environment = |name: &str| std::env::var(name).ok();
-    parse(&text, &environment).map_err(|problem| ConfigError::InFile {
+    read(&text, file, &|name| std::env::var(name).ok())
+}
+
+/// Reads the text of `file`.
+pub fn read(text: &str, file: &Path, environment: Environment) -> Result<Written, ConfigError> {
+    parse(text, environment).map_err(|problem| ConfigError::InFile {
         file: file.to_owned(),
         line: problem.line,
         column: problem.column,
@@ -74,7 +78,7 @@ pub(super) enum KeyError {
     Unclosed { path: &'static str },
 }
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 fn parse(text: &str, environment: Environment) -> Result<Written, Problem> {
     let mut reader = Reader {

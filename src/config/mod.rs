@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use document::load;
+pub use document::{load, read};
 pub use written::{WatchPathWritten, Written};
 
 use crate::replicate::drills::Drills;

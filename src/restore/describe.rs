@@ -40,11 +40,16 @@ pub async fn describe(
 ) -> Result<Option<Description>, StoreError> {
     let key = ObjectKey::Database(generation).below(s3_prefix);
     let text = repeat(ATTEMPTS, || read(store, &key)).await?;
-    let description: Option<Description> = serde_json::from_slice(&text).ok();
-    Ok(description.filter(Description::stays_below))
+    Ok(Description::parse(&text))
 }
 
 impl Description {
+    /// Reads a `database.json`; none for what is no description of a database below a watch path.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let description: Option<Self> = serde_json::from_slice(text).ok();
+        description.filter(Self::stays_below)
+    }
+
     /// Whether it is the description of the client that goes by this label, and no other's that was put in its place.
     pub fn is_of(&self, label: &str) -> bool {
         let goes_by_one_name = self.tenant_id == self.db_name && self.tenant_id == label;

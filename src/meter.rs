@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 pub static TRANSACTIONS_CAPTURED: Counter = Counter::new();
 /// Gates that were passed before their capture had ended.
 pub static GATES_MISSED: Counter = Counter::new();
+/// Databases' files that differed from their captured history.
+pub static FOREIGN_CHANGES: Counter = Counter::new();
 /// Bytes that wait on local disk.
 pub static SPOOL_BYTES: Gauge = Gauge::new();
 /// Requests of uploads that the store has not answered yet.

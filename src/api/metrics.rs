@@ -126,6 +126,11 @@ fn of_the_process() -> Vec<MetricFamily> {
             alone(meter::GATES_MISSED.get() as f64),
         ),
         counters(
+            "litestream_foreign_changes_total",
+            "Database files that differed from their captured history: written past SQLite, or frames lost by it.",
+            alone(meter::FOREIGN_CHANGES.get() as f64),
+        ),
+        counters(
             "litestream_fuse_operations_total",
             "File operations that the mounts have answered; what the kernel passes through is not among them.",
             operations,

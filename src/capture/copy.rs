@@ -1,5 +1,6 @@
 //! A private copy of a database's pages, with the sum of each: in memory where they are few, else in a scratch file.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -22,6 +23,8 @@ pub(super) struct Image {
     pages: Pages,
     /// Of page 1, 2, …; 0 for the lock page and for pages that nobody wrote.
     pub sums: Vec<u64>,
+    /// Pages that a log has.
+    laid_over: HashSet<u32>,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,7 @@ impl Image {
             page_size,
             pages: Pages::new(size, memory_bytes, shared)?,
             sums: Vec::new(),
+            laid_over: HashSet::new(),
         };
         let mut bytes = vec![0; chunk.max(page_size as usize)];
         let mut at = 0;
@@ -99,6 +103,22 @@ impl Image {
             self.sums[index] = page_checksum(pgno, page);
         }
         Ok(())
+    }
+
+    /// Puts in a page that a log has.
+    pub fn lay_over(&mut self, pgno: u32, page: &[u8]) -> io::Result<()> {
+        self.laid_over.insert(pgno);
+        self.put(pgno, page)
+    }
+
+    /// Whether a log has this page, so that it does not matter how the file has it.
+    pub fn has_laid_over(&self, pgno: u32) -> bool {
+        self.laid_over.contains(&pgno)
+    }
+
+    /// Whether a log has any page.
+    pub fn is_laid_over(&self) -> bool {
+        !self.laid_over.is_empty()
     }
 
     /// A page that nobody wrote reads as zeros.

@@ -8,11 +8,12 @@ use tokio::sync::{Notify, watch};
 
 use super::FileKind;
 use super::authority::{Index, Record};
-use super::backing::Backing;
+use super::backing::{Backing, Stamp};
 use super::gate::Gate;
 use super::handles::{Handles, OpenedAs, Sight};
 use super::history::History;
 use super::queue::Queue;
+use super::state::Stamps;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
 use crate::tenant::cpu::CpuTime;
@@ -43,11 +44,13 @@ pub struct Database {
     in_wal_mode: AtomicBool,
     /// A gate was passed before its capture had ended.
     gate_missed: AtomicBool,
+    /// The file was cut to nothing.
+    cut: AtomicBool,
     /// The next state is of another database, and begins a generation.
     begins_anew: AtomicBool,
     removed: AtomicBool,
-    /// At the start its files were as they were when all was stored.
-    as_stored: AtomicBool,
+    /// The files' stamps at the start, where these were as when all was stored.
+    as_stored: OnceLock<Stamps>,
     record: Mutex<Option<Record>>,
 
     dirty: AtomicBool,
@@ -81,9 +84,10 @@ impl Database {
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
             gate_missed: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             begins_anew: AtomicBool::new(false),
             removed: AtomicBool::new(false),
-            as_stored: AtomicBool::new(false),
+            as_stored: OnceLock::new(),
             record: Mutex::new(None),
             dirty: AtomicBool::new(false),
             dirty_since: AtomicI64::new(0),
@@ -201,7 +205,10 @@ impl Database {
             // The first connection cuts the wal-index, and then begins it anew.
             FileKind::Shm => self.with_handles(Handles::index_begins),
             // SQLite cuts no database to nothing that has a log: something else is to be written in its place.
-            FileKind::Database if size == 0 => self.replaced(false),
+            FileKind::Database if size == 0 => {
+                self.cut.store(true, Ordering::SeqCst);
+                self.replaced(false);
+            }
             FileKind::Database => {
                 self.touched.store(true, Ordering::SeqCst);
                 self.look_soon();
@@ -272,12 +279,18 @@ impl Database {
         self.nudge.notify_one();
     }
 
-    pub(super) fn set_as_stored(&self) {
-        self.as_stored.store(true, Ordering::SeqCst);
+    pub(super) fn set_as_stored(&self, stamps: Stamps) {
+        self.as_stored.get_or_init(|| stamps);
+    }
+
+    /// The file's stamp at the start, where it was as when all was stored, and had no log that could change it.
+    pub(super) fn stamp_at_rest(&self) -> Option<Stamp> {
+        let stamps = self.as_stored.get()?;
+        (stamps.wal.size == 0).then_some(stamps.database)
     }
 
     pub(super) fn is_as_stored(&self) -> bool {
-        self.as_stored.load(Ordering::SeqCst)
+        self.as_stored.get().is_some()
     }
 
     pub fn is_removed(&self) -> bool {
@@ -507,6 +520,10 @@ impl Database {
 
     pub(super) fn take_begins_anew(&self) -> bool {
         self.begins_anew.swap(false, Ordering::SeqCst)
+    }
+
+    pub(super) fn take_cut(&self) -> bool {
+        self.cut.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn take_gate_missed(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::authority::{self, Limit};
+use super::authority::{self, Index, Limit};
 use super::backing::read_up_to;
 use super::database::Database;
 use super::error::CaptureError;
@@ -20,6 +20,8 @@ use crate::format::scanner::{PageRef, Transaction};
 
 /// So many pages of the newest transaction are looked for in the file before a log is destroyed: a gate has to be quick.
 const TAIL_PAGES: usize = 4096;
+/// Where the wal-index has said that they are checkpointed, a few have to do.
+const SAMPLE_PAGES: usize = 16;
 
 /// What has to come next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +78,9 @@ impl History {
             self.mark = None;
             self.lose_image();
         }
+        if db.take_cut() {
+            self.file_was_cut();
+        }
         if self.image.is_some() {
             self.save_for_image(db, shared, gate)?;
             return Ok(Drained::only(Next::Image));
@@ -95,6 +100,7 @@ impl History {
             self.spool_all(shared)?;
             self.log_ended = true;
             db.set_captured_end(0);
+            self.rest_after(gate, stamps.database);
         }
         Ok(Drained {
             stamps: (drained.next == Next::Nothing).then_some(stamps),
@@ -137,13 +143,20 @@ impl History {
         }
         let (touched, written_to) = (db.take_touched(), db.has_writers());
         let changed = self.seen_stamp != stamps.database;
-        let may_differ = written_to || (touched && changed);
-        if !may_differ {
+        let (rest_is_broken, may_differ) = (
+            self.is_rest_broken(stamps.database),
+            written_to || (touched && changed),
+        );
+        if !may_differ && !rest_is_broken {
             return Ok(Drained::only(Next::Nothing));
         }
         let is_wal = in_wal_mode(db, shared)?;
         db.set_in_wal_mode(is_wal);
         Ok(Drained::only(match (is_wal, changed) {
+            (true, _) if rest_is_broken => {
+                self.suspect_file();
+                Next::Image
+            }
             (true, _) => Next::Nothing,
             (false, true) => {
                 db.set_touched();
@@ -168,7 +181,12 @@ impl History {
         };
         let kept = gate.and_then(Gate::kept_bytes);
         let extent = committed_extent(db, shared, &log, kept.is_some())?;
-        let Some(Extent { end, by_chain }) = extent else {
+        let Some(Extent {
+            end,
+            by_chain,
+            is_over,
+        }) = extent
+        else {
             return Ok(Drained::only(Next::Unknown));
         };
         if end < from.position.offset {
@@ -181,6 +199,7 @@ impl History {
             .transactions(from.position, end.min(log.len))
             .map_err(read)?;
         self.log_ended = false;
+        self.at_rest = None;
         db.set_in_wal_mode(true);
         match self.capture(db, shared, &log, from, &transactions, since) {
             Err(CaptureError::Holes { .. }) => {
@@ -204,10 +223,13 @@ impl History {
         if let Some(kept) = kept.filter(|_| unpublished) {
             self.keep_doubtful(db, shared, &mut log, place, kept)?;
         }
-        if by_chain && self.ends_log(gate) && !self.tail_is_in(db, shared)? {
+        if by_chain && self.ends_log(gate) && !self.tail_is_in(db, shared, TAIL_PAGES)? {
             // Nobody but the chain said that it was committed, and it was not checkpointed.
             self.resync = Some("retracted");
             return Ok(Drained::only(Next::Image));
+        }
+        if is_over && self.ends_log(gate) && !self.tail_is_in(db, shared, SAMPLE_PAGES)? {
+            self.suspect_file();
         }
         Ok(Drained::only(if unpublished {
             Next::LookAgain
@@ -333,7 +355,12 @@ impl History {
     }
 
     /// Whether the database's file has the pages that were captured last, as it has before a log is destroyed in order.
-    fn tail_is_in(&self, db: &Database, shared: &Shared) -> Result<bool, CaptureError> {
+    fn tail_is_in(
+        &self,
+        db: &Database,
+        shared: &Shared,
+        pages: usize,
+    ) -> Result<bool, CaptureError> {
         let (Some(mark), false) = (self.mark, self.tail.is_empty()) else {
             return Ok(true);
         };
@@ -342,7 +369,7 @@ impl History {
             return Ok(false);
         };
         let mut page = vec![0; mark.page_size as usize];
-        for &(pgno, sum) in self.tail.iter().take(TAIL_PAGES) {
+        for &(pgno, sum) in self.tail.iter().take(pages) {
             let at = u64::from(pgno - 1) * u64::from(mark.page_size);
             let read = read_up_to(&file, &mut page, at).map_err(failed())?;
             if read < page.len() || page_checksum(pgno, &page) != sum {
@@ -424,6 +451,8 @@ pub(super) struct Extent {
     pub end: u64,
     /// Nobody but the chain itself says so.
     pub by_chain: bool,
+    /// The wal-index has said that it is checkpointed to its end: it goes on to the next log, or is gone.
+    pub is_over: bool,
 }
 
 /// How far the log counts; none where nothing can be said now. Before a reset there is no second look: what recovery
@@ -444,7 +473,15 @@ pub(super) fn committed_extent(
             Limit::Unknown if before_reset => (log.len, true),
             Limit::Unknown => return Ok(None),
         };
-    Ok(Some(Extent { end, by_chain }))
+    let is_over = match index {
+        Index::Live(index) => index.salt != log.header.salt,
+        Index::Absent | Index::Unreadable => !by_chain,
+    };
+    Ok(Some(Extent {
+        end,
+        by_chain,
+        is_over,
+    }))
 }
 
 #[cfg(test)]

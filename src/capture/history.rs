@@ -6,6 +6,7 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::backing::Stamp;
 use super::database::Database;
 use super::error::CaptureError;
 use super::image::ImageRun;
@@ -56,7 +57,9 @@ pub struct History {
     pub(super) resync: Option<&'static str>,
     /// `Database::changes` and the file's stamp as the history knows them.
     pub(super) seen_changes: u64,
-    pub(super) seen_stamp: super::backing::Stamp,
+    pub(super) seen_stamp: Stamp,
+    /// The file's stamp when all was in it and its log gone, or empty: until there is a log, nothing may change it.
+    pub(super) at_rest: Option<Stamp>,
     pub(super) image: Option<ImageRun>,
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
@@ -100,6 +103,7 @@ impl History {
             // With the files as they were when all was stored, the present log is one that has not been seen.
             self.log_ended = db.is_as_stored();
             self.is_newest_known = db.is_as_stored();
+            self.at_rest = db.stamp_at_rest();
             let unseen = last.mark.wal.is_none() && !db.is_as_stored();
             self.resync = unseen.then_some("restart");
         }

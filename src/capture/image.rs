@@ -17,6 +17,7 @@ use super::database::Database;
 use super::drain::committed_extent;
 use super::error::CaptureError;
 use super::files::{Log, open_log, read_header};
+use super::foreign::CUT;
 use super::gate::Gate;
 use super::history::{History, sums_header};
 use super::mark::{Mark, WalMark};
@@ -76,12 +77,16 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         return Ok(None);
     };
     let stamp = stamp_of(&file).map_err(CaptureError::io("look at the database"))?;
+    let quiet = !db.has_writers() || now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
+    if history.resync == Some(CUT) && !quiet {
+        return Err(CaptureError::Disturbed);
+    }
     let page_size = match (open_log(db, shared)?, read_header(db, shared)?) {
         (Log::Valid(log), _) => log.header.page_size,
         (Log::None, Some(header)) => {
             let by_journal = changes != history.seen_changes;
-            let quiet = !db.has_writers() || now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
-            if !header.wal_mode && !by_journal && !quiet {
+            let may_be_half = !header.wal_mode || history.suspects_file();
+            if may_be_half && !by_journal && !quiet {
                 return Err(CaptureError::Disturbed);
             }
             header.page_size
@@ -234,7 +239,7 @@ impl History {
             for (size, pages) in &run.resets {
                 for found in pages {
                     read_up_to(saved, &mut page, found.offset)
-                        .and_then(|_| image.put(found.pgno, &page))
+                        .and_then(|_| image.lay_over(found.pgno, &page))
                         .map_err(CaptureError::io("lay a saved log over the image"))?;
                 }
                 commit = Some(*size);
@@ -253,9 +258,10 @@ impl History {
         self.tail = last.iter().map(sum_of).collect();
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
+        self.at_rest = (wal.is_none() && run.resets.is_empty()).then_some(run.stamp);
         self.log_ended = false;
         db.set_captured_end(wal.map_or(0, |wal| wal.position.offset));
-        let work = self.carry_on(shared, image, commit, wal)?;
+        let work = self.carry_on(db, shared, image, commit, wal)?;
         self.making = match &work {
             Work::Nothing => None,
             Work::Snapshot(end) => Some(*end),
@@ -285,7 +291,7 @@ impl History {
         let mut page = vec![0; image.page_size as usize];
         for found in newest_pages(&transactions, image.page_size) {
             log.page(found, &mut page)
-                .and_then(|()| image.put(found.pgno, &page))
+                .and_then(|()| image.lay_over(found.pgno, &page))
                 .map_err(CaptureError::io("lay the log over the image"))?;
         }
         let last = transactions.last();
@@ -302,6 +308,7 @@ impl History {
 
     fn carry_on(
         &mut self,
+        db: &Database,
         shared: &Shared,
         image: &Image,
         commit: u32,
@@ -310,6 +317,9 @@ impl History {
         match self.mark {
             Some(before) if before.page_size == image.page_size => {
                 if let Some(work) = self.compare(image, before, commit, wal)? {
+                    if let Work::Difference(draft) = &work {
+                        self.tell_foreign(db, image, draft);
+                    }
                     return Ok(work);
                 }
                 tracing::error!(

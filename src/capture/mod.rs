@@ -9,6 +9,7 @@ pub mod database;
 mod drain;
 mod error;
 mod files;
+mod foreign;
 mod gate;
 mod handles;
 mod history;

@@ -109,16 +109,13 @@ impl Capture {
         let Some(db) = self.database(path) else {
             return;
         };
-        let unchanged = stamps.is_some_and(|stamps| {
-            self.shared
-                .stamps(&db)
-                .is_ok_and(|present| present == stamps)
-        });
-        if unchanged && !db.is_dirty() {
-            db.set_as_stored();
+        let present = self.shared.stamps(&db).ok();
+        let unchanged = present.filter(|present| stamps == Some(*present));
+        if let Some(stamps) = unchanged.filter(|_| !db.is_dirty()) {
+            db.set_as_stored(stamps);
         }
         self.register(path, &db);
-        if let Some(client) = db.client().filter(|_| unchanged) {
+        if let Some(client) = db.client().filter(|_| unchanged.is_some()) {
             self.show_stored(&db, &client);
         } else {
             db.mark_dirty();

@@ -117,6 +117,7 @@ fn prove(
             return Ok(Some(mark));
         }
     }
+    db.history().suspect_file();
     Err(CaptureError::Disturbed)
 }
 

@@ -210,11 +210,7 @@ impl Replicator {
             // The new generation begins with a snapshot.
             return Ok(());
         }
-        let made = {
-            let _one_reader = self.one_reader.acquire().await.expect("BUG: never closed");
-            self.capture.snapshot(db).await?
-        };
-        let segment = match made {
+        let segment = match self.make_snapshot(db).await? {
             Made::Snapshot(segment) => segment,
             Made::Nothing { newest_txid } => {
                 client.update(|progress| progress.snapshot_txid = newest_txid);
@@ -233,6 +229,25 @@ impl Replicator {
                 self.capture.drop_snapshot(db, segment).await?;
                 Err(error)
             }
+        }
+    }
+
+    /// Where the file is not what the history says, its pipeline has to mend that first.
+    async fn make_snapshot(&self, db: &Arc<Database>) -> Result<Made, CaptureError> {
+        let make = || async {
+            let _one_reader = self.one_reader.acquire().await.expect("BUG: never closed");
+            self.capture.snapshot(db).await
+        };
+        match make().await {
+            Err(CaptureError::Disturbed) => {
+                let mut settled = db.watch_settled();
+                let ticket = db.request_settling();
+                let mended = settled.wait_for(|settled| *settled >= ticket);
+                // The second attempt says whether it was.
+                drop(timeout(PATIENCE, mended).await);
+                make().await
+            }
+            other => other,
         }
     }
 

@@ -89,6 +89,9 @@ pub struct Progress {
     pub rival: Option<Rival>,
     /// The watch path is not mounted any more: nothing that is written is seen. Shown as a failure.
     pub unmounted: bool,
+    /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
+    /// where no error is.
+    pub notice: Option<String>,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
     pub paused: bool,
 }
@@ -121,6 +124,7 @@ impl Progress {
             stored_generation: None,
             rival: None,
             unmounted: false,
+            notice: None,
             paused: false,
         }
     }
@@ -148,6 +152,7 @@ impl Progress {
         if self.paused && could_be_active {
             self.status = Status::Paused;
         }
+        self.last_error = self.last_error.or_else(|| self.notice.clone());
         self
     }
 
@@ -432,6 +437,17 @@ mod tests {
         client.update(|progress| progress.oldest_pending_at = Some(4_000));
         assert_eq!(client.progress().lag_ms(5_000), 1_000);
         assert_eq!(client.progress().lag_ms(3_000), 0, "a clock that went back");
+    }
+
+    #[test]
+    fn a_notice_is_shown_where_no_error_is() {
+        let client = client();
+        client.update(|progress| progress.notice = Some("foreign_change: looked into".to_owned()));
+        let shown = client.progress();
+        assert_eq!(shown.status, Status::Active);
+        assert_eq!(shown.last_error, shown.notice);
+        client.update(|progress| progress.last_error = Some("store: gone".to_owned()));
+        assert_eq!(client.progress().last_error.as_deref(), Some("store: gone"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod containers;
 mod demo;
 mod drills;
 mod encryption;
+mod foreign;
 mod holds;
 mod isolation;
 mod journals;

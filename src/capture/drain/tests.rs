@@ -49,3 +49,20 @@ fn a_last_close_does_not_capture_what_was_never_published() {
     assert_eq!(db.history().mark, before);
     assert!(db.history().log_ended);
 }
+
+/// As SQLite does that takes frames for checkpointed which are not.
+#[test]
+fn a_page_that_is_not_in_the_file_when_its_log_ends_is_kept_and_suspected() {
+    let mut model = Model::new(3, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    workers::make_image(&db, &shared).expect("a first image");
+    db.history().stored(&db, &shared).expect("stored");
+    model.run("INSERT INTO t VALUES (1000, 'in the log alone')");
+    assert_eq!(db.history().resync, None);
+    model.gate(Gate::ShmUnlink);
+    model.remove_index();
+    model.gate(Gate::WalUnlink);
+    let history = db.history();
+    assert!(history.suspects_file() && history.log_ended);
+    assert!(history.front().expect("it waits").durable);
+}

@@ -47,11 +47,25 @@ impl StoredSegment {
             sums,
         })
     }
+
+    /// Of its pages, ascending.
+    pub fn sums(&self) -> &[PageSum] {
+        &self.sums
+    }
+}
+
+/// Where the present log goes on behind what an object holds.
+enum Place {
+    Behind(WalMark),
+    /// Its frames are of another log.
+    OtherLog,
+    /// The log is that of its frames, and has them no more.
+    Lost,
 }
 
 impl History {
     /// Goes on from `object`, which stands in the store right behind what is known to be stored; what waits is captured
-    /// anew from there. False where it does not follow: then it is not ours.
+    /// anew from there. False where it does not follow: then it is not ours, or the file is behind it.
     pub(super) fn adopt(
         &mut self,
         db: &Database,
@@ -62,24 +76,37 @@ impl History {
         let Some(before) = self.stored else {
             return Ok(false);
         };
-        let follows = header.node_id == shared.state.node_id()
-            && header.page_size == before.page_size
-            && header.min_txid == before.txid + 1
-            && header.pre_apply_checksum == before.checksum.value()
-            && self
-                .front()
-                .is_none_or(|front| front.end.generation == before.generation && !front.snapshot);
-        // What is durable is in the table of page sums already, which then is past the state before.
-        if !follows || self.pending.iter().any(|segment| segment.durable) {
+        if !self.is_followed_by(object, &before, shared) {
             return Ok(false);
         }
+        let newest = Mark {
+            txid: header.max_txid,
+            ..before
+        };
+        if db.is_as_stored() {
+            // Files and state agree that nothing came after the state before: both went back.
+            self.fall_behind(db, &newest);
+            return Ok(false);
+        }
+        // What is durable is in the table of page sums already, which then is past the state before.
+        if self.pending.iter().any(|segment| segment.durable) {
+            return Ok(false);
+        }
+        let wal = match place_behind(db, shared, before.wal, object)? {
+            Place::Behind(wal) => Some(wal),
+            Place::OtherLog => None,
+            Place::Lost => {
+                self.fall_behind(db, &newest);
+                return Ok(false);
+            }
+        };
         let end = Mark {
             seq: before.seq + 1,
             txid: header.max_txid,
             checksum: object.checksum,
             commit: header.commit,
             time_ms: header.timestamp_ms,
-            wal: place_behind(db, shared, before.wal, object)?,
+            wal,
             ..before
         };
         let entry = Entry {
@@ -94,6 +121,10 @@ impl History {
         self.pending.clear();
         let table = self.sums.as_mut().expect("BUG: loaded without page sums");
         table.drop_overlay();
+        if wal.is_none() {
+            self.note_former(object)?;
+        }
+        let table = self.sums.as_mut().expect("BUG: loaded without page sums");
         table
             .make_durable(&sums_header(&end), end.seq, &object.sums)
             .map_err(CaptureError::io("write the page sums"))?;
@@ -109,22 +140,34 @@ impl History {
         self.report(db);
         Ok(true)
     }
+
+    /// Whether an object of ours goes on from the state `before`, as what waits does.
+    fn is_followed_by(&self, object: &StoredSegment, before: &Mark, shared: &Shared) -> bool {
+        let header = &object.header;
+        header.node_id == shared.state.node_id()
+            && header.page_size == before.page_size
+            && header.min_txid == before.txid + 1
+            && header.pre_apply_checksum == before.checksum.value()
+            && self
+                .front()
+                .is_none_or(|front| front.end.generation == before.generation && !front.snapshot)
+    }
 }
 
-/// Where the present log goes on behind what the object holds of it; none where that was another log, or where these
-/// frames were overwritten: by whoever had not seen the commit, or after a power cut.
+/// Where the present log goes on behind what the object holds of it. Frames are lost where a power cut took them, and
+/// whoever came after it may have written others in their place.
 fn place_behind(
     db: &Database,
     shared: &Shared,
     before: Option<WalMark>,
     object: &StoredSegment,
-) -> Result<Option<WalMark>, CaptureError> {
+) -> Result<Place, CaptureError> {
     let header = &object.header;
     let Log::Valid(mut log) = open_log(db, shared)? else {
-        return Ok(None);
+        return Ok(Place::OtherLog);
     };
     if log.header.salt != header.wal_salt {
-        return Ok(None);
+        return Ok(Place::OtherLog);
     }
     let start = log.header.start();
     let from = [before.map(|mark| mark.position), Some(start)]
@@ -132,7 +175,7 @@ fn place_behind(
         .flatten()
         .find(|position| position.offset == header.wal_offset);
     let Some(from) = from else {
-        return Ok(None);
+        return Ok(Place::OtherLog);
     };
     let failed = || CaptureError::io("read the log");
     let end = header.wal_offset + header.wal_size;
@@ -145,9 +188,11 @@ fn place_behind(
     }
     let position = transactions.last().map(|last| last.end);
     let found = position.filter(|position| position.offset == end && sums == object.sums);
-    Ok(found.map(|position| WalMark {
-        salt: header.wal_salt,
-        position,
+    Ok(found.map_or(Place::Lost, |position| {
+        Place::Behind(WalMark {
+            salt: header.wal_salt,
+            position,
+        })
     }))
 }
 
@@ -198,11 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_were_overwritten_are_not_taken_for_those_of_the_object() {
+    fn a_log_that_lacks_the_frames_of_the_object_is_behind_it() {
         let (mut model, object) = with_a_commit_that_was_not_seen();
         let (db, shared) = (model.db.clone(), model.capture.shared.clone());
         model.execute("INSERT INTO t VALUES (1002, 'in its place')");
-        assert!(db.history().adopt(&db, &shared, &object).expect("adopted"));
+        let before = db.history().mark.expect("a mark").generation;
+        assert!(!db.history().adopt(&db, &shared, &object).expect("looked"));
+        db.history().abandon(&shared, None).expect("given up");
         let drained = workers::drain(&db, &shared).expect("looked");
         assert_eq!(drained.next, Next::Image);
         workers::make_image(&db, &shared).expect("compared");
@@ -215,6 +262,9 @@ mod tests {
         }
         let mark = db.history().mark.expect("a mark");
         assert_eq!(mark.checksum, checksum);
-        assert_eq!(mark.txid, object.header.max_txid + 1);
+        assert!(mark.generation > before && mark.seq == 0);
+        let client = db.client().expect("registered").progress();
+        let told = client.last_error.expect("told");
+        assert!(client.is_behind && told.starts_with("behind_replica: "));
     }
 }

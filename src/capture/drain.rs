@@ -176,9 +176,10 @@ impl History {
         gate: Option<Gate>,
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
-        let Some(from) = self.place_in(&log)? else {
+        let Some(from) = self.place_in(db, &log)? else {
             return Ok(Drained::only(Next::Image));
         };
+        self.confirm_files();
         let kept = gate.and_then(Gate::kept_bytes);
         let extent = committed_extent(db, shared, &log, kept.is_some())?;
         let Some(Extent {
@@ -239,7 +240,11 @@ impl History {
     }
 
     /// Where this log was captured up to; none where it does not go on from what was captured.
-    fn place_in(&mut self, log: &WalReader) -> Result<Option<WalMark>, CaptureError> {
+    fn place_in(
+        &mut self,
+        db: &Database,
+        log: &WalReader,
+    ) -> Result<Option<WalMark>, CaptureError> {
         let Some(mark) = self.mark else {
             return Ok(None);
         };
@@ -256,8 +261,11 @@ impl History {
                 let chains = log
                     .chains(&place)
                     .map_err(CaptureError::io("read the log's last captured frame"))?;
-                if !chains {
-                    self.resync = Some("overwritten");
+                match chains {
+                    true => {}
+                    // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
+                    false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
+                    false => self.resync = Some("overwritten"),
                 }
                 Ok(chains.then_some(place))
             }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::backing::Stamp;
+use super::behind::Unconfirmed;
 use super::database::Database;
 use super::error::CaptureError;
 use super::image::ImageRun;
@@ -53,6 +54,8 @@ pub struct History {
     pub(super) newest_generation: Option<GenerationId>,
     /// The log of `mark.wal` was captured to its end, and destroyed with our leave.
     pub(super) log_ended: bool,
+    /// None once this run has found the mark in the files.
+    pub(super) unconfirmed: Option<Unconfirmed>,
     /// Why the file has to be compared page by page before its log can be followed again.
     pub(super) resync: Option<&'static str>,
     /// `Database::changes` and the file's stamp as the history knows them.
@@ -104,6 +107,10 @@ impl History {
             self.log_ended = db.is_as_stored();
             self.is_newest_known = db.is_as_stored();
             self.at_rest = db.stamp_at_rest();
+            self.unconfirmed = (!db.is_as_stored()).then(|| Unconfirmed {
+                past: known.past.iter().copied().collect(),
+                former: Vec::new(),
+            });
             let unseen = last.mark.wal.is_none() && !db.is_as_stored();
             self.resync = unseen.then_some("restart");
         }

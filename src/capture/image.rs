@@ -268,6 +268,7 @@ impl History {
             Work::Difference(draft) => Some(draft.end),
         };
         self.resync = None;
+        self.confirm_files();
         self.report(db);
         Ok(work)
     }
@@ -315,6 +316,10 @@ impl History {
         wal: Option<WalMark>,
     ) -> Result<Work, CaptureError> {
         match self.mark {
+            Some(before) if self.is_behind(image, &before) => {
+                self.fall_behind(db, &before);
+                self.begin_generation(shared, image, commit, wal)
+            }
             Some(before) if before.page_size == image.page_size => {
                 if let Some(work) = self.compare(image, before, commit, wal)? {
                     if let Work::Difference(draft) = &work {

@@ -3,6 +3,7 @@
 mod adopt;
 mod authority;
 pub mod backing;
+mod behind;
 mod control;
 mod copy;
 pub mod database;

@@ -2,7 +2,8 @@
 //!
 //! Per database: the newest stored mark, and the marks of segments that wait in the spool. With each mark go the page
 //! sums of its segment, so that the table of page sums can be brought to that mark after a death in the middle.
-//! And the newest stored snapshot, from which the next one's time is reckoned.
+//! And the newest stored snapshot, from which the next one's time is reckoned; and the checksums of the states that were
+//! stored last, by which a file is known that is behind its replica.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -37,6 +38,11 @@ const SCHEMA: &str = "
         snapshot INTEGER NOT NULL, sums BLOB NOT NULL,
         PRIMARY KEY (database, generation, seq)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS past (
+        database INTEGER NOT NULL REFERENCES database(id) ON DELETE CASCADE,
+        txid INTEGER NOT NULL, checksum INTEGER NOT NULL,
+        PRIMARY KEY (database, txid)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS snapshot (
         database INTEGER PRIMARY KEY REFERENCES database(id) ON DELETE CASCADE,
         generation INTEGER NOT NULL, seq INTEGER NOT NULL, stored_at INTEGER NOT NULL,
@@ -47,6 +53,9 @@ const SCHEMA: &str = "
         location TEXT NOT NULL, s3_prefix TEXT NOT NULL
     ) STRICT;
 ";
+
+/// So many checksums of stored states are kept of each database.
+const PAST: u32 = 256;
 
 /// The state can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +140,8 @@ pub struct Known {
     /// Segments in the spool, ascending.
     pub spooled: Vec<Entry>,
     pub snapshot: Option<SnapshotNote>,
+    /// Checksums of the database at the ends of what was stored last.
+    pub past: Vec<u64>,
 }
 
 /// The open state database.
@@ -260,6 +271,10 @@ impl StateDb {
                 })
             })
             .optional()?;
+        known.past = connection
+            .prepare_cached("SELECT checksum FROM past WHERE database = ?1")?
+            .query_map([id], |row| row.get::<_, i64>(0).map(|sum| sum as u64))?
+            .collect::<Result<_, _>>()?;
         Ok(known)
     }
 
@@ -284,6 +299,7 @@ impl StateDb {
             )?
             .execute(params![id, entry.mark.seq, entry.mark.generation.0 as i64])?;
         insert(&transaction, id, entry, true)?;
+        insert_past(&transaction, id, &entry.mark)?;
         insert_snapshot(&transaction, id, snapshot)?;
         Ok(transaction.commit()?)
     }
@@ -360,6 +376,20 @@ impl StateDb {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn insert_past(connection: &Connection, id: i64, mark: &Mark) -> Result<(), StateError> {
+    let (txid, checksum) = (mark.txid as i64, mark.checksum.value() as i64);
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO past VALUES (?1, ?2, ?3)")?
+        .execute(params![id, txid, checksum])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM past WHERE database = ?1 AND txid <=
+             (SELECT txid FROM past WHERE database = ?1 ORDER BY txid DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![id, PAST])?;
+    Ok(())
 }
 
 fn insert_snapshot(
@@ -461,119 +491,4 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tenant::client::Place;
-
-    fn entry(generation: u64, seq: u32, wal: bool) -> Entry {
-        Entry {
-            mark: Mark {
-                generation: GenerationId(generation),
-                seq,
-                txid: 40 + u64::from(seq),
-                checksum: DatabaseChecksum::EMPTY,
-                commit: 3,
-                page_size: 4096,
-                time_ms: 1_795_464_170_764,
-                wal: wal.then_some(WalMark {
-                    salt: (u32::MAX, 2),
-                    position: Position {
-                        offset: 4152,
-                        checksum: (3, u32::MAX),
-                    },
-                }),
-            },
-            snapshot: seq == 0,
-            committed_at: 5,
-            file_checksum: u64::MAX,
-            sums: vec![(1, u64::MAX), (7, 1 << 63)],
-        }
-    }
-
-    fn note(generation: u64, log_bytes: u64) -> SnapshotNote {
-        SnapshotNote {
-            generation: GenerationId(generation),
-            seq: 0,
-            stored_at: 77,
-            log_bytes,
-        }
-    }
-
-    #[test]
-    fn marks_stamps_and_the_instance_survive() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("state.db");
-        let state = StateDb::open(&path, u64::MAX).expect("open");
-        let id = state.id_of(Path::new("a.db")).expect("id");
-        let place = Place {
-            location: "file:///b/a".to_owned(),
-            s3_prefix: "a".to_owned(),
-        };
-        state.save_place(id, &place).expect("a place");
-        assert_eq!(state.place_of(id).expect("read"), Some(place));
-        let stamps = Stamps {
-            database: Stamp {
-                inode: 5,
-                size: 6,
-                modified_ns: 7,
-            },
-            wal: Stamp::default(),
-        };
-        state
-            .save_stored(id, &entry(1, 0, false), &note(1, 0))
-            .expect("stored");
-        state.save_spooled(id, &entry(1, 1, true)).expect("spooled");
-        state.save_spooled(id, &entry(1, 2, true)).expect("spooled");
-        state
-            .save_stored(id, &entry(1, 1, true), &note(1, 8))
-            .expect("stored");
-        state.save_stamps(id, Some(stamps)).expect("stamps");
-        state.save_retain_at(id, Some(99)).expect("retention");
-        drop(state);
-
-        let state = StateDb::open(&path, 1).expect("open again");
-        assert_eq!(state.node_id(), u64::MAX);
-        assert_eq!(state.id_of(Path::new("a.db")).expect("id"), id);
-        assert_eq!(
-            state.load(id).expect("load"),
-            Known {
-                stored: Some(entry(1, 1, true)),
-                spooled: vec![entry(1, 2, true)],
-                snapshot: Some(note(1, 8)),
-            }
-        );
-        assert_eq!(
-            state.all().expect("all"),
-            HashMap::from([(
-                PathBuf::from("a.db"),
-                Seen {
-                    id,
-                    stamps: Some(stamps),
-                    has_history: true,
-                    location: Some("file:///b/a".to_owned()),
-                }
-            )])
-        );
-        let upkeep = |outdated_since, retain_at| Upkeep {
-            path: PathBuf::from("a.db"),
-            outdated_since,
-            retain_at,
-        };
-        assert_eq!(
-            state.upkeep().expect("upkeep"),
-            [upkeep(Some(77), Some(99))]
-        );
-        // A new generation replaces all of the old one.
-        state
-            .save_stored(id, &entry(2, 0, false), &note(2, 0))
-            .expect("stored");
-        let known = state.load(id).expect("load");
-        assert_eq!(known.stored, Some(entry(2, 0, false)));
-        assert_eq!(known.spooled, []);
-        assert_eq!(state.upkeep().expect("upkeep"), [upkeep(None, Some(99))]);
-        state.save_retain_at(id, None).expect("retention");
-        assert_eq!(state.upkeep().expect("upkeep"), []);
-        state.remove(id).expect("remove");
-        assert_eq!(state.load(id).expect("load"), Known::default());
-    }
-}
+mod tests;

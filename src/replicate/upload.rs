@@ -202,12 +202,12 @@ impl Replicator {
             .filter(|id| *id != own)
             .max()?;
         self.look_at_other(client, generation).await;
-        let knows_nothing = segment.end.txid == 1;
-        let txid = match knows_nothing {
-            true => self.newest_txid_before(client, own).await,
-            false => 0,
+        let knows_all = segment.end.txid > 1 && !client.progress().is_behind;
+        let txid = match knows_all {
+            true => 0,
+            false => self.newest_txid_before(client, own).await,
         };
-        let is_late = generation > own || (knows_nothing && txid > 0);
+        let is_late = generation > own || txid >= segment.end.txid;
         is_late.then_some(Earlier { generation, txid })
     }
 

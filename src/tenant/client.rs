@@ -92,6 +92,8 @@ pub struct Progress {
     /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
     /// where no error is.
     pub notice: Option<String>,
+    /// The file lacked commits that are in the store, which may have more transactions than the state knows of.
+    pub is_behind: bool,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
     pub paused: bool,
 }
@@ -125,6 +127,7 @@ impl Progress {
             rival: None,
             unmounted: false,
             notice: None,
+            is_behind: false,
             paused: false,
         }
     }

@@ -3,6 +3,7 @@
 mod api;
 mod bad_databases;
 mod bad_input;
+mod behind;
 mod bypass;
 mod changes;
 mod containers;

@@ -1,0 +1,133 @@
+//! The state, written and read again.
+
+use super::*;
+use crate::tenant::client::Place;
+
+fn entry(generation: u64, seq: u32, wal: bool) -> Entry {
+    Entry {
+        mark: Mark {
+            generation: GenerationId(generation),
+            seq,
+            txid: 40 + u64::from(seq),
+            checksum: DatabaseChecksum::EMPTY,
+            commit: 3,
+            page_size: 4096,
+            time_ms: 1_795_464_170_764,
+            wal: wal.then_some(WalMark {
+                salt: (u32::MAX, 2),
+                position: Position {
+                    offset: 4152,
+                    checksum: (3, u32::MAX),
+                },
+            }),
+        },
+        snapshot: seq == 0,
+        committed_at: 5,
+        file_checksum: u64::MAX,
+        sums: vec![(1, u64::MAX), (7, 1 << 63)],
+    }
+}
+
+fn note(generation: u64, log_bytes: u64) -> SnapshotNote {
+    SnapshotNote {
+        generation: GenerationId(generation),
+        seq: 0,
+        stored_at: 77,
+        log_bytes,
+    }
+}
+
+#[test]
+fn marks_stamps_and_the_instance_survive() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("state.db");
+    let state = StateDb::open(&path, u64::MAX).expect("open");
+    let id = state.id_of(Path::new("a.db")).expect("id");
+    let place = Place {
+        location: "file:///b/a".to_owned(),
+        s3_prefix: "a".to_owned(),
+    };
+    state.save_place(id, &place).expect("a place");
+    assert_eq!(state.place_of(id).expect("read"), Some(place));
+    let stamps = Stamps {
+        database: Stamp {
+            inode: 5,
+            size: 6,
+            modified_ns: 7,
+        },
+        wal: Stamp::default(),
+    };
+    state
+        .save_stored(id, &entry(1, 0, false), &note(1, 0))
+        .expect("stored");
+    state.save_spooled(id, &entry(1, 1, true)).expect("spooled");
+    state.save_spooled(id, &entry(1, 2, true)).expect("spooled");
+    state
+        .save_stored(id, &entry(1, 1, true), &note(1, 8))
+        .expect("stored");
+    state.save_stamps(id, Some(stamps)).expect("stamps");
+    state.save_retain_at(id, Some(99)).expect("retention");
+    drop(state);
+
+    let state = StateDb::open(&path, 1).expect("open again");
+    assert_eq!(state.node_id(), u64::MAX);
+    assert_eq!(state.id_of(Path::new("a.db")).expect("id"), id);
+    assert_eq!(
+        state.load(id).expect("load"),
+        Known {
+            stored: Some(entry(1, 1, true)),
+            spooled: vec![entry(1, 2, true)],
+            snapshot: Some(note(1, 8)),
+            past: vec![DatabaseChecksum::EMPTY.value(); 2],
+        }
+    );
+    assert_eq!(
+        state.all().expect("all"),
+        HashMap::from([(
+            PathBuf::from("a.db"),
+            Seen {
+                id,
+                stamps: Some(stamps),
+                has_history: true,
+                location: Some("file:///b/a".to_owned()),
+            }
+        )])
+    );
+    let upkeep = |outdated_since, retain_at| Upkeep {
+        path: PathBuf::from("a.db"),
+        outdated_since,
+        retain_at,
+    };
+    assert_eq!(
+        state.upkeep().expect("upkeep"),
+        [upkeep(Some(77), Some(99))]
+    );
+    // A new generation replaces all of the old one.
+    state
+        .save_stored(id, &entry(2, 0, false), &note(2, 0))
+        .expect("stored");
+    let known = state.load(id).expect("load");
+    assert_eq!(known.stored, Some(entry(2, 0, false)));
+    assert_eq!(known.spooled, []);
+    assert_eq!(state.upkeep().expect("upkeep"), [upkeep(None, Some(99))]);
+    state.save_retain_at(id, None).expect("retention");
+    assert_eq!(state.upkeep().expect("upkeep"), []);
+    state.remove(id).expect("remove");
+    assert_eq!(state.load(id).expect("load"), Known::default());
+}
+
+#[test]
+fn of_the_states_that_were_stored_the_last_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = StateDb::open(&dir.path().join("state.db"), 1).expect("open");
+    let id = state.id_of(Path::new("a.db")).expect("id");
+    for seq in 0..PAST + 10 {
+        let mut stored = entry(1, seq, false);
+        stored.mark.txid = u64::from(seq) + 1;
+        stored.mark.checksum.toggle(u64::from(seq) + 1);
+        state.save_stored(id, &stored, &note(1, 0)).expect("stored");
+        let past = state.load(id).expect("load").past;
+        assert_eq!(past.len(), (seq as usize + 1).min(PAST as usize));
+        assert!(past.contains(&stored.mark.checksum.value()));
+    }
+}

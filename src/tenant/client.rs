@@ -141,8 +141,8 @@ impl Progress {
         rival.or(self.damage.as_deref())
     }
 
-    /// What is shown: a replica that is known to be damaged, or that another instance writes too, fails, and a client that is paused is nothing else, unless
-    /// there is nothing to pause.
+    /// What is shown: a replica that is known to be damaged, or that another instance writes too, fails, and a client that
+    /// is paused is nothing else, unless there is nothing to pause.
     fn shown(mut self) -> Self {
         let could_be_active = match self.status {
             Status::Active | Status::Gapped | Status::Failing | Status::Paused => true,

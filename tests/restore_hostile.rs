@@ -1,5 +1,7 @@
 //! No damaged, missing or reordered object passes a restore, whichever store it comes from.
 
+#[path = "restore_hostile/bombs.rs"]
+mod bombs;
 #[path = "support/replica.rs"]
 mod replica;
 #[path = "support/s3.rs"]
@@ -135,7 +137,7 @@ fn damages() -> Vec<Damage> {
             },
         ),
         ("a TXID range up to the end", segment(4), |o, model, _| {
-            rewrite(o, model, 3, |header| header.max_txid = u64::MAX);
+            rewrite(o, model, 3, |header| header.max_txid = i64::MAX as u64 - 1);
         }),
         (
             "a time before its predecessor's",

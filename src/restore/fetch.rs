@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::RestoreError;
 use super::replica::{ATTEMPTS, Replica};
+use crate::format::ltx::{Header, LtxError};
 use crate::format::plan::PlannedObject;
 use crate::store::StoreError;
 use crate::store::retry::repeat;
@@ -57,13 +58,12 @@ impl Replica {
         let fetched = repeat(ATTEMPTS, || async {
             Ok(match self.spool(&key, object.size, scratch).await {
                 Err(Spooling::Store(error)) => return Err(error),
-                Err(Spooling::Local(error)) => Err(error),
+                Err(Spooling::Final(error)) => Err(error),
                 Ok(file) => Ok(file),
             })
         });
         let file = fetched.await.map_err(RestoreError::listed)?;
         file.map(Fetched::File)
-            .map_err(RestoreError::local("write a scratch file in it", scratch))
     }
 
     async fn read(&self, key: &str, size: u64) -> Result<Vec<u8>, StoreError> {
@@ -77,30 +77,37 @@ impl Replica {
     }
 
     async fn spool(&self, key: &str, size: u64, scratch: &Path) -> Result<File, Spooling> {
-        let mut object = self.store.get(key).await?.take(size + 1);
-        let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(scratch)?);
+        let local = |error| {
+            let local = RestoreError::local("write a scratch file in it", scratch);
+            Spooling::Final(local(error))
+        };
+        let mut object = self.store.get(key).await?.take(size.saturating_add(1));
+        let start = read_header(key, size, &mut object).await?;
+        let file = tempfile::tempfile_in(scratch).map_err(local)?;
+        let mut file = tokio::fs::File::from_std(file);
+        file.write_all(&start).await.map_err(local)?;
         let mut buffer = vec![0; COPY_BUFFER];
-        let mut copied = 0;
+        let mut copied = start.len() as u64;
         loop {
             let len = read_some(key, &mut object, &mut buffer).await?;
             if len == 0 {
                 break;
             }
-            file.write_all(&buffer[..len]).await?;
+            file.write_all(&buffer[..len]).await.map_err(local)?;
             copied += len as u64;
         }
         check_size(key, size, copied)?;
-        file.flush().await?;
+        file.flush().await.map_err(local)?;
         let mut file = file.into_std().await;
-        file.rewind()?;
+        file.rewind().map_err(local)?;
         Ok(file)
     }
 }
 
-/// Which side of a copy has failed.
+/// Why a copy has failed: by the store, which may be asked again, or for good.
 enum Spooling {
     Store(StoreError),
-    Local(io::Error),
+    Final(RestoreError),
 }
 
 impl From<StoreError> for Spooling {
@@ -109,10 +116,25 @@ impl From<StoreError> for Spooling {
     }
 }
 
-impl From<io::Error> for Spooling {
-    fn from(error: io::Error) -> Self {
-        Self::Local(error)
-    }
+/// Reads the header of an object that is to be copied, so that what can't be one does not fill the disk first.
+async fn read_header(
+    key: &str,
+    size: u64,
+    object: &mut (impl AsyncRead + Unpin),
+) -> Result<[u8; Header::SIZE], Spooling> {
+    let mut start = [0; Header::SIZE];
+    let read = object.read_exact(&mut start).await;
+    read.map_err(|error| broken_off(key, &error))?;
+    let checked = match Header::decode(&start) {
+        Ok(header) if size > header.longest_object() => Err(LtxError::TrailingBytes),
+        other => other.map(|_| start),
+    };
+    checked.map_err(|source| {
+        Spooling::Final(RestoreError::Damaged {
+            key: key.to_owned(),
+            source,
+        })
+    })
 }
 
 async fn read_some(

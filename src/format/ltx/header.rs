@@ -1,9 +1,12 @@
 //! The header of an LTX file, its 100 bytes and its rules.
 
-use super::{CHECKSUM_FLAG, LtxError};
+use super::index::{INDEX_END_SIZE, LONGEST_INDEX_ENTRY};
+use super::{CHECKSUM_FLAG, END_OF_PAGES, FRAME_HEADER_SIZE, LtxError, Trailer, max_block_size};
 
 const MAGIC: [u8; 4] = *b"LTX1";
 const NO_CHECKSUM: u32 = 1 << 1;
+/// The state counts in signed numbers, and there has to be a next one.
+const MAX_TXID: u64 = i64::MAX as u64 - 1;
 
 /// What a file says of itself before its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +94,13 @@ impl Header {
         Ok(header)
     }
 
+    /// The most bytes that an object with this header can have: every page, none of them compressed.
+    pub fn longest_object(&self) -> u64 {
+        let page = FRAME_HEADER_SIZE + max_block_size(self.page_size) + LONGEST_INDEX_ENTRY;
+        let ends = Self::SIZE + END_OF_PAGES.len() + INDEX_END_SIZE + Trailer::SIZE;
+        u64::from(self.commit) * page as u64 + ends as u64
+    }
+
     /// The rules of every field.
     pub(super) fn check(&self) -> Result<(), LtxError> {
         if !(512..=65536).contains(&self.page_size) || !self.page_size.is_power_of_two() {
@@ -102,7 +112,7 @@ impl Header {
         if self.min_txid == 0 {
             return Err(refused("min TXID", 0));
         }
-        if self.max_txid < self.min_txid {
+        if !(self.min_txid..=MAX_TXID).contains(&self.max_txid) {
             return Err(refused("max TXID", self.max_txid));
         }
         let pre_apply = self.pre_apply_checksum;
@@ -183,7 +193,7 @@ mod tests {
     #[test]
     fn each_rule_refuses_by_the_fields_name() {
         type Spoil = fn(&mut Header);
-        let cases: [(&str, Spoil); 12] = [
+        let cases: [(&str, Spoil); 13] = [
             ("page size", |h| h.page_size = 1),
             ("page size", |h| h.page_size = 131_072),
             ("page size", |h| h.page_size = 1000),
@@ -192,6 +202,7 @@ mod tests {
             }),
             ("min TXID", |h| h.min_txid = 0),
             ("max TXID", |h| h.max_txid = 1),
+            ("max TXID", |h| h.max_txid = u64::MAX),
             ("pre-apply checksum", |h| h.pre_apply_checksum = 1),
             ("pre-apply checksum", |h| h.min_txid = 1),
             ("pre-apply checksum", |h| h.no_checksum = true),

@@ -29,7 +29,7 @@ impl PageIndex {
         let mut pgno = 0;
         let mut offset = Header::SIZE as u64;
         let mut deltas = self.deltas.as_slice();
-        let mut entry = Vec::with_capacity(3 * MAX_VARINT);
+        let mut entry = Vec::with_capacity(LONGEST_INDEX_ENTRY);
         while !deltas.is_empty() {
             pgno += take_varint(&mut deltas);
             let len = take_varint(&mut deltas);
@@ -47,6 +47,10 @@ impl PageIndex {
 }
 
 const MAX_VARINT: usize = 10;
+/// Bytes of a page's entry, at most.
+pub(super) const LONGEST_INDEX_ENTRY: usize = 3 * MAX_VARINT;
+/// Bytes behind the last entry.
+pub(super) const INDEX_END_SIZE: usize = 9;
 
 /// Appends `value` as an unsigned LEB128 varint.
 fn push_varint(to: &mut Vec<u8>, mut value: u64) {

@@ -9,7 +9,7 @@
 //! | 8 | 4 | page size | a power of two, 512 to 65536 |
 //! | 12 | 4 | commit | pages of the database after applying; 0 for an empty one |
 //! | 16 | 8 | min TXID | at least 1; exactly 1 says that this is a snapshot |
-//! | 24 | 8 | max TXID | at least min |
+//! | 24 | 8 | max TXID | at least min; at most 2⁶³ − 2, so that there is a next one |
 //! | 32 | 8 | timestamp | signed, Unix milliseconds |
 //! | 40 | 8 | pre-apply checksum | 0 in a snapshot and without checksums, else with bit 63 |
 //! | 48 | 8 | WAL offset | of the first frame; 0 if not from a WAL |

@@ -137,6 +137,16 @@ fn parse_hex(digits: &str, len: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_generation_after_a_removal_begins_later_whatever_the_clock_says() {
+        let removed_at = 1_795_464_170_764;
+        let newest = Some(GenerationId::of_moment(removed_at));
+        for now in [0, removed_at - 5_000, removed_at, removed_at + 5_000] {
+            let next = GenerationId::next(now, newest, u32::MAX);
+            assert!(next.started_ms() > removed_at, "{now}");
+        }
+    }
+
     const PREFIX: &str = "databases/12345678-1234-5678-9abc-123456789012";
 
     #[test]

@@ -210,6 +210,10 @@ mod tests {
             if !begins {
                 objects.push(aged(ObjectKey::Segment(id, seq), stored));
             }
+            if seq >= 2 && kind % 5 == 0 {
+                let first = seq - u32::from(pause) % (seq - 1) - 1;
+                objects.push(aged(ObjectKey::Compacted(id, first, seq), stored + 2));
+            }
             states.push(((id, seq), now));
         }
         (objects, states)
@@ -222,14 +226,20 @@ mod tests {
             steps in prop::collection::vec(any::<(u8, u8, u8)>(), 1..60),
             cutoff in 0i64..16_000,
             deleted in any::<prop::sample::Index>(),
+            chosen in any::<u64>(),
         ) {
             let (objects, states) = history(&steps);
             let plan = plan(&objects, cutoff);
             let done = deleted.index(plan.delete.len() + 1);
+            // Within a step the store deletes in whatever order.
+            let (gone, rest) = plan.delete.split_at(done);
+            let in_step = rest.iter().take_while(|one| step(one.key) == step(rest[0].key));
+            let also = in_step.enumerate().filter(|(n, _)| chosen >> (n % 64) & 1 == 1);
+            let gone: Vec<_> = gone.iter().chain(also.map(|(_, one)| one)).collect();
             let left: Vec<AgedObject> = objects
                 .iter()
                 .copied()
-                .filter(|object| !plan.delete[..done].contains(object))
+                .filter(|object| !gone.contains(&object))
                 .collect();
             let end = states.last().expect("some").1 + 300;
             for asked in cutoff.min(end)..=end {

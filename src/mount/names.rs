@@ -300,6 +300,13 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         } else if moved.is_file() {
             self.capture.vanished(from);
             self.capture.appeared(to, replaced);
+        } else {
+            if replaced {
+                self.capture.vanished(to);
+            }
+            if file_type(&moved.stat).is_symlink() {
+                self.capture.link_appeared(to);
+            }
         }
     }
 

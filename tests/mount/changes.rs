@@ -331,3 +331,53 @@ fn a_registration_may_race_with_the_making_of_its_file() {
     }
     assert!(followed > 0, "no registration came in time");
 }
+
+#[test]
+fn a_pause_that_outgrows_the_spool_and_meets_deaths_ends_in_what_is_there() {
+    let mut daemon = Daemon::prepare(Options::default());
+    daemon.configure(
+        "limits: {spoolBytes: 300 KiB, spoolReserve: 1 MiB, memoryBytesPerTenant: 64 KiB}"
+            .to_owned(),
+    );
+    daemon.restart();
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    daemon.sync(&client);
+    let route = daemon.route(&client, "/status");
+    assert_eq!(daemon.send("PUT", &route, r#"{"status":"paused"}"#).0, 200);
+    let fill = "INSERT INTO t SELECT randomblob(3000) FROM generate_series(1, 20)";
+    for _ in 0..3 {
+        for _ in 0..4 {
+            // Each closing connection takes its log away.
+            sqlite::query(&database, fill);
+        }
+        daemon.kill9();
+        daemon.restart();
+        assert_eq!(daemon.health(&client)["status"], "paused");
+    }
+    let stored = daemon.restore(&client, &[], "paused.db");
+    assert_eq!(sqlite::query(&stored, "SELECT count(*) FROM t"), "1");
+    assert_eq!(daemon.send("PUT", &route, r#"{"status":"active"}"#).0, 200);
+    sqlite::query(&database, fill);
+    daemon.sync(&client);
+    daemon.assert_restored(&client, &database, "resumed.db");
+    daemon.command(&["verify"], |_| {});
+    let health = daemon.wait_health(&client, |health| health["status"] == "active");
+    assert_eq!(health["pendingBytes"], 0, "{health}");
+}
+
+#[test]
+fn a_link_that_is_renamed_over_a_database_removes_it() {
+    let daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    daemon.sync(&client);
+    let link = daemon.data().join("link");
+    std::os::unix::fs::symlink("/nowhere", &link).expect("a link");
+    fs::rename(&link, &database).expect("renamed");
+    assert_eq!(daemon.get(&format!("/api/health/clients/{client}")).0, 404);
+    let (_, ignored) = daemon.get("/api/health/clients?status=ignored");
+    assert_eq!(ignored["clients"].as_array().expect("a list").len(), 1);
+}

@@ -63,8 +63,12 @@ fn a_snapshot_follows_what_has_changed_and_nothing_else() {
     sqlite::query(&database, "INSERT INTO t VALUES (3, 'third')");
     daemon.sync(&client);
     assert!(daemon.terminate().success());
+    let mark = daemon.log.mark();
     daemon.restart();
     wait_snapshots(&daemon, &client, |found| found.len() == 3);
+    // It is logged once it is acknowledged, which is after it can be seen.
+    let soon = Instant::now() + Duration::from_secs(10);
+    daemon.log.wait_from(mark, "Snapshot stored", soon);
     let log = daemon.log.text();
     assert_eq!(log.matches("\"Snapshot stored\"").count(), 3, "{log}");
     let restored = daemon.restore(&client, &[], "third.db");

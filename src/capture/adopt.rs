@@ -242,6 +242,38 @@ mod tests {
         assert_eq!(db.history().resync, None);
     }
 
+    /// Whoever may write to the store can put anything under the next key.
+    #[test]
+    fn what_is_not_the_next_segment_of_ours_is_left_alone() {
+        let (model, mut object) = with_a_commit_that_was_not_seen();
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        let mark = db.history().mark;
+        let waiting = front(&db).end;
+        let sound = object.header;
+        type Spoil = fn(&mut Header);
+        let foreign: [(&str, Spoil); 7] = [
+            ("another instance's", |h| h.node_id ^= 1),
+            ("of another page size", |h| h.page_size *= 2),
+            ("one transaction late", |h| h.min_txid += 1),
+            ("one transaction early", |h| h.min_txid -= 1),
+            ("the end of all numbers", |h| h.min_txid = u64::MAX),
+            ("made for another state", |h| h.pre_apply_checksum ^= 1),
+            ("a snapshot", |h| {
+                (h.min_txid, h.pre_apply_checksum) = (1, 0)
+            }),
+        ];
+        for (name, spoil) in foreign {
+            object.header = sound;
+            spoil(&mut object.header);
+            let adopted = db.history().adopt(&db, &shared, &object);
+            assert!(!adopted.expect("looked at"), "{name}");
+            assert_eq!(db.history().mark, mark, "{name}");
+            assert_eq!(front(&db).end, waiting, "{name}");
+        }
+        object.header = sound;
+        assert!(db.history().adopt(&db, &shared, &object).expect("adopted"));
+    }
+
     #[test]
     fn a_log_that_lacks_the_frames_of_the_object_is_behind_it() {
         let (mut model, object) = with_a_commit_that_was_not_seen();

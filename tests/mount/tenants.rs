@@ -257,6 +257,44 @@ fn registrations_come_back_from_the_store_where_the_state_was_lost() {
     assert_eq!(daemon.generations("t/orders").len(), 2);
 }
 
+/// A description that leads out of the watch path, and one that is another tenant's.
+#[test]
+fn no_registration_comes_back_as_another_database() {
+    let mut daemon = Daemon::start(Options::default());
+    for tenant in ["a", "b", "c"] {
+        let file = daemon.data().join(tenant).join("orders.dat");
+        fs::create_dir(file.parent().expect("a directory")).expect("a directory");
+        sqlite::query(&file, CREATE);
+        let body = json!({"tenantId": tenant, "dbPath": file}).to_string();
+        assert_eq!(daemon.send("POST", "/api/databases", &body).0, 201);
+        sync(&daemon, &format!("{tenant}/orders"));
+    }
+    assert!(daemon.terminate().success());
+    fs::remove_dir_all(daemon.data().join(".litestream-multitenant")).expect("the state");
+    let description = |tenant: &str| {
+        let snapshots = daemon.path(&format!("store/databases/{tenant}/orders/snapshots"));
+        let mut generations = fs::read_dir(snapshots).expect("generations");
+        let generation = generations.next().expect("one").expect("readable").path();
+        generation.join("database.json")
+    };
+    let text = fs::read_to_string(description("b")).expect("text");
+    let escaping = text.replace("b/orders.dat", "../orders.dat");
+    assert_ne!(escaping, text);
+    fs::write(description("b"), escaping).expect("written");
+    fs::copy(description("a"), description("c")).expect("copied");
+
+    daemon.restart();
+    let soon = Instant::now() + Duration::from_secs(10);
+    // The last one in order.
+    let refused =
+        "What lies at the place of a registration is another database's; it is not taken up again";
+    daemon.log.wait_from(0, refused, soon);
+    assert_eq!(daemon.get("/api/health/clients/a/orders").0, 200);
+    assert_eq!(statuses(&daemon).len(), 1);
+    sync(&daemon, "a/orders");
+    assert_eq!(daemon.generations("c/orders").len(), 1);
+}
+
 #[test]
 fn what_is_removed_is_told_to_the_store_and_goes_in_time() {
     let daemon = Daemon::start(Options {

@@ -88,18 +88,20 @@ impl History {
             self.fall_behind(db, &newest);
             return Ok(false);
         }
-        // What is durable is in the table of page sums already, which then is past the state before.
-        if self.pending.iter().any(|segment| segment.durable) {
-            return Ok(false);
-        }
         let wal = match place_behind(db, shared, before.wal, object)? {
             Place::Behind(wal) => Some(wal),
-            Place::OtherLog => None,
-            Place::Lost => {
+            // A death leaves one object without a note; with more of them the state went back.
+            Place::OtherLog if !self.has_adopted_unseen => None,
+            Place::OtherLog | Place::Lost => {
                 self.fall_behind(db, &newest);
                 return Ok(false);
             }
         };
+        // What is durable is in the table of page sums already, which then is past the state before.
+        if self.pending.iter().any(|segment| segment.durable) {
+            return Ok(false);
+        }
+        self.has_adopted_unseen = wal.is_none();
         let end = Mark {
             seq: before.seq + 1,
             txid: header.max_txid,

@@ -56,6 +56,8 @@ pub struct History {
     pub(super) log_ended: bool,
     /// None once this run has found the mark in the files.
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// The history goes on from an object whose frames no log shows.
+    pub(super) has_adopted_unseen: bool,
     /// Why the file has to be compared page by page before its log can be followed again.
     pub(super) resync: Option<&'static str>,
     /// `Database::changes` and the file's stamp as the history knows them.

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod fault;
 pub mod format;
 pub mod meter;
 pub mod mount;

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the top down: a module uses those after it, and itself.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "cli",
     "daemon",
     "config",
@@ -22,6 +22,7 @@ const ORDER: [&str; 13] = [
     "format",
     "clock",
     "meter",
+    "fault",
 ];
 /// Above all of them.
 const TOP: [&str; 2] = ["main", "lib"];

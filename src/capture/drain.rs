@@ -15,6 +15,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
+use crate::fault::Point;
 use crate::format::ltx::{lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
 
@@ -359,7 +360,9 @@ impl History {
         self.mark = Some(end);
         self.reach(end.txid);
         self.tail = tail_of(&segment.sums, &group[group.len() - 1]);
-        self.push(db, shared, segment)
+        self.push(db, shared, segment)?;
+        Point::Captured.reach();
+        Ok(())
     }
 
     /// Whether the database's file has the pages that were captured last, as it has before a log is destroyed in order.

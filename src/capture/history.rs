@@ -17,6 +17,7 @@ use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::{Shared, now_after};
 use crate::clock::UnixMs;
+use crate::fault::Point;
 use crate::format::ltx::Decoder;
 use crate::meter;
 use crate::store::Body;
@@ -178,10 +179,12 @@ impl History {
         shared
             .state
             .save_stored(self.id, &entry_of(&segment), &note)?;
+        Point::StoredNoted.reach();
         if !segment.durable {
             self.put_into_table(&segment)?;
         }
         if let Body::File(path) = &segment.body {
+            Point::StoredSpooled.reach();
             shared.spool.remove(path)?;
         }
         self.stored = Some(segment.end);
@@ -300,10 +303,12 @@ impl History {
                 let (generation, seq) = (segment.end.generation, segment.end.seq);
                 let path = shared.spool.path_of(self.id, generation, seq);
                 shared.spool.keep(&path, bytes)?;
+                Point::Spooled.reach();
                 segment.body = Body::File(path);
             }
             segment.durable = true;
             shared.state.save_spooled(self.id, &entry_of(&segment))?;
+            Point::SpooledNoted.reach();
             self.put_into_table(&segment)?;
             self.pending[index] = segment;
         }

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::backing::read_up_to;
+use crate::fault::Point;
 use crate::format::ltx::DatabaseChecksum;
 use crate::store::keys::GenerationId;
 
@@ -81,6 +82,7 @@ impl PageSums {
         }
         file.write_all_at(&header.encode(), 0)?;
         std::fs::rename(&temporary, &self.path)?;
+        Point::TableRewritten.reach();
         self.overlay.clear();
         Ok(())
     }
@@ -113,6 +115,7 @@ impl PageSums {
             write_sums(&file, run[0].0, &values)?;
         }
         file.set_len(HEADER_SIZE + 8 * u64::from(header.commit))?;
+        Point::SumsWritten.reach();
         file.write_all_at(&header.encode(), 0)?;
         for (pgno, _) in sums {
             if self

@@ -13,6 +13,7 @@ use super::state::Stamps;
 use super::wishes::{RemovedClient, Wish};
 use super::{Capture, CaptureError, STATE_FOLDER, StartError, StateError};
 use crate::clock::now_ms;
+use crate::fault::Point;
 use crate::tenant::discovery::{Rules, Verdict};
 use crate::tenant::ids::Identity;
 use crate::tenant::roster::{Client, Registration, Status};
@@ -231,9 +232,11 @@ impl Capture {
             return;
         };
         let client = db.client();
+        Point::Vanished.reach();
         if let Err(error) = self.note_removed(path, client.as_deref(), None) {
             tracing::warn!(client = %db.label(), error = %error, "The state could not be written");
         }
+        Point::RemovalNoted.reach();
         self.take_out(path, client.as_deref());
     }
 

@@ -16,6 +16,7 @@ use super::error::CaptureError;
 use super::gate::Gate;
 use super::{Proceed, Shared, image};
 use crate::clock::{UnixMs, now_ms};
+use crate::fault::Point;
 use crate::meter;
 use crate::tenant::roster::Status;
 
@@ -212,6 +213,7 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
     });
     match guarded {
         Ok(()) => {
+            Point::GatePassed.reach();
             held.go();
             db.look_soon();
         }

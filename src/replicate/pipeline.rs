@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Replicator;
 use super::upload::{Found, Uploaded};
 use crate::capture::{CaptureError, Database, Drained, Next, Segment};
+use crate::fault::Point;
 use crate::store::retry::Backoff;
 use crate::tenant::cpu::least_duration;
 use crate::tenant::roster::{Client, Status};
@@ -251,6 +252,7 @@ async fn store_until(
         any = true;
         match replicator.upload(client, &segment).await {
             Uploaded::Done => {
+                Point::Stored.reach();
                 front = note_stored(replicator, db, &segment).await?;
             }
             Uploaded::Conflict(found) => {

@@ -11,6 +11,7 @@ use super::upkeep::{HELD_PAUSE, UpkeepError};
 use crate::capture::CaptureError;
 use crate::capture::wishes::Removal;
 use crate::clock::{UnixMs, now_ms};
+use crate::fault::Point;
 use crate::format::registry::RegistryKey;
 use crate::restore::{Removed, begun_since};
 use crate::store::Body;
@@ -92,6 +93,7 @@ impl Replicator {
             }
             Due::Now(removed) => {
                 self.erase_removed(removal, removed).await?;
+                Point::Erased.reach();
                 Ok(self.forget(removal).map(|()| None)?)
             }
             // By another one's `retain`.
@@ -107,6 +109,7 @@ impl Replicator {
                 .put_new(&key, &Body::Bytes(Bytes::from_static(b"{}\n")))
                 .await?;
         }
+        Point::RemovalTold.reach();
         let noted = self.capture.removal_noted(removal);
         Ok(noted.map_err(CaptureError::from)?)
     }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Replicator;
 use crate::capture::{Database, Newcomer};
+use crate::fault::Point;
 use crate::tenant::pace::Pace;
 use crate::tenant::roster::Status;
 
@@ -51,6 +52,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
 
 async fn take_over(replicator: Arc<Replicator>, newcomer: Newcomer) {
     let db = newcomer.db;
+    Point::TakenUp.reach();
     let mut settled = db.watch_settled();
     db.mark_dirty();
     if is_uploaded(&db) {

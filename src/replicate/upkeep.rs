@@ -16,6 +16,7 @@ use super::retention::{carry_out, cutoff, objects_of};
 use super::rivals::look_for_rival_at;
 use crate::capture::{CaptureError, Database, Made, Segment, SnapshotNote};
 use crate::clock::{UnixMs, now_ms};
+use crate::fault::Point;
 use crate::format::plan::retention::plan;
 use crate::store::StoreError;
 use crate::tenant::roster::{Client, Status};
@@ -220,6 +221,7 @@ impl Replicator {
         let stored = self.store_snapshot(db, client, &segment).await;
         match stored {
             Ok(()) => {
+                Point::SnapshotStored.reach();
                 let txid = segment.end.txid;
                 self.capture.snapshot_stored(db, segment).await?;
                 client.update(|progress| progress.snapshot_txid = txid);

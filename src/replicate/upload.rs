@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use super::Replicator;
 use crate::capture::{Earlier, Segment, StoredSegment};
 use crate::clock::{UnixMs, rfc3339};
+use crate::fault::Point;
 use crate::format::registry::RegistryKey;
 use crate::meter;
 use crate::restore::{RestoreError, newest_moment_before};
@@ -61,6 +62,7 @@ impl Replicator {
         }
         if begins {
             self.describe_generation(client, segment).await;
+            Point::Described.reach();
         }
         let key = segment.key().below(&client.s3_prefix);
         let begun = Instant::now();

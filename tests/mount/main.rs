@@ -10,6 +10,7 @@ mod containers;
 mod demo;
 mod drills;
 mod encryption;
+mod faults;
 mod foreign;
 mod holds;
 mod isolation;

@@ -227,6 +227,13 @@ impl Daemon {
             .unwrap_or_else(|| panic!("no address in {ready}"));
     }
 
+    /// The same with one more variable in its environment, for this run.
+    pub fn restart_with(&mut self, name: &'static str, value: &str) {
+        self.add_environment(name, value.to_owned());
+        self.restart();
+        self.options.environment.pop();
+    }
+
     /// `mount` as this daemon is started; for starts that are expected to fail, too.
     pub fn mount_command(&self) -> Command {
         let mut command = wrapped(&self.options.wrapper, binary());

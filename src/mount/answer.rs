@@ -54,10 +54,13 @@ pub fn ask(path: &Path) -> io::Result<Answer> {
 }
 
 fn start_child(path: &CString) -> io::Result<Pid> {
-    // SAFETY: the child calls nothing but statfs and _exit, both async-signal-safe; `path` was allocated before.
+    // SAFETY: the child calls nothing but close_range, statfs and _exit, all async-signal-safe; `path` was allocated before.
     let child = unsafe {
         match libc::fork() {
             0 => {
+                // With `/dev/fuse` in its hands it would keep the mount waiting for a daemon that was killed meanwhile, and
+                // every application with it. A kernel before 5.9 can't close them all: then it asks as it is.
+                let _ = libc::close_range(0, libc::c_uint::MAX, 0);
                 let mut answer = std::mem::zeroed();
                 let result = libc::statfs(path.as_ptr(), &raw mut answer);
                 let is_dead = result != 0 && *libc::__errno_location() == libc::ENOTCONN;

@@ -520,6 +520,7 @@ verification: {interval: 1h, sample: 3%}
             "s3Prefix: x/c",
             "sample: 3%",
             "requestsPerSecond: 5",
+            "maxWatchPaths: 10",
         ] {
             assert!(first.contains(part), "{part}\n{first}");
         }

@@ -86,6 +86,8 @@ pub struct WatchPath {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub max_tenants: usize,
+    /// There are no more.
+    pub max_watch_paths: usize,
     /// Uploads in flight, all tenants together.
     pub max_concurrent_syncs: usize,
     /// Bytes of captured data that may wait on local disk, all tenants together.

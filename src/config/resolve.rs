@@ -114,6 +114,7 @@ impl Written {
             gate_timeout: self.gate_timeout.unwrap_or(Duration::from_secs(5)),
             limits: Limits {
                 max_tenants: self.max_tenants.unwrap_or(1_000),
+                max_watch_paths: most,
                 max_concurrent_syncs: self.max_concurrent_syncs.unwrap_or(50),
                 spool_bytes: self.spool_bytes.unwrap_or(10 << 30),
                 spool_reserve: self.spool_reserve.unwrap_or(SpoolReserve::Percent(5)),

@@ -143,6 +143,7 @@ impl Config {
         };
         let section = Section::default()
             .put("maxTenantsPerInstance", limits.max_tenants)
+            .put("maxWatchPaths", limits.max_watch_paths)
             .put("maxConcurrentSyncs", limits.max_concurrent_syncs)
             .put("spoolBytes", limits.spool_bytes)
             .put("spoolReserve", reserve)

@@ -59,6 +59,16 @@ impl Workload {
 
 impl Drop for Workload {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Whether it had ended, or what it was waiting for.
+            let waits_in = std::fs::read_to_string(format!("/proc/{}/wchan", self.child.id()));
+            let acks = std::fs::read_to_string(&self.acks);
+            let commits = acks.map(|acks| acks.lines().count());
+            let ended = self.child.try_wait();
+            eprintln!(
+                "the workload: {ended:?}, in {waits_in:?}, acknowledged commits: {commits:?}"
+            );
+        }
         // Neither fails for a child that has ended and was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();

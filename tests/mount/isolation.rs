@@ -67,13 +67,8 @@ fn assert_nothing_was_refused(daemon: &Daemon) {
     assert!(refused.is_empty(), "{refused:?}\n{}", daemon.log.text());
 }
 
-fn wait_for(daemon: &Daemon, what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}\n{}", daemon.log.text());
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
+/// How long something may take that is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -126,7 +121,7 @@ fn a_tenants_keys_reach_its_prefix_and_nothing_else() {
         write(&daemon, client, "INSERT INTO t VALUES (2)");
         sync(&daemon, client);
     }
-    wait_for(&daemon, "what is too old goes", || {
+    daemon.wait_for(LIMIT, "what is too old goes", || {
         first(TENANT) == 0 && first(&other) == 0
     });
     assert_nothing_was_refused(&daemon);
@@ -255,7 +250,7 @@ fn append_only_keys_replicate_and_another_role_deletes() {
         let all = keys.iter().filter(|key| key.ends_with(".snapshot"));
         all.count()
     };
-    wait_for(&daemon, "further snapshots", || snapshots() >= 5);
+    daemon.wait_for(LIMIT, "further snapshots", || snapshots() >= 5);
     for client in &clients[..2] {
         sync(&daemon, client);
         let health = daemon.health(client);
@@ -292,7 +287,7 @@ fn append_only_keys_replicate_and_another_role_deletes() {
         ),
     )
     .expect("a configuration");
-    wait_for(&daemon, "another role deletes", || {
+    daemon.wait_for(LIMIT, "another role deletes", || {
         let done = succeeded(binary().args(["retain", "-config"]).arg(&config));
         assert!(!done.contains("no such"), "{done}");
         snapshots() == 2

@@ -1,7 +1,7 @@
 //! Tenants with buckets of their own: what reaches them, and what says that it does not; and `retain` by each one's terms.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -35,13 +35,8 @@ fn removed(daemon: &Daemon) -> Vec<(String, bool)> {
     pairs.collect()
 }
 
-fn wait_for(daemon: &Daemon, what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}\n{}", daemon.log.text());
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
+/// How long something may take that is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn commands_reach_a_tenants_own_bucket_with_the_configuration_and_name_it_without() {
@@ -127,7 +122,7 @@ fn retain_erases_what_was_removed_long_ago_and_nothing_that_is_in_use_again() {
         daemon.sync(client);
         fs::remove_file(daemon.database(client)).expect("removed");
     }
-    wait_for(&daemon, "all removals are told", || {
+    daemon.wait_for(LIMIT, "all removals are told", || {
         removed(&daemon).iter().all(|(_, removed)| *removed)
     });
     sqlite::query(&daemon.database(&again), CREATE);
@@ -145,7 +140,7 @@ fn retain_erases_what_was_removed_long_ago_and_nothing_that_is_in_use_again() {
     // Each by its own terms: only one's time has come, 2 seconds after it by the grain of stores' clocks.
     daemon.configure(short);
     let mut plan = String::new();
-    wait_for(&daemon, "its time comes", || {
+    daemon.wait_for(LIMIT, "its time comes", || {
         plan = daemon.command(&["retain", "-dry-run"], |_| {});
         plan.contains("(removed)")
     });

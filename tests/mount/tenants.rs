@@ -13,13 +13,8 @@ use super::support::{mounts, sqlite};
 
 const CREATE: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)";
 
-fn wait_for(daemon: &Daemon, what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}\n{}", daemon.log.text());
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-}
+/// How long something may take that is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn statuses(daemon: &Daemon) -> Vec<(String, String)> {
     let (_, json) = daemon.get("/api/health/clients");
@@ -101,7 +96,7 @@ fn several_watch_paths_have_the_same_names_under_prefixes() {
     let (status, _) = daemon.post(&format!("/api/databases/{client}/{client}/sync?prefix="));
     assert_eq!(status, 200);
     // Of what is written there nobody would know any more.
-    wait_for(&daemon, "it is shown that nothing is seen of it", || {
+    daemon.wait_for(LIMIT, "it is shown that nothing is seen of it", || {
         let (_, health) = daemon.get(&format!("/api/health/clients/{client}?prefix=staging"));
         health["status"] == "failing" && health["lastError"].as_str() > Some("unmounted: ")
     });
@@ -250,7 +245,7 @@ fn registrations_come_back_from_the_store_where_the_state_was_lost() {
     assert!(daemon.terminate().success());
     fs::remove_dir_all(daemon.data().join(".litestream-multitenant")).expect("the state");
     daemon.restart();
-    wait_for(&daemon, "the registration is back", || {
+    daemon.wait_for(LIMIT, "the registration is back", || {
         statuses(&daemon).len() == 1
     });
     sync(&daemon, "t/orders");
@@ -317,13 +312,13 @@ fn what_is_removed_is_told_to_the_store_and_goes_in_time() {
         let listed: Value = serde_json::from_str(&listed).expect("JSON");
         listed["clients"].clone()
     };
-    wait_for(&daemon, "the removal is told", || {
+    daemon.wait_for(LIMIT, "the removal is told", || {
         removed()[0]["removedAt"].is_string()
     });
     let objects = daemon.path("store/databases").join(&client);
     assert!(objects.exists(), "its objects are kept for a while");
-    wait_for(&daemon, "its replica goes", || !objects.exists());
-    wait_for(&daemon, "and the note of it", || removed() == json!([]));
+    daemon.wait_for(LIMIT, "its replica goes", || !objects.exists());
+    daemon.wait_for(LIMIT, "and the note of it", || removed() == json!([]));
     assert!(!daemon.path("store/registry/removed").exists());
 
     // What was made anew meanwhile is another one's.
@@ -332,7 +327,7 @@ fn what_is_removed_is_told_to_the_store_and_goes_in_time() {
     fs::remove_file(&database).expect("removed");
     sqlite::query(&database, &CREATE.replace("(1)", "(7)"));
     daemon.sync(&client);
-    wait_for(&daemon, "the removal is looked after", || {
+    daemon.wait_for(LIMIT, "the removal is looked after", || {
         !daemon.path("store/registry/removed").exists()
     });
     let restored = daemon.restore(&client, &[], "anew.db");
@@ -435,7 +430,7 @@ fn what_looks_like_a_database_and_is_none_of_ours_is_ignored_and_told_once() {
         let text = daemon.log.text();
         text.matches("A file is ignored").count()
     };
-    wait_for(&daemon, "both are told", || told() == 2);
+    daemon.wait_for(LIMIT, "both are told", || told() == 2);
     assert!(statuses(&daemon).is_empty());
     assert!(!daemon.path("store/databases").exists());
     let (_, health) = daemon.get("/api/health");

@@ -320,6 +320,15 @@ impl Daemon {
         }
     }
 
+    /// Waits until it is `done`; fails with `what`, and with the log, after `limit`.
+    pub fn wait_for(&self, limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + limit;
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}\n{}", self.log.text());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
     pub fn get(&self, path: &str) -> (u16, Value) {
         answer(agent().get(self.url(path)).call())
     }

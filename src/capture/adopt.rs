@@ -137,7 +137,7 @@ impl History {
         self.last_txid = self.last_txid.max(end.txid);
         self.log_ended = false;
         if end.wal.is_none() {
-            self.resync = Some("adopted");
+            self.compare_because(db, "adopted");
         }
         self.report(db);
         Ok(true)

@@ -42,6 +42,8 @@ pub struct Database {
     touched: AtomicBool,
     /// At the last look, its changes went through a log.
     in_wal_mode: AtomicBool,
+    /// Operations that destroy frames and are not carried out yet.
+    passing: AtomicI64,
     /// A gate was passed before its capture had ended.
     gate_missed: AtomicBool,
     /// The file was cut to nothing.
@@ -83,6 +85,7 @@ impl Database {
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
+            passing: AtomicI64::new(0),
             gate_missed: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             begins_anew: AtomicBool::new(false),
@@ -502,6 +505,15 @@ impl Database {
 
     pub(super) fn has_writers(&self) -> bool {
         self.lock_handles().writers > 0
+    }
+
+    pub(super) fn count_passing(&self, change: i64) {
+        self.passing.fetch_add(change, Ordering::SeqCst);
+    }
+
+    /// Whether an operation that its gate captured for may still have to be carried out.
+    pub(super) fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::SeqCst) > 0
     }
 
     pub(super) fn set_gate_missed(self: &Arc<Self>) {

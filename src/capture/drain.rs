@@ -72,7 +72,7 @@ impl History {
         self.load(db, shared)?;
         self.make_room(db, shared)?;
         if db.take_gate_missed() {
-            self.resync = Some("gate_missed");
+            self.compare_because(db, "gate_missed");
             self.lose_image();
         }
         if db.take_begins_anew() {
@@ -80,12 +80,14 @@ impl History {
             self.lose_image();
         }
         if db.take_cut() {
-            self.file_was_cut();
+            self.file_was_cut(db);
         }
         if self.image.is_some() {
             self.save_for_image(db, shared, gate)?;
             return Ok(Drained::only(Next::Image));
         }
+        // Before the log is opened: what a gate has captured for may be carried out at any time.
+        let is_passing = db.is_passing();
         let stamps = shared.stamps(db)?;
         if self.mark.is_none() {
             return self.drained_without_mark(db, shared, stamps);
@@ -95,7 +97,7 @@ impl History {
         }
         let drained = match open_log(db, shared)? {
             Log::None => self.drained_without_log(db, shared, stamps)?,
-            Log::Valid(log) => self.drain_log(db, shared, log, gate, since)?,
+            Log::Valid(log) => self.drain_log(db, shared, log, (gate, is_passing), since)?,
         };
         if self.ends_log(gate) && drained.next != Next::Image {
             self.spool_all(shared)?;
@@ -139,7 +141,7 @@ impl History {
     ) -> Result<Drained, CaptureError> {
         let log_is_missed = self.mark.is_some_and(|mark| mark.wal.is_some()) && !self.log_ended;
         if log_is_missed {
-            self.resync = Some("log_gone");
+            self.compare_because(db, "log_gone");
             return Ok(Drained::only(Next::Image));
         }
         let (touched, written_to) = (db.take_touched(), db.has_writers());
@@ -155,7 +157,7 @@ impl History {
         db.set_in_wal_mode(is_wal);
         Ok(Drained::only(match (is_wal, changed) {
             (true, _) if rest_is_broken => {
-                self.suspect_file();
+                self.suspect_file(db);
                 Next::Image
             }
             (true, _) => Next::Nothing,
@@ -174,9 +176,10 @@ impl History {
         db: &Database,
         shared: &Shared,
         mut log: WalReader,
-        gate: Option<Gate>,
+        (gate, is_passing): (Option<Gate>, bool),
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
+        let captured = self.mark.and_then(|mark| mark.wal);
         let Some(from) = self.place_in(db, &log)? else {
             return Ok(Drained::only(Next::Image));
         };
@@ -193,19 +196,23 @@ impl History {
         };
         if end < from.position.offset {
             // Stored, and never published to the live connections: what they do see has to follow it.
-            self.resync = Some("retracted");
+            self.compare_because(db, "retracted");
             return Ok(Drained::only(Next::Image));
         }
         let read = CaptureError::io("read the log");
         let transactions = log
             .transactions(from.position, end.min(log.len))
             .map_err(read)?;
-        self.log_ended = false;
-        self.at_rest = None;
         db.set_in_wal_mode(true);
+        let is_as_captured = transactions.is_empty() && captured == Some(from);
+        let has_ended = self.log_ended && is_passing && is_as_captured;
+        if !has_ended {
+            self.log_ended = false;
+            self.at_rest = None;
+        }
         match self.capture(db, shared, &log, from, &transactions, since) {
             Err(CaptureError::Holes { .. }) => {
-                self.resync = Some("holes");
+                self.compare_because(db, "holes");
                 return Ok(Drained::only(Next::Image));
             }
             other => other?,
@@ -217,7 +224,9 @@ impl History {
             mark.wal = Some(from);
         }
         let place = mark.wal.expect("BUG: captured from no log");
-        db.set_captured_end(place.position.offset);
+        if !has_ended {
+            db.set_captured_end(place.position.offset);
+        }
         let unpublished = !by_chain
             && log
                 .may_commit_after(place.position)
@@ -227,11 +236,11 @@ impl History {
         }
         if by_chain && self.ends_log(gate) && !self.tail_is_in(db, shared, TAIL_PAGES)? {
             // Nobody but the chain said that it was committed, and it was not checkpointed.
-            self.resync = Some("retracted");
+            self.compare_because(db, "retracted");
             return Ok(Drained::only(Next::Image));
         }
         if is_over && self.ends_log(gate) && !self.tail_is_in(db, shared, SAMPLE_PAGES)? {
-            self.suspect_file();
+            self.suspect_file(db);
         }
         Ok(Drained::only(if unpublished {
             Next::LookAgain
@@ -266,12 +275,12 @@ impl History {
                     true => {}
                     // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
                     false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
-                    false => self.resync = Some("overwritten"),
+                    false => self.compare_because(db, "overwritten"),
                 }
                 Ok(chains.then_some(place))
             }
             Some(_) if !self.log_ended => {
-                self.resync = Some("reset_missed");
+                self.compare_because(db, "reset_missed");
                 Ok(None)
             }
             _ => Ok(Some(start)),

@@ -24,8 +24,10 @@ const NAMED_PAGES: usize = 20;
 
 impl History {
     /// The next look compares the file with the captured state, and tells what differs.
-    pub(super) fn suspect_file(&mut self) {
-        self.resync.get_or_insert(FOREIGN_CHANGE);
+    pub(super) fn suspect_file(&mut self, db: &Database) {
+        if self.resync.is_none() {
+            self.compare_because(db, FOREIGN_CHANGE);
+        }
     }
 
     pub(super) fn suspects_file(&self) -> bool {
@@ -39,10 +41,10 @@ impl History {
 
     /// The file was cut to nothing. Beside a log that is no way to put another database in its place: SQLite would
     /// apply the log to that.
-    pub(super) fn file_was_cut(&mut self) {
+    pub(super) fn file_was_cut(&mut self, db: &Database) {
         let has_log = self.mark.is_some_and(|mark| mark.wal.is_some()) && !self.log_ended;
         if has_log {
-            self.resync = Some(CUT);
+            self.compare_because(db, CUT);
         }
     }
 

@@ -1,5 +1,9 @@
 //! The file operations that the capture has to come before.
 
+use std::sync::Arc;
+
+use super::database::Database;
+
 /// The operations that may destroy committed frames (gates), or that tell how far the commits reach (drain points).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Gate {
@@ -16,6 +20,29 @@ pub enum Gate {
     ShmUnlink,
     /// UNLINK of `.db`, and RENAME from it or over it: after that nobody reads its log any more.
     DatabaseUnlink,
+}
+
+/// An operation that was captured for, and is not carried out yet. While this lives, a log that still stands there as
+/// it was captured is one that has ended, and not one that goes on.
+#[derive(Debug)]
+pub struct Passing(Option<Arc<Database>>);
+
+impl Passing {
+    pub(super) fn begin(db: &Arc<Database>, gate: Gate) -> Self {
+        let destroys = gate.destroys_frames();
+        if destroys {
+            db.count_passing(1);
+        }
+        Self(destroys.then(|| db.clone()))
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if let Some(db) = &self.0 {
+            db.count_passing(-1);
+        }
+    }
 }
 
 impl Gate {

@@ -353,6 +353,12 @@ impl History {
         Ok(())
     }
 
+    /// The log can't be followed on: the next look compares the whole file, page by page.
+    pub(super) fn compare_because(&mut self, db: &Database, reason: &'static str) {
+        tracing::info!(client = %db.label(), reason, "A database has to be compared page by page");
+        self.resync = Some(reason);
+    }
+
     /// Notes that everything up to this transaction is captured.
     pub(super) fn reach(&mut self, txid: u64) {
         meter::TRANSACTIONS_CAPTURED.add(txid.saturating_sub(self.last_txid));

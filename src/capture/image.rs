@@ -25,6 +25,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::scanner::{PageRef, Transaction};
+use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
 
 /// A file that is written without log and journal counts as finished when it was left alone for so long.
@@ -39,6 +40,8 @@ pub struct ImageRun {
     /// Committed pages of logs that were reset since, in their order; the pages themselves lie in `saved`.
     resets: Vec<(u32, Vec<PageRef>)>,
     saved: Option<File>,
+    /// The newest log that was saved before its reset.
+    ended: Option<Salt>,
     /// A reset could not be saved: the image is of no use.
     lost: bool,
 }
@@ -104,6 +107,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         page_size,
         resets: Vec::new(),
         saved: None,
+        ended: None,
         lost: false,
     });
     Ok(Some(file))
@@ -216,6 +220,7 @@ impl History {
         let reset = save().map_err(failed)?;
         let run = self.image.as_mut().expect("BUG: saved for no image");
         run.resets.push(reset);
+        run.ended = Some(log.header.salt);
         run.lost |= page_size != run.page_size;
         Ok(())
     }
@@ -228,6 +233,8 @@ impl History {
         image: &mut Image,
     ) -> Result<Work, CaptureError> {
         let run = self.image.take().ok_or(CaptureError::Disturbed)?;
+        // Before the log is opened: its reset may be carried out at any time.
+        let is_passing = db.is_passing();
         let hot = shared.backing.has_hot_journal(&db.path);
         let hot = hot.map_err(CaptureError::io("look for a journal"))?;
         if run.lost || hot || db.changes() != run.changes {
@@ -259,7 +266,7 @@ impl History {
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
         self.at_rest = (wal.is_none() && run.resets.is_empty()).then_some(run.stamp);
-        self.log_ended = false;
+        self.log_ended = is_passing && wal.is_some_and(|wal| run.ended == Some(wal.salt));
         db.set_captured_end(wal.map_or(0, |wal| wal.position.offset));
         let work = self.carry_on(db, shared, image, commit, wal)?;
         self.making = match &work {

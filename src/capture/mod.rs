@@ -55,7 +55,7 @@ pub use adopt::StoredSegment;
 pub use database::Database;
 pub use drain::{Drained, Next};
 pub use error::CaptureError;
-pub use gate::Gate;
+pub use gate::{Gate, Passing};
 pub use handles::OpenedAs;
 pub use history::Earlier;
 pub use mark::{Mark, Segment};
@@ -197,7 +197,8 @@ fn claim_state(directory: &Path) -> Result<File, StartError> {
 }
 
 /// A file operation that waits for its gate: it carries the operation out and answers the kernel.
-pub type Proceed = Box<dyn FnOnce() + Send>;
+/// What it is given lives until then.
+pub type Proceed = Box<dyn FnOnce(Passing) + Send>;
 
 impl Capture {
     /// Opens the state in `directory` and starts the threads. Databases with something to look at come out of the
@@ -285,17 +286,17 @@ impl Capture {
                 // Should it be admitted later: nothing that an earlier run knew goes on from here.
                 db.note_gate_missed();
             }
-            return proceed();
+            return proceed(Passing::begin(db, gate));
         }
         if gate.destroys_frames() {
             return self.workers.gate(db, gate, proceed);
         }
         match db.take_record(&self.shared.backing, gate) {
-            Ok(true) => proceed(),
+            Ok(true) => proceed(Passing::begin(db, gate)),
             Ok(false) => self.workers.gate(db, gate, proceed),
             Err(error) => {
                 tracing::warn!(client = %db.label(), error = %error, "The wal-index could not be read");
-                proceed();
+                proceed(Passing::begin(db, gate));
             }
         }
     }

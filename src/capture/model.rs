@@ -10,9 +10,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::database::Database;
-use super::gate::Gate;
+use super::gate::{Gate, Passing};
 use super::spool::SpoolLimits;
-use super::{Capture, FileKind, OpenedAs, Settings};
+use super::{Capture, FileKind, OpenedAs, Settings, workers};
 use crate::format::ltx::Decoder;
 use crate::format::wal_index::INDEX_HEADERS_SIZE;
 use crate::store::Body;
@@ -87,19 +87,21 @@ impl Model {
         self.dir.path().join("data").join(format!("{GUID}.db"))
     }
 
-    pub fn gate(&self, gate: Gate) {
+    /// What it gives lives until the operation has been carried out.
+    pub fn gate(&self, gate: Gate) -> Passing {
         let (passed, wait) = std::sync::mpsc::channel();
-        let proceed = Box::new(move || passed.send(()).expect("waits"));
+        let proceed = Box::new(move |passing| passed.send(passing).expect("waits"));
         self.capture.gate(&self.db, gate, proceed);
         wait.recv_timeout(Duration::from_secs(10))
-            .expect("the gate");
+            .expect("the gate")
     }
 
     /// One statement, or several, between the gates that it may pass.
     pub fn run(&mut self, sql: &str) {
         self.gate(Gate::DatabaseTruncate);
-        self.gate(Gate::WalOverwrite);
+        let passing = self.gate(Gate::WalOverwrite);
         self.connection.execute_batch(sql).expect("run");
+        drop(passing);
         self.gate(Gate::DatabaseTruncate);
     }
 
@@ -132,8 +134,10 @@ impl Model {
     /// One operation. Any of them may reset the log, so each passes the gate first.
     pub fn step(&mut self) {
         self.gate(Gate::DatabaseTruncate);
-        if self.gated {
-            self.gate(Gate::WalOverwrite);
+        let passing = self.gated.then(|| self.gate(Gate::WalOverwrite));
+        if passing.is_some() && self.random.below(3) == 0 {
+            // A look may come between a gate and what it was for.
+            workers::drain(&self.db, &self.capture.shared).expect("looked");
         }
         let run = |sql: &str| self.connection.execute_batch(sql).expect("run");
         match self.random.below(100) {
@@ -165,6 +169,7 @@ impl Model {
                     .expect("checkpoint");
             }
         }
+        drop(passing);
         self.gate(Gate::DatabaseTruncate);
     }
 

@@ -117,7 +117,7 @@ fn prove(
             return Ok(Some(mark));
         }
     }
-    db.history().suspect_file();
+    db.history().suspect_file(db);
     Err(CaptureError::Disturbed)
 }
 

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 use super::database::Database;
 use super::drain::{Drained, Next};
 use super::error::CaptureError;
-use super::gate::Gate;
+use super::gate::{Gate, Passing};
 use super::{Proceed, Shared, image};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Point;
@@ -38,7 +38,7 @@ pub(super) type Look = Box<dyn FnOnce(&Shared) + Send>;
 #[derive(Clone)]
 struct Held {
     db: Arc<Database>,
-    proceed: Arc<Mutex<Option<Proceed>>>,
+    proceed: Arc<Mutex<Option<(Proceed, Passing)>>>,
     deadline: Instant,
 }
 
@@ -51,8 +51,8 @@ impl Held {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .take();
         match proceed {
-            Some(proceed) => {
-                proceed();
+            Some((proceed, passing)) => {
+                proceed(passing);
                 true
             }
             None => false,
@@ -117,7 +117,7 @@ impl Workers {
     pub fn gate(&self, db: &Arc<Database>, gate: Gate, proceed: Proceed) {
         let held = Held {
             db: db.clone(),
-            proceed: Arc::new(Mutex::new(Some(proceed))),
+            proceed: Arc::new(Mutex::new(Some((proceed, Passing::begin(db, gate))))),
             deadline: Instant::now() + self.gate_timeout,
         };
         let queued = self.watch.try_send(held.clone()).is_ok()

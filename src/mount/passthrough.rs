@@ -18,7 +18,7 @@ use super::directories::Directories;
 use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
 use super::inodes::{Inodes, NodeId, ROOT};
-use crate::capture::{Capture, Database, FileKind, Gate, STATE_FOLDER, TakeOver};
+use crate::capture::{Capture, Database, FileKind, Gate, Passing, STATE_FOLDER, TakeOver};
 use crate::tenant::discovery::Rules;
 
 /// How often a path is resolved anew when renames by others overtake it.
@@ -249,13 +249,14 @@ impl<B> FileSystem<B> {
     ) where
         B: Send + Sync + 'static,
     {
-        pass_gates(self.capture.clone(), gates, Box::new(proceed));
+        pass_gates(self.capture.clone(), gates, Vec::new(), Box::new(proceed));
     }
 }
 
 fn pass_gates(
     capture: Arc<Capture>,
     mut gates: Vec<(Arc<Database>, Gate)>,
+    mut passed: Vec<Passing>,
     proceed: Box<dyn FnOnce() + Send>,
 ) {
     match gates.pop() {
@@ -265,7 +266,10 @@ fn pass_gates(
             capture.gate(
                 &database,
                 gate,
-                Box::new(move || pass_gates(next, gates, proceed)),
+                Box::new(move |passing| {
+                    passed.push(passing);
+                    pass_gates(next, gates, passed, proceed);
+                }),
             );
         }
     }

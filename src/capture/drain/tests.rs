@@ -66,3 +66,41 @@ fn a_page_that_is_not_in_the_file_when_its_log_ends_is_kept_and_suspected() {
     assert!(history.suspects_file() && history.log_ended);
     assert!(history.front().expect("it waits").durable);
 }
+
+/// A look may come between what a gate has captured and the operation that waited for it.
+#[test]
+fn a_look_between_a_gate_and_its_operation_does_not_lose_the_way() {
+    let mut model = Model::new(4, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    workers::make_image(&db, &shared).expect("a first image");
+    let look = || workers::drain(&db, &shared).expect("looked");
+    for (kind, gate) in [
+        ("RESTART", Gate::WalOverwrite),
+        ("TRUNCATE", Gate::WalTruncate { kept: 0 }),
+    ] {
+        model.run("REPLACE INTO t VALUES (1000, randomblob(100))");
+        assert_eq!(look().next, Next::Nothing);
+        let txid = db.history().mark.expect("a mark").txid;
+        let checkpoint = format!("PRAGMA wal_checkpoint({kind})");
+        let write = "REPLACE INTO t VALUES (1001, randomblob(100))";
+
+        let reset = match gate {
+            // The log goes on from its start with the next commit.
+            Gate::WalOverwrite => {
+                model.run(&checkpoint);
+                write.to_owned()
+            }
+            _ => format!("{checkpoint}; {write}"),
+        };
+        let passing = model.gate(gate);
+        assert_eq!(look().next, Next::Nothing, "{kind}");
+        assert_eq!(db.history().mark.expect("a mark").txid, txid, "{kind}");
+        model.execute(&reset);
+        drop(passing);
+        assert_eq!(look().next, Next::Nothing, "{kind}");
+        let history = db.history();
+        assert_eq!(history.resync, None, "{kind}");
+        assert_eq!(history.mark.expect("a mark").txid, txid + 1, "{kind}");
+        assert!(!history.log_ended, "{kind}");
+    }
+}

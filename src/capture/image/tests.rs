@@ -1,7 +1,9 @@
 //! The overlay against a model: page reads, torn ones too, with commits, checkpoints and resets in between at random.
 
 use super::*;
+use crate::capture::drain::Next;
 use crate::capture::model::{Model, pages_of};
+use crate::capture::workers;
 
 /// A snapshot whose page reads are torn apart by operations; its pages.
 fn snapshot(model: &mut Model) -> Result<Vec<u8>, CaptureError> {
@@ -121,4 +123,27 @@ fn what_is_captured_while_an_image_is_written_comes_after_it() {
         assert_eq!(header, sums_header(&end), "seed {seed}");
         assert_eq!(total, end.checksum, "seed {seed}");
     }
+}
+
+/// It may end between what a gate has saved and the operation that waited for it.
+#[test]
+fn an_image_that_ends_between_a_gate_and_its_operation_does_not_lose_the_way() {
+    let mut model = Model::new(1, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
+    let file = begin(&db, &shared).expect("begun").expect("a file");
+    let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
+    let mut image = copy(&mut read, &db, &shared, CHUNK).expect("copied");
+    let passing = model.gate(Gate::WalOverwrite);
+    let work = db.history().finish_image(&db, &shared, &mut image);
+    write_down(&db, &shared, &image, work.expect("finished"), 0).expect("written down");
+    let txid = db.history().mark.expect("a mark").txid;
+
+    model.execute("INSERT INTO t VALUES (1001, 'after')");
+    drop(passing);
+    let drained = workers::drain(&db, &shared).expect("looked");
+    assert_eq!(drained.next, Next::Nothing);
+    let history = db.history();
+    assert_eq!(history.resync, None);
+    assert_eq!(history.mark.expect("a mark").txid, txid + 1);
 }

@@ -65,6 +65,7 @@ pub struct Database {
     settled: watch::Sender<u64>,
     nudge: Notify,
     stir: Notify,
+    lost_way: Notify,
 
     history: Mutex<History>,
     /// Spent for it, as far as that is limited.
@@ -100,6 +101,7 @@ impl Database {
             settled: watch::Sender::new(0),
             nudge: Notify::new(),
             stir: Notify::new(),
+            lost_way: Notify::new(),
             history: Mutex::new(History::default()),
             cpu: CpuTime::default(),
         }
@@ -429,6 +431,15 @@ impl Database {
     /// Waits until something was written.
     pub async fn stirred(&self) {
         self.stir.notified().await;
+    }
+
+    /// Waits until its log can't be followed any more, and only a comparison of the whole file leads on.
+    pub async fn lost_way(&self) {
+        self.lost_way.notified().await;
+    }
+
+    pub(super) fn note_lost_way(&self) {
+        self.lost_way.notify_one();
     }
 
     // ---- what the capture needs ----

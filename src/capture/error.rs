@@ -26,6 +26,9 @@ pub enum CaptureError {
     Unsupported(#[from] crate::format::wal::HeaderError),
     #[error("the log grows the database by {missing} pages that it does not hold")]
     Holes { missing: u32 },
+    /// A log was destroyed that nobody read.
+    #[error("a log was reset while a comparison of the whole database was due ({reason})")]
+    LostWay { reason: &'static str },
     /// Try again: somebody wrote the file in the middle, or a journal is there.
     #[error("the database was written past its log while it was read")]
     Disturbed,
@@ -49,6 +52,7 @@ impl CaptureError {
             CaptureError::NotADatabase => "not_a_database",
             CaptureError::Unsupported(_) => "unsupported_log",
             CaptureError::Holes { .. } => "holes",
+            CaptureError::LostWay { .. } => "lost_way",
             CaptureError::Disturbed => "disturbed",
             CaptureError::Panicked(_) => "panicked",
             CaptureError::Stopped => "stopped",

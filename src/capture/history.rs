@@ -67,6 +67,8 @@ pub struct History {
     /// The file's stamp when all was in it and its log gone, or empty: until there is a log, nothing may change it.
     pub(super) at_rest: Option<Stamp>,
     pub(super) image: Option<ImageRun>,
+    /// A worker reads the whole file, or writes down what came of that.
+    pub(super) is_imaged: bool,
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
     pub(super) making: Option<Mark>,
@@ -357,6 +359,7 @@ impl History {
     pub(super) fn compare_because(&mut self, db: &Database, reason: &'static str) {
         tracing::info!(client = %db.label(), reason, "A database has to be compared page by page");
         self.resync = Some(reason);
+        db.note_lost_way();
     }
 
     /// Notes that everything up to this transaction is captured.

@@ -123,7 +123,7 @@ impl Workers {
         let queued = self.watch.try_send(held.clone()).is_ok()
             && self.gates.try_send((held.clone(), gate)).is_ok();
         if !queued {
-            pass_unguarded(&held, "too many gates wait");
+            pass_unguarded(&held, "too many gates wait", false);
         }
     }
 
@@ -138,16 +138,17 @@ impl Workers {
     }
 }
 
-fn pass_unguarded(held: &Held, why: &str) {
+fn pass_unguarded(held: &Held, why: &str, follows: bool) {
     held.db.set_gate_missed();
     if held.go() {
         meter::GATES_MISSED.add(1);
-        report_gap(&held.db, why);
+        report_gap(&held.db, why, follows);
     }
 }
 
-/// History lost some resolution: said at once, and once; mended by the next look that can.
-fn report_gap(db: &Database, why: &str) {
+/// History lost some resolution: said at once, and once; mended by the next look that can. `follows`: from a gap before,
+/// whose reason tells more.
+fn report_gap(db: &Database, why: &str, follows: bool) {
     let Some(client) = db.client() else {
         return;
     };
@@ -155,7 +156,9 @@ fn report_gap(db: &Database, why: &str) {
     client.update(|progress| {
         first = progress.status != Status::Gapped;
         progress.status = Status::Gapped;
-        progress.last_error = Some(format!("gapped: {why}"));
+        if first || !follows {
+            progress.last_error = Some(format!("gapped: {why}"));
+        }
     });
     if first {
         tracing::warn!(
@@ -178,7 +181,7 @@ fn watch_gates(queue: &Receiver<Held>) {
             waiting.retain(|held| Arc::strong_count(&held.proceed) > 1);
             let now = Instant::now();
             for late in waiting.iter().filter(|held| held.deadline <= now) {
-                pass_unguarded(late, "mount.gateTimeout was reached");
+                pass_unguarded(late, "mount.gateTimeout was reached", false);
             }
             waiting.retain(|held| held.deadline > now);
         }
@@ -204,11 +207,7 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
     // Its directory may have been renamed while this waited.
     let db = &held.db.newest();
     let guarded = caught(|| match gate.destroys_frames() {
-        true => {
-            let since = db.dirty_since().unwrap_or_else(now_ms);
-            let drained = db.history().drain(db, shared, Some(gate), since);
-            drained.map(|_| ())
-        }
+        true => drain_at(db, shared, gate),
         false => record(shared, db, gate, held.deadline),
     });
     match guarded {
@@ -217,7 +216,25 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
             held.go();
             db.look_soon();
         }
-        Err(error) => pass_unguarded(held, &error.to_string()),
+        Err(error) => {
+            let follows = matches!(error, CaptureError::LostWay { .. });
+            pass_unguarded(held, &error.to_string(), follows);
+        }
+    }
+}
+
+/// Captures what the operation behind `gate` destroys.
+fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureError> {
+    let since = db.dirty_since().unwrap_or_else(now_ms);
+    let mut history = db.history();
+    let had_lost_way = history.resync;
+    let drained = history.drain(db, shared, Some(gate), since)?;
+    match had_lost_way {
+        // Nor is it kept for an image that is being made.
+        Some(reason) if drained.next == Next::Image && history.image.is_none() => {
+            Err(CaptureError::LostWay { reason })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -260,8 +277,12 @@ fn work_on_images(shared: &Shared, queue: &Receiver<Look>) {
     }
 }
 
-/// Reads the whole database: a new generation, or what differs.
+/// Reads the whole database: a new generation, or what differs. `Disturbed` where that is being done: whoever had asked
+/// for it may have gone away.
 pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+    if std::mem::replace(&mut db.history().is_imaged, true) {
+        return Err(CaptureError::Disturbed);
+    }
     let seen = db.take_dirty();
     let mut made = caught(|| image::capture(db, shared, seen.unwrap_or_else(now_ms)));
     if made.is_err()
@@ -269,6 +290,7 @@ pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureEr
     {
         made = Err(error);
     }
+    db.history().is_imaged = false;
     settle_time(db, seen, made.is_ok());
     made
 }

@@ -1,5 +1,6 @@
 //! One active client: look, capture, store, and wait for the interval; the task ends when nothing is left.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,7 +251,7 @@ async fn store_until(
             break;
         }
         any = true;
-        match replicator.upload(client, &segment).await {
+        match upload(replicator, db, client, &segment).await {
             Uploaded::Done => {
                 Point::Stored.reach();
                 front = note_stored(replicator, db, &segment).await?;
@@ -268,6 +269,32 @@ async fn store_until(
         }
     }
     Ok(Stored::All { any })
+}
+
+/// Uploads a segment, however long the store takes. Where the capture loses its way meanwhile, it is led back: each
+/// reset of the log would cost moments until then.
+async fn upload(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+    segment: &Segment,
+) -> Uploaded {
+    tokio::select! {
+        uploaded = replicator.upload(client, segment) => uploaded,
+        never = keep_the_way(replicator, db) => match never {},
+    }
+}
+
+/// Looks each time that the log can't be followed any more, until the file was compared.
+async fn keep_the_way(replicator: &Replicator, db: &Arc<Database>) -> Infallible {
+    loop {
+        db.lost_way().await;
+        let mut pauses = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        // An error that lasts is told by the round that comes after the upload.
+        while look(replicator, db).await.is_err() {
+            sleep(pauses.pause()).await;
+        }
+    }
 }
 
 /// Goes on to the next segment; upkeep learns what has come after the newest snapshot.

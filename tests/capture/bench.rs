@@ -133,7 +133,7 @@ impl Bench {
             self.capture.gate(
                 &self.db,
                 gate,
-                Box::new(move || passed.send(()).expect("waits")),
+                Box::new(move |_| passed.send(()).expect("waits")),
             );
             wait.recv_timeout(Duration::from_secs(10))
                 .expect("the gate");

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::outages::remote_store;
 use super::support::daemon::{Daemon, Options, guid};
 use super::support::process::{Bystander, succeeded};
+use super::support::proxy::Fault;
 use super::support::sqlite;
+use super::support::workload::{Workload, acknowledged, assert_has_all};
 
 /// A second mount of a directory.
 struct BindMount(PathBuf);
@@ -79,6 +82,47 @@ fn a_file_that_is_opened_past_the_mount_fails_health_until_it_is_closed() {
     daemon.sync(&client);
     let restored = daemon.restore(&client, &[], "restored.db");
     assert_eq!(sqlite::query(&restored, "SELECT x FROM t"), "1\n2");
+    assert!(daemon.terminate().success());
+}
+
+/// What was written past the mount makes a comparison due; until then each reset of the log would cost moments.
+#[test]
+fn a_store_that_is_down_does_not_keep_the_capture_from_finding_its_way_back() {
+    let (_server, proxy, store) = remote_store(Fault::None);
+    let mut daemon = Daemon::prepare(Options {
+        store: Some(store),
+        ..Options::default()
+    });
+    let other = BindMount::new(&daemon.data(), daemon.path("other"));
+    daemon.restart();
+    let (client, acks) = (guid(1), daemon.path("acks"));
+    let writing = "--seconds 80 --autocheckpoint 40 --pause-ms 2";
+    let writer = Workload::start(&daemon.database(&client), &acks, writing);
+    writer.wait_for_acks(20);
+    daemon.sync(&client);
+    proxy.set(Fault::Answer(503, "SlowDown"));
+    let health = daemon.wait_health(&client, |health| health["pendingBytes"] != 0);
+    let stored = health["replicatedTxid"].clone();
+
+    let bypass = Bystander::with_open(&other.0.join(format!("{client}.db")));
+    wait_for(&daemon, |mount| mount["state"] == "bypassed");
+    drop(bypass);
+    wait_for(&daemon, |mount| mount["state"] == "mounted");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let message = "A database has to be compared page by page";
+    daemon.log.wait_from(0, message, deadline);
+    let captured = || daemon.health(&client)["txid"].as_u64().expect("a number");
+    let (before, commits) = (captured(), 200);
+    writer.wait_for_acks(acknowledged(&acks).len() + commits);
+    let grown = captured() - before;
+    assert!(grown > commits as u64 / 2, "{grown} of {commits} captured");
+    assert_eq!(daemon.health(&client)["replicatedTxid"], stored);
+    writer.kill9();
+
+    proxy.set(Fault::None);
+    daemon.sync(&client);
+    let restored = daemon.restore(&client, &[], "restored.db");
+    assert_has_all(&restored, &acknowledged(&acks));
     assert!(daemon.terminate().success());
 }
 

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 pub static TRANSACTIONS_CAPTURED: Counter = Counter::new();
 /// Gates that were passed before their capture had ended.
 pub static GATES_MISSED: Counter = Counter::new();
+/// Commits that the store did not take in time, though they were to wait for it.
+pub static DURABILITY_TIMEOUTS: Counter = Counter::new();
 /// Databases' files that differed from their captured history.
 pub static FOREIGN_CHANGES: Counter = Counter::new();
 /// Bytes that wait on local disk.

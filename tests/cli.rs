@@ -176,9 +176,9 @@ fn a_configuration_error_names_file_line_and_key() {
         ),
         ("clients: []\n", ":1:10: ", "the list is empty"),
         (
-            "tenantDefaults:\n  durability: store\n",
+            "tenantDefaults:\n  durability: somewhere\n",
             ":2:15: ",
-            "`tenantDefaults.durability: store`",
+            "neither local nor store",
         ),
         (
             "bucket: some-name\nserver: {bucket: another}\n",

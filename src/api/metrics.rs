@@ -126,6 +126,11 @@ fn of_the_process() -> Vec<MetricFamily> {
             alone(meter::GATES_MISSED.get() as f64),
         ),
         counters(
+            "litestream_durability_timeouts_total",
+            "Commits that were to wait for the store, which did not take them in time.",
+            alone(meter::DURABILITY_TIMEOUTS.get() as f64),
+        ),
+        counters(
             "litestream_foreign_changes_total",
             "Database files that differed from their captured history: written past SQLite, or frames lost by it.",
             alone(meter::FOREIGN_CHANGES.get() as f64),

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use super::FileKind;
 use super::authority::{Index, Record};
 use super::backing::{Backing, Stamp};
+use super::commits::Commits;
 use super::gate::Gate;
 use super::handles::{Handles, OpenedAs, Sight};
 use super::history::History;
@@ -67,6 +68,8 @@ pub struct Database {
     stir: Notify,
     lost_way: Notify,
 
+    /// Those that wait for the store.
+    pub(super) commits: Commits,
     history: Mutex<History>,
     /// Spent for it, as far as that is limited.
     pub cpu: CpuTime,
@@ -102,6 +105,7 @@ impl Database {
             nudge: Notify::new(),
             stir: Notify::new(),
             lost_way: Notify::new(),
+            commits: Commits::default(),
             history: Mutex::new(History::default()),
             cpu: CpuTime::default(),
         }
@@ -410,8 +414,7 @@ impl Database {
         ticket
     }
 
-    /// Everything that was committed when `ticket` was given is in the store.
-    pub fn settle(&self, ticket: u64) {
+    pub(super) fn settle(&self, ticket: u64) {
         self.settled.send_if_modified(|settled| {
             let newer = ticket > *settled;
             *settled = ticket.max(*settled);

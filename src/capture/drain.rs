@@ -71,6 +71,10 @@ impl History {
         }
         self.load(db, shared)?;
         self.make_room(db, shared)?;
+        if db.take_failed_commit() {
+            self.unpublished = None;
+            self.compare_because(db, "commit_failed");
+        }
         if db.take_gate_missed() {
             self.compare_because(db, "gate_missed");
             self.lose_image();
@@ -179,6 +183,11 @@ impl History {
         (gate, is_passing): (Option<Gate>, bool),
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
+        db.note_page_size(log.header.page_size);
+        db.note_commits_by_journal(false);
+        if self.is_ahead(db, shared, &log)? && gate.is_none() {
+            return Ok(Drained::only(Next::LookAgain));
+        }
         let captured = self.mark.and_then(|mark| mark.wal);
         let Some(from) = self.place_in(db, &log)? else {
             return Ok(Drained::only(Next::Image));
@@ -288,7 +297,7 @@ impl History {
     }
 
     /// Makes segments of committed transactions: one, or one for each where every moment is wanted.
-    fn capture(
+    pub(super) fn capture(
         &mut self,
         db: &Database,
         shared: &Shared,

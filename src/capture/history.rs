@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::backing::Stamp;
 use super::behind::Unconfirmed;
+use super::commits::Unpublished;
 use super::database::Database;
 use super::error::CaptureError;
 use super::image::ImageRun;
@@ -69,6 +70,8 @@ pub struct History {
     pub(super) image: Option<ImageRun>,
     /// A worker reads the whole file, or writes down what came of that.
     pub(super) is_imaged: bool,
+    /// A commit that was captured before it was written, and is not published yet.
+    pub(super) unpublished: Option<Unpublished>,
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
     pub(super) making: Option<Mark>,

@@ -88,6 +88,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         (Log::Valid(log), _) => log.header.page_size,
         (Log::None, Some(header)) => {
             let by_journal = changes != history.seen_changes;
+            db.note_commits_by_journal(!header.wal_mode);
             let may_be_half = !header.wal_mode || history.suspects_file();
             if may_be_half && !by_journal && !quiet {
                 return Err(CaptureError::Disturbed);
@@ -237,7 +238,9 @@ impl History {
         let is_passing = db.is_passing();
         let hot = shared.backing.has_hot_journal(&db.path);
         let hot = hot.map_err(CaptureError::io("look for a journal"))?;
-        if run.lost || hot || db.changes() != run.changes {
+        // With a commit held the log is not what is captured.
+        let differs = self.unpublished.is_some() && db.is_holding();
+        if run.lost || hot || differs || db.changes() != run.changes {
             return Err(CaptureError::Disturbed);
         }
         let mut commit = None;
@@ -275,6 +278,7 @@ impl History {
             Work::Difference(draft) => Some(draft.end),
         };
         self.resync = None;
+        self.unpublished = None;
         self.confirm_files();
         self.report(db);
         Ok(work)

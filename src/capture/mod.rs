@@ -4,6 +4,7 @@ mod adopt;
 mod authority;
 pub mod backing;
 mod behind;
+mod commits;
 mod control;
 mod copy;
 pub mod database;
@@ -52,6 +53,7 @@ use crate::tenant::roster::{Client, Roster, Status};
 
 pub use crate::tenant::discovery::FileKind;
 pub use adopt::StoredSegment;
+pub use commits::{Decide, Verdict, WalWrite};
 pub use database::Database;
 pub use drain::{Drained, Next};
 pub use error::CaptureError;

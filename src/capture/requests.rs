@@ -91,7 +91,11 @@ impl Capture {
         self.ask(db, |db, shared| {
             let mut history = db.history();
             history.stored(db, shared)?;
-            Ok((history.front(), history.snapshot))
+            let (front, snapshot) = (history.front(), history.snapshot);
+            let stored = history.stored.map_or(0, |mark| mark.txid);
+            drop(history);
+            db.release_commits(stored);
+            Ok((front, snapshot))
         })
         .await
     }

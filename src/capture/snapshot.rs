@@ -117,7 +117,9 @@ fn prove(
             return Ok(Some(mark));
         }
     }
-    db.history().suspect_file(db);
+    if !db.is_holding() {
+        db.history().suspect_file(db);
+    }
     Err(CaptureError::Disturbed)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use super::backing::read_up_to;
 use super::mark::WalMark;
@@ -22,6 +23,8 @@ pub struct WalReader {
     pub len: u64,
     window: Vec<u8>,
     window_at: u64,
+    /// A write that has not reached the file: what it would hold afterwards is read.
+    over: Option<(u64, Arc<[u8]>)>,
 }
 
 impl WalReader {
@@ -36,7 +39,15 @@ impl WalReader {
             len,
             window: Vec::new(),
             window_at: 0,
+            over: None,
         }))
+    }
+
+    /// Reads from now on as though `data` stood at `offset`.
+    pub fn lay_over(&mut self, offset: u64, data: Arc<[u8]>) {
+        self.len = self.len.max(offset + data.len() as u64);
+        self.over = Some((offset, data));
+        self.window.clear();
     }
 
     /// Whether the log still holds what was captured: the frame that ends at `mark` is the same one.
@@ -58,7 +69,7 @@ impl WalReader {
             return Ok(None);
         }
         let mut bytes = [0; FRAME_HEADER_SIZE as usize];
-        if read_up_to(&self.file, &mut bytes, offset - frame)? < bytes.len() {
+        if self.read(&mut bytes, offset - frame)? < bytes.len() {
             return Ok(None);
         }
         let header = FrameHeader::decode(&bytes);
@@ -112,7 +123,7 @@ impl WalReader {
             buffer.copy_from_slice(&self.window[at..at + buffer.len()]);
             return Ok(());
         }
-        let read = read_up_to(&self.file, buffer, page.offset)?;
+        let read = self.read(buffer, page.offset)?;
         if read < buffer.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -125,7 +136,7 @@ impl WalReader {
         let mut at = from;
         while at < end {
             let want = (end - at).min(WINDOW) as usize;
-            let read = read_up_to(&self.file, &mut buffer[..want], at)?;
+            let read = self.read(&mut buffer[..want], at)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -138,8 +149,59 @@ impl WalReader {
     fn fill(&mut self, at: u64, want: usize) -> io::Result<usize> {
         self.window.resize(want, 0);
         self.window_at = at;
-        let read = read_up_to(&self.file, &mut self.window, at)?;
-        self.window.truncate(read);
+        let mut window = std::mem::take(&mut self.window);
+        let read = self.read(&mut window, at)?;
+        window.truncate(read);
+        self.window = window;
         Ok(read)
+    }
+
+    /// Fewer bytes than asked for only at the log's end.
+    fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut read = read_up_to(&self.file, buffer, at)?;
+        if let Some((offset, data)) = &self.over {
+            let begin = at.max(*offset);
+            let end = (at + buffer.len() as u64).min(offset + data.len() as u64);
+            if begin < end {
+                let to = (begin - at) as usize..(end - at) as usize;
+                let from = (begin - offset) as usize..(end - offset) as usize;
+                // What lies between the file's end and the write reads as zeros.
+                buffer[read.min(to.start)..to.start].fill(0);
+                read = read.max(to.end);
+                buffer[to].copy_from_slice(&data[from]);
+            }
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_write_that_is_laid_over_reads_as_though_it_stood_there() {
+        let log = crate::format::wal::tests::log(false, 512, &[(1, 0, 1), (2, 2, 2), (3, 3, 3)]);
+        for begin in [100, 600, log.len() - 512, log.len() - 1] {
+            let end = (begin + 536).min(log.len());
+            // The file lacks it, or has something else there, or ends before it.
+            for lost in [log[..begin].to_vec(), log[..begin / 2].to_vec()] {
+                let mut file = tempfile::tempfile().expect("a file");
+                file.write_all(&lost).expect("written");
+                let is_whole = lost.len() == begin;
+                let mut reader = WalReader::open(file).expect("read").expect("a log");
+                reader.lay_over(begin as u64, log[begin..end].into());
+                assert_eq!(reader.len, end as u64);
+                let mut bytes = vec![1; log.len() + 7];
+                let read = reader.read(&mut bytes, 0).expect("read");
+                assert_eq!(read, end);
+                assert_eq!(&bytes[begin..end], &log[begin..end]);
+                match is_whole {
+                    true => assert_eq!(&bytes[..begin], &log[..begin]),
+                    false => assert!(bytes[lost.len()..begin].iter().all(|byte| *byte == 0)),
+                }
+            }
+        }
     }
 }

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 
+use super::commits::HeldCommit;
 use super::database::Database;
 use super::drain::{Drained, Next};
 use super::error::CaptureError;
 use super::gate::{Gate, Passing};
-use super::{Proceed, Shared, image};
+use super::{Proceed, Shared, commits, image};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Point;
 use crate::meter;
@@ -60,10 +61,48 @@ impl Held {
     }
 }
 
+/// What an application waits for.
+enum Waiting {
+    Operation(Held),
+    Commit(HeldCommit),
+}
+
+impl Waiting {
+    fn deadline(&self) -> Instant {
+        match self {
+            Waiting::Operation(held) => held.deadline,
+            Waiting::Commit(held) => held.deadline,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            // The other holder is the gate's worker, or its place in the queue.
+            Waiting::Operation(held) => Arc::strong_count(&held.proceed) == 1,
+            Waiting::Commit(held) => held.is_decided(),
+        }
+    }
+
+    fn give_up(&self) {
+        match self {
+            Waiting::Operation(held) => {
+                pass_unguarded(held, "mount.gateTimeout was reached", false)
+            }
+            Waiting::Commit(held) => held.give_up("durabilityTimeout was reached"),
+        }
+    }
+}
+
+/// What has to be captured while an application waits.
+enum Urgent {
+    Gate(Held, Gate),
+    Commit(HeldCommit),
+}
+
 /// The running threads. They end when this is dropped, after what was asked before.
 pub(super) struct Workers {
-    gates: Sender<(Held, Gate)>,
-    watch: Sender<Held>,
+    gates: Sender<Urgent>,
+    watch: Sender<Waiting>,
     looks: Sender<Look>,
     images: Sender<Look>,
     gate_timeout: Duration,
@@ -120,10 +159,25 @@ impl Workers {
             proceed: Arc::new(Mutex::new(Some((proceed, Passing::begin(db, gate))))),
             deadline: Instant::now() + self.gate_timeout,
         };
-        let queued = self.watch.try_send(held.clone()).is_ok()
-            && self.gates.try_send((held.clone(), gate)).is_ok();
-        if !queued {
+        let watched = self.watch.try_send(Waiting::Operation(held.clone()));
+        let queued = || self.gates.try_send(Urgent::Gate(held.clone(), gate));
+        if watched.is_err() || queued().is_err() {
             pass_unguarded(&held, "too many gates wait", false);
+        }
+    }
+
+    /// Queues a commit that waits for the store, and watches its time; where there is no room it waits no longer.
+    pub fn commit(&self, held: HeldCommit) {
+        match self.watch.try_send(Waiting::Commit(held.clone())) {
+            Ok(()) => self.look_at_commit(held),
+            Err(_) => held.give_up("too many operations wait"),
+        }
+    }
+
+    /// Queues a commit whose time is watched already.
+    pub fn look_at_commit(&self, held: HeldCommit) {
+        if self.gates.try_send(Urgent::Commit(held.clone())).is_err() {
+            held.give_up("too many operations wait");
         }
     }
 
@@ -170,29 +224,30 @@ fn report_gap(db: &Database, why: &str, follows: bool) {
 }
 
 /// Lets operations pass whose time is over. Looks every `GATE_CHECK` while any waits, and not at all otherwise.
-fn watch_gates(queue: &Receiver<Held>) {
-    let mut waiting: Vec<Held> = Vec::new();
+fn watch_gates(queue: &Receiver<Waiting>) {
+    let mut waiting: Vec<Waiting> = Vec::new();
     while let Ok(held) = queue.recv() {
         waiting.push(held);
         while !waiting.is_empty() {
             std::thread::sleep(GATE_CHECK);
             waiting.extend(queue.try_iter());
-            // The other holder is the gate's worker, or its place in the queue.
-            waiting.retain(|held| Arc::strong_count(&held.proceed) > 1);
+            waiting.retain(|held| !held.is_over());
             let now = Instant::now();
-            for late in waiting.iter().filter(|held| held.deadline <= now) {
-                pass_unguarded(late, "mount.gateTimeout was reached", false);
-            }
-            waiting.retain(|held| held.deadline > now);
+            let (late, others) = waiting
+                .into_iter()
+                .partition::<Vec<_>, _>(|held| held.deadline() <= now);
+            late.iter().for_each(Waiting::give_up);
+            waiting = others;
         }
     }
 }
 
-fn work(shared: &Shared, gates: &Receiver<(Held, Gate)>, looks: &Receiver<Look>) {
+fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>) {
     loop {
         select_biased! {
             recv(gates) -> gate => match gate {
-                Ok((held, gate)) => pass_gate(shared, &held, gate),
+                Ok(Urgent::Gate(held, gate)) => pass_gate(shared, &held, gate),
+                Ok(Urgent::Commit(held)) => commits::capture_held(shared, held, now_ms()),
                 Err(_) => return,
             },
             recv(looks) -> look => match look {
@@ -227,7 +282,8 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
 fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureError> {
     let since = db.dirty_since().unwrap_or_else(now_ms);
     let mut history = db.history();
-    let had_lost_way = history.resync;
+    // What was written before this run's first look is not asked for by its moments.
+    let had_lost_way = history.resync.filter(|_| history.unconfirmed.is_none());
     let drained = history.drain(db, shared, Some(gate), since)?;
     match had_lost_way {
         // Nor is it kept for an image that is being made.

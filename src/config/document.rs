@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::de;
 
-use super::keys::{self, Elements, Key, Meaning, Set};
+use super::keys::{self, Elements, Key, Set};
 use super::walk;
 use super::{ConfigError, DEFAULT_FILE, Written};
 
@@ -61,8 +61,6 @@ struct Problem {
 pub(super) enum KeyError {
     #[error("there is no key `{path}`; the nearest known one is `{nearest}`")]
     Unknown { path: String, nearest: &'static str },
-    #[error("{what} is not supported yet by this version")]
-    NotYet { what: String },
     #[error("`{path}` is written twice")]
     Twice { path: &'static str },
     #[error("`{first}` and `{second}` mean the same; write one of them")]
@@ -152,10 +150,6 @@ impl Reader<'_> {
             let nearest = keys::nearest(section, name);
             return Err(KeyError::Unknown { path, nearest });
         };
-        if matches!(key.meaning, Meaning::NotYet) {
-            let what = format!("`{}`", key.path);
-            return Err(KeyError::NotYet { what });
-        }
         let main = key.same_as.unwrap_or(key.path);
         match self.seen.insert(main, key.path) {
             Some(first) if first == key.path => Err(KeyError::Twice { path: key.path }),
@@ -301,24 +295,10 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
 
     #[test]
     fn what_does_not_work_yet_is_refused_where_it_stands() {
-        for (text, line, name) in [
-            (
-                "clients:\n  - clientId: x\n    durabilityTimeout: 3s\n",
-                3,
-                "`clients[].durabilityTimeout`",
-            ),
-            (
-                "tenantDefaults: {durability: store}\n",
-                1,
-                "`tenantDefaults.durability: store`",
-            ),
-            ("mount:\n  capture: passthrough\n", 2, "`passthrough`"),
-        ] {
-            let problem = refused(text);
-            assert_eq!(problem.line, line, "{problem:?}");
-            assert!(problem.reason.contains(name), "{problem:?}");
-            assert!(problem.reason.contains("not supported yet"), "{problem:?}");
-        }
+        let problem = refused("mount:\n  capture: passthrough\n");
+        assert_eq!(problem.line, 2, "{problem:?}");
+        assert!(problem.reason.contains("`passthrough`"), "{problem:?}");
+        assert!(problem.reason.contains("not supported yet"), "{problem:?}");
     }
 
     #[test]
@@ -389,9 +369,9 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
             let name = key.path.rsplit('.').next().expect("a name");
             let is_shown = text.contains(&format!("{name}:"));
             let is_in_a_list = key.path.contains("[]");
-            let works = !matches!(key.meaning, Meaning::NotYet) && key.same_as.is_none();
+            let is_synonym = key.same_as.is_some();
             assert!(
-                is_shown || is_in_a_list || !works,
+                is_shown || is_in_a_list || is_synonym,
                 "{} is missing",
                 key.path
             );

@@ -17,10 +17,6 @@ pub enum Meaning {
     List(Set),
     /// A list of sections, each with the same keys.
     Elements(&'static Elements),
-    /// Works, but as yet with this value only.
-    Only(&'static str),
-    /// Known, and refused by name.
-    NotYet,
 }
 
 /// The sections of a list.
@@ -153,13 +149,6 @@ mod tests {
                 key.path, key.doc
             ));
         }
-        text.push_str("\nKnown, and refused by name in this version: ");
-        let not_yet: Vec<_> = all()
-            .filter(|key| matches!(key.meaning, Meaning::NotYet))
-            .map(|key| format!("`{}`", key.path))
-            .collect();
-        text.push_str(&not_yet.join(", "));
-        text.push_str(".\n");
         text
     }
 

@@ -1,8 +1,8 @@
 //! The tables of keys for the sections of the lists: watch paths, clients, tenants.
 
-use super::keys::Meaning::{Only, Value};
+use super::keys::Meaning::Value;
 use super::keys::{Elements, Key};
-use super::table::{filled, key, not_yet, put, section, synonym};
+use super::table::{filled, key, put, section, synonym};
 use super::units;
 use super::written::{ClientWritten, TenantWritten, WatchPathWritten, Written};
 use crate::format::quantity;
@@ -120,9 +120,27 @@ pub(super) const CLIENT_KEYS: &[Key] = &[
         units::positive
     ),
     term!("clients[]", "enabled", client, enabled, units::boolean),
-    key("clients[].durability", Only("local"), "", ""),
-    not_yet("clients[].durabilityTimeout"),
-    not_yet("clients[].onDurabilityTimeout"),
+    term!(
+        "clients[]",
+        "durability",
+        client,
+        durability,
+        units::durability
+    ),
+    term!(
+        "clients[]",
+        "durabilityTimeout",
+        client,
+        durability_timeout,
+        units::positive
+    ),
+    term!(
+        "clients[]",
+        "onDurabilityTimeout",
+        client,
+        on_durability_timeout,
+        units::at_timeout
+    ),
 ];
 
 pub(super) const TENANT_KEYS: &[Key] = &[
@@ -197,9 +215,27 @@ pub(super) const TENANT_KEYS: &[Key] = &[
         units::positive
     ),
     term!("tenants[]", "enabled", tenant, enabled, units::boolean),
-    key("tenants[].durability", Only("local"), "", ""),
-    not_yet("tenants[].durabilityTimeout"),
-    not_yet("tenants[].onDurabilityTimeout"),
+    term!(
+        "tenants[]",
+        "durability",
+        tenant,
+        durability,
+        units::durability
+    ),
+    term!(
+        "tenants[]",
+        "durabilityTimeout",
+        tenant,
+        durability_timeout,
+        units::positive
+    ),
+    term!(
+        "tenants[]",
+        "onDurabilityTimeout",
+        tenant,
+        on_durability_timeout,
+        units::at_timeout
+    ),
     term!(
         "tenants[]",
         "maxDatabasesPerTenant",

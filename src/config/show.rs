@@ -196,7 +196,12 @@ fn with_policy(section: Section, policy: &Policy) -> Section {
         .put("removedRetention", show_duration(policy.removed_retention))
         .put("syncInterval", show_duration(policy.sync_interval))
         .put("snapshotInterval", show_duration(policy.snapshot_interval))
-        .put("durability", "local")
+        .put("durability", policy.durability.as_str())
+        .put(
+            "durabilityTimeout",
+            show_duration(policy.durability_timeout),
+        )
+        .put("onDurabilityTimeout", policy.on_durability_timeout.as_str())
 }
 
 fn with_limits(section: Section, policy: &Policy) -> Section {

@@ -1,7 +1,7 @@
 //! The table of keys: one row each, with the default and the sentence that the documentation shows.
 
 use super::keys::Key;
-use super::keys::Meaning::{self, List, Only, Value};
+use super::keys::Meaning::{self, List, Value};
 use super::lists::{self, CLIENTS, TENANTS, WATCH_PATHS};
 use super::units;
 use super::written::Written;
@@ -44,10 +44,6 @@ pub(super) const fn synonym(path: &'static str, meaning: Meaning, same_as: &'sta
         doc: "",
         same_as: Some(same_as),
     }
-}
-
-pub(super) const fn not_yet(path: &'static str) -> Key {
-    key(path, Meaning::NotYet, "", "")
 }
 
 /// The single keys. Keys below a refused section are not listed: the section itself is refused.
@@ -208,12 +204,27 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "tenantDefaults.durability",
-        Only("local"),
+        Value(|w, text| put(&mut w.defaults.durability, units::durability(text))),
         "local",
-        "a commit returns when it is on local disk",
+        "`store`: a commit in WAL mode returns only when it is in the store",
     ),
-    not_yet("tenantDefaults.durabilityTimeout"),
-    not_yet("tenantDefaults.onDurabilityTimeout"),
+    key(
+        "tenantDefaults.durabilityTimeout",
+        Value(|w, text| put(&mut w.defaults.durability_timeout, units::positive(text))),
+        "3s",
+        "with `store`: how long a commit waits; keep it below the busy time-outs of the other writers",
+    ),
+    key(
+        "tenantDefaults.onDurabilityTimeout",
+        Value(|w, text| {
+            put(
+                &mut w.defaults.on_durability_timeout,
+                units::at_timeout(text),
+            )
+        }),
+        "local",
+        "what then becomes of it: `local`, it goes on, or `error`, it fails",
+    ),
     key(
         "tenantDefaults.enabled",
         Value(|w, text| put(&mut w.defaults.enabled, units::boolean(text))),

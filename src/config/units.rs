@@ -8,6 +8,7 @@ use crate::format::quantity::{duration, size};
 use crate::replicate::drills::Sample;
 use crate::store::spec::Secret;
 use crate::tenant::discovery::{self, is_safe_name};
+use crate::tenant::policy::{AtTimeout, Durability};
 
 /// `5%` of the disk, or a size.
 pub fn spool_reserve(text: &str) -> Result<SpoolReserve, String> {
@@ -54,6 +55,22 @@ pub fn days(text: &str) -> Result<Duration, String> {
 pub fn boolean(text: &str) -> Result<bool, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
+/// When a commit returns.
+pub fn durability(text: &str) -> Result<Durability, String> {
+    [Durability::Local, Durability::Store]
+        .into_iter()
+        .find(|durability| durability.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is neither local nor store"))
+}
+
+/// What becomes of a commit that the store does not take in time.
+pub fn at_timeout(text: &str) -> Result<AtTimeout, String> {
+    [AtTimeout::Local, AtTimeout::Error]
+        .into_iter()
+        .find(|then| then.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is neither local nor error"))
 }
 
 /// An address to listen on.

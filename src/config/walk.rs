@@ -46,9 +46,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
             }
             Place::Element(_) => deserializer.deserialize_any(self),
             // As text, so that a version or a password of digits stays what was written.
-            Place::Value(Meaning::Value(_) | Meaning::Only(_) | Meaning::NotYet) => {
-                deserializer.deserialize_str(self)
-            }
+            Place::Value(Meaning::Value(_)) => deserializer.deserialize_str(self),
         }
     }
 }
@@ -63,14 +61,13 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
             Place::Value(Meaning::Elements(_)) => "a list",
             Place::Element(elements) if elements.text.is_some() => "a value, or keys with values",
             Place::Element(_) => "keys with values",
-            Place::Value(Meaning::Value(_) | Meaning::Only(_) | Meaning::NotYet) => "one value",
+            Place::Value(Meaning::Value(_)) => "one value",
         })
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
         let outcome = match self.place {
             Place::Value(Meaning::Value(set)) => self.reader.value(self.path, set, text),
-            Place::Value(Meaning::Only(value)) if value == text => Ok(()),
             Place::Element(elements) => {
                 let Some(set) = elements.text else {
                     return Err(E::invalid_type(de::Unexpected::Str(text), &self));
@@ -78,9 +75,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                 self.reader.begin_element(elements);
                 self.reader.value(self.path, set, text)
             }
-            Place::Value(_) => Err(KeyError::NotYet {
-                what: format!("`{}: {text}`", self.path),
-            }),
+            Place::Value(_) => return Err(E::invalid_type(de::Unexpected::Str(text), &self)),
         };
         outcome.map_err(|error| self.reader.fail(error))
     }

@@ -150,15 +150,11 @@ pub(super) fn pair(bytes: &[u8], at: usize) -> (u32, u32) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A log as SQLite would write it: `(pgno, commit, fill)` a frame.
-    pub(in crate::format) fn log(
-        big_endian: bool,
-        page_size: u32,
-        frames: &[(u32, u32, u8)],
-    ) -> Vec<u8> {
+    pub(crate) fn log(big_endian: bool, page_size: u32, frames: &[(u32, u32, u8)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for word in [MAGIC | u32::from(big_endian), VERSION, page_size, 7, 11, 13] {
             bytes.extend_from_slice(&word.to_be_bytes());

@@ -18,7 +18,7 @@ use super::error::{OperationError, OperationResult};
 use super::handles::{Handle, Service, Tracked};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, refuse_hidden};
-use crate::capture::{Database, FileKind, Gate};
+use crate::capture::{Database, FileKind, Gate, Verdict, WalWrite};
 
 /// The most that one COPY_FILE_RANGE copies: it runs on a thread that other requests need.
 const COPY_AT_ONCE: usize = 16 << 20;
@@ -183,12 +183,27 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             return answer(Err(OperationError::UnknownHandle));
         };
         let gates = wal_write_gates(&handle.tracked, offset);
-        if gates.is_empty() {
+        let commits_to = commits_to(&handle, data, offset);
+        if gates.is_empty() && commits_to.is_none() {
             return answer(write_at(&handle, data, offset, keeps_set_id));
         }
-        let data = data.to_vec();
-        self.pass_gates(gates, move || {
-            answer(write_at(&handle, &data, offset, keeps_set_id));
+        let data: Arc<[u8]> = data.into();
+        let carry_out = {
+            let data = data.clone();
+            move |verdict| {
+                answer(match verdict {
+                    Verdict::Write => write_at(&handle, &data, offset, keeps_set_id),
+                    Verdict::Fail => Err(Errno::IO.into()),
+                });
+            }
+        };
+        let capture = self.capture.clone();
+        self.pass_gates(gates, move || match commits_to {
+            None => carry_out(Verdict::Write),
+            Some(database) => {
+                let write = WalWrite { offset, data };
+                capture.commit(&database, write, Box::new(carry_out));
+            }
         });
     }
 
@@ -404,6 +419,18 @@ fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)>
         }
         _ => Vec::new(),
     }
+}
+
+/// The database whose commit this write to its log may complete, where that has to wait for the store.
+fn commits_to(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>> {
+    let Some((database, FileKind::Wal)) = &handle.tracked else {
+        return None;
+    };
+    let read = |buffer: &mut [u8], at| {
+        read_at(&handle.file, buffer, at).is_ok_and(|read| read == buffer.len())
+    };
+    let may = database.may_complete_commit(offset, data, read);
+    may.then(|| database.clone())
 }
 
 fn write_at(

@@ -140,7 +140,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         if let Err(error) = replicator.capture.forget(db).await {
             tracing::warn!(client = %db.label(), error = %error, "Left-overs could not be removed");
         }
-        db.settle(ticket);
+        replicator.capture.settle(db, ticket);
         return Round::Over;
     }
     if db.is_removed() {
@@ -151,7 +151,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         Next::Image => Round::Disturbed,
         Next::LookAgain => {
             recovered(db, client);
-            db.settle(ticket);
+            replicator.capture.settle(db, ticket);
             Round::LookAgain
         }
         Next::Unknown => Round::LookAgain,
@@ -160,7 +160,7 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
                 return failed(db, client, &error);
             }
             recovered(db, client);
-            db.settle(ticket);
+            replicator.capture.settle(db, ticket);
             Round::Done { captured }
         }
     }

@@ -2,6 +2,44 @@
 
 use std::time::Duration;
 
+/// When a commit returns to its application.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// As SQLite does by itself.
+    Local,
+    /// Once it is in the store.
+    Store,
+}
+
+impl Durability {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Local => "local",
+            Durability::Store => "store",
+        }
+    }
+}
+
+/// What becomes of a commit that the store does not take in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtTimeout {
+    /// It goes on, and so do those after it, until the store has caught up.
+    Local,
+    /// It fails, with an I/O error.
+    Error,
+}
+
+impl AtTimeout {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AtTimeout::Local => "local",
+            AtTimeout::Error => "error",
+        }
+    }
+}
+
 /// What holds for one database.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
@@ -15,6 +53,10 @@ pub struct Policy {
     pub sync_interval: Duration,
     /// A snapshot is made so long after the one before it, where something has changed.
     pub snapshot_interval: Duration,
+    pub durability: Durability,
+    /// How long a commit waits for the store.
+    pub durability_timeout: Duration,
+    pub on_durability_timeout: AtTimeout,
     pub limits: TenantLimits,
 }
 
@@ -43,6 +85,9 @@ impl Default for Policy {
             removed_retention: 30 * DAY,
             sync_interval: Duration::from_secs(1),
             snapshot_interval: Duration::from_secs(3600),
+            durability: Durability::Local,
+            durability_timeout: Duration::from_secs(3),
+            on_durability_timeout: AtTimeout::Local,
             limits: TenantLimits {
                 max_databases: 20,
                 memory_bytes: 16 << 20,
@@ -62,6 +107,9 @@ pub struct PolicyWritten {
     pub removed_retention: Option<Duration>,
     pub sync_interval: Option<Duration>,
     pub snapshot_interval: Option<Duration>,
+    pub durability: Option<Durability>,
+    pub durability_timeout: Option<Duration>,
+    pub on_durability_timeout: Option<AtTimeout>,
     pub max_databases: Option<usize>,
     pub memory_bytes: Option<u64>,
     pub requests_per_second: Option<u64>,
@@ -79,6 +127,11 @@ impl PolicyWritten {
             removed_retention: self.removed_retention.unwrap_or(above.removed_retention),
             sync_interval: self.sync_interval.unwrap_or(above.sync_interval),
             snapshot_interval: self.snapshot_interval.unwrap_or(above.snapshot_interval),
+            durability: self.durability.unwrap_or(above.durability),
+            durability_timeout: self.durability_timeout.unwrap_or(above.durability_timeout),
+            on_durability_timeout: self
+                .on_durability_timeout
+                .unwrap_or(above.on_durability_timeout),
             limits: TenantLimits {
                 max_databases: self.max_databases.unwrap_or(limits.max_databases),
                 memory_bytes: self.memory_bytes.unwrap_or(limits.memory_bytes),

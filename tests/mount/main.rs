@@ -9,6 +9,7 @@ mod changes;
 mod containers;
 mod demo;
 mod drills;
+mod durability;
 mod encryption;
 mod faults;
 mod foreign;

@@ -262,9 +262,13 @@ impl Database {
         }
     }
 
-    /// Whether the log lacks a commit that is captured, or that is being written.
+    /// Whether the log lacks a commit that is captured, as long as that is not written.
     pub(super) fn is_holding(&self) -> bool {
-        !self.commits.lock().is_empty()
+        let is_captured = |stage| matches!(stage, Stage::Stored(_));
+        self.commits
+            .lock()
+            .iter()
+            .any(|(stage, _)| is_captured(*stage))
     }
 
     fn go_local(&self, client: Option<&Client>, why: &str) {

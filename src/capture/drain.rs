@@ -185,8 +185,12 @@ impl History {
     ) -> Result<Drained, CaptureError> {
         db.note_page_size(log.header.page_size);
         db.note_commits_by_journal(false);
-        if self.is_ahead(db, shared, &log)? && gate.is_none() {
-            return Ok(Drained::only(Next::LookAgain));
+        if self.is_ahead(db, shared, &log)? {
+            match gate {
+                None => return Ok(Drained::only(Next::LookAgain)),
+                // Somebody else writes: whoever made it has died.
+                Some(_) => self.unpublished = None,
+            }
         }
         let captured = self.mark.and_then(|mark| mark.wal);
         let Some(from) = self.place_in(db, &log)? else {

@@ -209,7 +209,13 @@ fn a_commit_whose_writer_dies_while_it_waits_is_taken_back() {
         "it was published"
     );
 
+    let begun = Instant::now();
     live.run("INSERT INTO t VALUES (1);");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(live.run("SELECT group_concat(x) FROM t;"), "0,1");
     daemon.sync(&client);
     let restored = daemon.restore(&client, &[], "restored.db");

@@ -184,6 +184,7 @@ named! {
         Ok = "ok",
         NotFound = "not_found",
         Denied = "denied",
+        ClockSkew = "clock_skew",
         Throttled = "throttled",
         Unavailable = "unavailable",
         Failed = "failed",

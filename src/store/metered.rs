@@ -28,6 +28,7 @@ fn counted<T>(request: Request, answer: Result<T, StoreError>) -> Result<T, Stor
         Ok(_) => RequestResult::Ok,
         Err(StoreError::NotFound { .. }) => RequestResult::NotFound,
         Err(StoreError::Denied { .. }) => RequestResult::Denied,
+        Err(StoreError::ClockSkew { .. }) => RequestResult::ClockSkew,
         Err(StoreError::Throttled { .. }) => RequestResult::Throttled,
         Err(StoreError::Unavailable { .. }) => RequestResult::Unavailable,
         Err(StoreError::Failed { .. }) => RequestResult::Failed,

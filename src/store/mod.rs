@@ -53,6 +53,11 @@ pub enum StoreError {
     /// The keys are wrong, or have no right to this.
     #[error("{key}: the store refused access ({reason}); check the credentials and their policy")]
     Denied { key: String, reason: String },
+    /// The clocks of this machine and of the store differ by more than a signature may be off.
+    #[error(
+        "{key}: the store refuses the time of our requests ({reason}); set this machine's clock, and let NTP keep it"
+    )]
+    ClockSkew { key: String, reason: String },
     /// The store asked for fewer requests.
     #[error("{key}: the store is throttling ({reason})")]
     Throttled { key: String, reason: String },

@@ -28,6 +28,7 @@ mod phantoms;
 mod restore_all;
 mod rivals;
 mod secrets;
+mod servers;
 mod service;
 mod status;
 mod stops;

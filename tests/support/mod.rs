@@ -1,6 +1,7 @@
 //! What tests share: the real daemon over a scratch directory, writers in other processes, and what SQLite says.
 
 pub mod daemon;
+pub mod garage;
 pub mod log;
 pub mod moto;
 pub mod mounts;
@@ -8,6 +9,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod s3;
+pub mod servers;
 pub mod sqlite;
 pub mod tree;
 pub mod workload;

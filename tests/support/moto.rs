@@ -13,6 +13,9 @@ use super::daemon::S3;
 use super::process::Watchdog;
 use super::python;
 
+/// Longer than all tests of a process that share one.
+const TIME_LIMIT: Duration = Duration::from_secs(900);
+
 /// Serves until it is dropped.
 pub struct Moto {
     pub endpoint: String,
@@ -37,7 +40,7 @@ impl Moto {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the server starts");
-        let watchdog = Watchdog::new(&child, Duration::from_secs(120));
+        let watchdog = Watchdog::new(&child, TIME_LIMIT);
         let stdin = child.stdin.take().expect("it is piped");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let ready = answer(&mut stdout);

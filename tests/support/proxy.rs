@@ -7,6 +7,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use litestream_multitenant::clock::now_ms;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 /// What becomes of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,8 +19,14 @@ pub enum Fault {
     None,
     /// It is answered with this status and error code, and not passed on.
     Answer(u16, &'static str),
+    /// It is answered late.
+    Delay(Duration),
     /// Its connection is reset before it was passed on.
     Reset,
+    /// It is carried out, and the connection ends in the middle of the answer.
+    CutAnswers,
+    /// It is refused as a server does whose clock is so many seconds ahead.
+    Skewed(i64),
     /// A PUT that the server carries out is never acknowledged: the connection ends instead of the answer.
     LoseAcknowledgement,
     /// No request is answered, and each is carried out all the same.
@@ -136,8 +147,20 @@ impl Shared {
         };
         match fault {
             Fault::None => client.write_all(&self.ask_server(&request)?)?,
-            Fault::Answer(status, code) => client.write_all(refusal(status, code).as_bytes())?,
+            Fault::Answer(status, code) => {
+                client.write_all(refusal(status, code, "").as_bytes())?
+            }
+            Fault::Delay(late) => {
+                let answer = self.ask_server(&request)?;
+                std::thread::sleep(late);
+                client.write_all(&answer)?;
+            }
             Fault::Reset => return reset(client),
+            Fault::CutAnswers => {
+                let answer = self.ask_server(&request)?;
+                client.write_all(&answer[..middle_of(&answer)])?;
+            }
+            Fault::Skewed(ahead) => client.write_all(refusal_by_clock(ahead).as_bytes())?,
             Fault::LoseAcknowledgement => {
                 let answer = self.ask_server(&request)?;
                 let acknowledges = request.is_put() && answer.starts_with(b"HTTP/1.1 200");
@@ -209,12 +232,33 @@ fn read_some(mut client: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
     Ok(read)
 }
 
-fn refusal(status: u16, code: &str) -> String {
+/// Half of its body, or of its head where it has none.
+fn middle_of(answer: &[u8]) -> usize {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let head = head.map_or(answer.len(), |end| end + 4);
+    match answer.len() - head {
+        0 => head / 2,
+        body => head + body / 2,
+    }
+}
+
+fn refusal_by_clock(ahead_s: i64) -> String {
+    let theirs = now_ms() + ahead_s * 1_000;
+    let date = OffsetDateTime::from_unix_timestamp(theirs / 1_000).expect("a date");
+    let date = date
+        .format(&Rfc2822)
+        .expect("a date")
+        .replace("+0000", "GMT");
+    refusal(403, "RequestTimeTooSkewed", &format!("date: {date}\r\n"))
+}
+
+/// `more`: further headers, each with its line end.
+fn refusal(status: u16, code: &str, more: &str) -> String {
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>As told.</Message></Error>"
     );
     format!(
-        "HTTP/1.1 {status} As told\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status} As told\r\n{more}content-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
 }

@@ -50,6 +50,9 @@ pub(super) async fn client(options: &S3Options) -> Result<Client, String> {
         );
     }
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
+        // The SDK would sign by the clock of the last answer, and nobody would learn that ours is wrong, which dates what
+        // is stored.
+        .disable_clock_skew_correction(true)
         .force_path_style(options.path_style.unwrap_or(endpoint.is_some()));
     if let Some(endpoint) = endpoint {
         // Servers other than AWS's often don't know the newer checksums.

@@ -1,8 +1,9 @@
-//! The server's clock, as the head of its answers tells it.
+//! The server's clock, as the head of its answers tells it, and what it means where ours is another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
@@ -10,6 +11,8 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
 use crate::clock::UnixMs;
 
+/// Servers refuse a signature whose time is further from their own clock, in milliseconds.
+const TOLERANCE_MS: i64 = 15 * 60 * 1_000;
 /// Nothing was told yet.
 const NONE: UnixMs = UnixMs::MIN;
 
@@ -41,11 +44,31 @@ impl Intercept for AnswerDate {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date.and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
-        if let Some(ms) = date.and_then(|date| date.to_millis().ok()) {
+        if let Some(ms) = date_of(context.response()) {
             self.0.store(ms, Ordering::Relaxed);
         }
         Ok(())
     }
+}
+
+/// None where the answer has no date.
+fn date_of(answer: &HttpResponse) -> Option<UnixMs> {
+    let text = answer.headers().get("date")?;
+    let date = DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?;
+    date.to_millis().ok()
+}
+
+/// How this machine's clock differs from the server's, where a refusal with this code is for that reason: not every
+/// server says so, and some call the signature wrong instead.
+pub(super) fn skew(answer: &HttpResponse, code: &str, now: UnixMs) -> Option<String> {
+    let is_told = code == "RequestTimeTooSkewed";
+    let ahead = date_of(answer).map(|theirs| now.saturating_sub(theirs));
+    let is_seen = matches!(answer.status().as_u16(), 400 | 401 | 403)
+        && ahead.is_some_and(|ahead| ahead.saturating_abs() > TOLERANCE_MS);
+    (is_told || is_seen).then(|| match ahead.map(|ahead| ahead / 1_000) {
+        Some(ahead @ 1..) => format!("this machine's clock is {ahead} s ahead of the store's"),
+        Some(behind @ ..0) => format!("this machine's clock is {} s behind the store's", -behind),
+        // A proxy in between may have a clock of its own.
+        Some(0) | None => code.to_owned(),
+    })
 }

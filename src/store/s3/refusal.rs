@@ -6,6 +6,8 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::date::skew;
+use crate::clock::now_ms;
 use crate::store::StoreError;
 
 /// Longest part of a server's message that is passed on, in bytes.
@@ -20,6 +22,10 @@ where
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
             let code = answer.err().code().unwrap_or("");
+            if let Some(reason) = skew(answer.raw(), code, now_ms()) {
+                let key = key.to_owned();
+                return StoreError::ClockSkew { key, reason };
+            }
             code_refusal(key, Some(status), code, answer.err().message())
         }
         SdkError::ResponseError(answer) if answer.raw().status().is_client_error() => {

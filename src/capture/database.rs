@@ -52,6 +52,8 @@ pub struct Database {
     /// The next state is of another database, and begins a generation.
     begins_anew: AtomicBool,
     removed: AtomicBool,
+    /// What waits of it in the spool is being merged.
+    merging: AtomicBool,
     /// The files' stamps at the start, where these were as when all was stored.
     as_stored: OnceLock<Stamps>,
     record: Mutex<Option<Record>>,
@@ -94,6 +96,7 @@ impl Database {
             cut: AtomicBool::new(false),
             begins_anew: AtomicBool::new(false),
             removed: AtomicBool::new(false),
+            merging: AtomicBool::new(false),
             as_stored: OnceLock::new(),
             record: Mutex::new(None),
             dirty: AtomicBool::new(false),
@@ -542,6 +545,15 @@ impl Database {
     /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.
     pub fn is_gate_missed(&self) -> bool {
         self.gate_missed.load(Ordering::SeqCst)
+    }
+
+    /// False where what waits of it is being merged already.
+    pub(super) fn begin_merging(&self) -> bool {
+        !self.merging.swap(true, Ordering::SeqCst)
+    }
+
+    pub(super) fn end_merging(&self) {
+        self.merging.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn take_begins_anew(&self) -> bool {

@@ -13,6 +13,7 @@ use super::database::Database;
 use super::error::CaptureError;
 use super::image::ImageRun;
 use super::mark::{Mark, PageSum, Segment};
+use super::merge::Numbers;
 use super::page_sums::{PageSums, SumsHeader};
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
@@ -75,6 +76,8 @@ pub struct History {
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
     pub(super) making: Option<Mark>,
+    /// Held by whoever relies on the numbers of the segments that wait.
+    pub(super) numbers: Numbers,
 }
 
 impl History {
@@ -102,6 +105,9 @@ impl History {
         self.stored = known.stored.as_ref().map(|entry| entry.mark);
         self.snapshot = known.snapshot;
 
+        if let Some(client) = db.client() {
+            shared.spool.belongs_to(id, &client.id.tenant);
+        }
         let waiting = self.load_spooled(id, &known, shared)?;
         let last = known.spooled[..waiting].last().or(known.stored.as_ref());
         let whole = waiting == known.spooled.len();
@@ -143,14 +149,18 @@ impl History {
                     before.mark.generation == entry.mark.generation
                         && before.mark.seq + 1 == entry.mark.seq
                 });
-            let path = shared
-                .spool
-                .path_of(id, entry.mark.generation, entry.mark.seq);
+            let first_txid = match before {
+                Some(before) if !entry.snapshot => before.mark.txid + 1,
+                _ => entry.mark.txid,
+            };
+            let txids = (first_txid, entry.mark.txid);
+            let path = shared.spool.path_of(id, entry.mark.generation, txids);
             let Some(size) = whole_file(&path, entry.file_checksum).filter(|_| follows) else {
                 break;
             };
             wanted.insert(path.clone());
             self.pending.push_back(Segment {
+                first_txid,
                 end: entry.mark,
                 snapshot: entry.snapshot,
                 committed_at: entry.committed_at,
@@ -305,8 +315,8 @@ impl History {
                 continue;
             }
             if let Body::Bytes(bytes) = &segment.body {
-                let (generation, seq) = (segment.end.generation, segment.end.seq);
-                let path = shared.spool.path_of(self.id, generation, seq);
+                let generation = segment.end.generation;
+                let path = shared.spool.path_of(self.id, generation, segment.txids());
                 shared.spool.keep(&path, bytes)?;
                 Point::Spooled.reach();
                 segment.body = Body::File(path);
@@ -365,6 +375,11 @@ impl History {
         db.note_lost_way();
     }
 
+    /// Whether what waits may be numbered anew.
+    pub(super) fn are_numbers_free(&self) -> bool {
+        self.making.is_none() && Arc::strong_count(&self.numbers) == 1
+    }
+
     /// Notes that everything up to this transaction is captured.
     pub(super) fn reach(&mut self, txid: u64) {
         meter::TRANSACTIONS_CAPTURED.add(txid.saturating_sub(self.last_txid));
@@ -402,12 +417,8 @@ impl History {
     }
 
     pub(super) fn press<'a>(&self, db: &Database, shared: &'a Shared) -> Press<'a> {
-        Press {
-            spool: &shared.spool,
-            id: self.id,
-            node_id: shared.state.node_id(),
-            memory_bytes: db.policy().limits.memory_bytes,
-        }
+        let memory_bytes = db.policy().limits.memory_bytes;
+        Press::new(&shared.spool, self.id, shared.state.node_id(), memory_bytes)
     }
 
     /// Removes what is on local disk of a database that is gone.
@@ -455,7 +466,7 @@ pub(super) fn sums_header(mark: &Mark) -> SumsHeader {
     }
 }
 
-fn entry_of(segment: &Segment) -> Entry {
+pub(super) fn entry_of(segment: &Segment) -> Entry {
     Entry {
         mark: segment.end,
         snapshot: segment.snapshot,

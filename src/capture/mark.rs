@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::spool::TxidRange;
 use crate::clock::UnixMs;
 use crate::format::ltx::DatabaseChecksum;
 use crate::format::wal::{Position, Salt};
@@ -44,6 +45,8 @@ pub type PageSum = (u32, u64);
 /// A captured stretch of history on its way to the store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Segment {
+    /// The first transaction in it; of a snapshot its only one.
+    pub first_txid: u64,
     /// The state at its end.
     pub end: Mark,
     /// Whether it is the whole database and not a difference.
@@ -69,6 +72,10 @@ impl Segment {
         } else {
             ObjectKey::Segment(self.end.generation, self.end.seq)
         }
+    }
+
+    pub fn txids(&self) -> TxidRange {
+        (self.first_txid, self.end.txid)
     }
 
     pub fn is_in_memory(&self) -> bool {

@@ -18,6 +18,7 @@ mod history;
 mod image;
 mod leaving;
 mod mark;
+mod merge;
 #[cfg(test)]
 mod model;
 mod newcomers;
@@ -26,6 +27,7 @@ mod queue;
 mod registration;
 mod requests;
 mod segment;
+mod shares;
 mod snapshot;
 pub mod spool;
 mod state;
@@ -34,7 +36,6 @@ mod wal_reader;
 pub mod wishes;
 mod workers;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -103,7 +104,7 @@ impl Shared {
 
     /// Removes what is on local disk of the database with that number, but for the state.
     fn remove_files(&self, id: i64) -> Result<(), CaptureError> {
-        self.spool.remove_others(id, &HashSet::new())?;
+        self.spool.forget(id)?;
         match std::fs::remove_file(self.sums_path(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(CaptureError::io("remove the page sums")(error))

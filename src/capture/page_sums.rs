@@ -97,6 +97,12 @@ impl PageSums {
         }
     }
 
+    /// Segments after `last` have numbers that are less by `fewer`.
+    pub fn renumber(&mut self, last: u32, fewer: u32) {
+        let later = self.overlay.values_mut().filter(|(_, seq)| *seq > last);
+        later.for_each(|(_, seq)| *seq -= fewer);
+    }
+
     /// Forgets what segments in memory said: they will never become durable.
     pub fn drop_overlay(&mut self) {
         self.overlay.clear();
@@ -292,6 +298,17 @@ mod tests {
             .make_durable(&header(3, 1, &[1]), 2, &[(1, 1)])
             .expect("durable");
         assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 0);
+    }
+
+    #[test]
+    fn what_comes_after_segments_that_were_numbered_anew_lies_over_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().join("a.sums"));
+        table.rewrite(&header(1, 1, &[1]), &[1]).expect("rewrite");
+        table.lay_over(9, &[(1, 10)]);
+        table.renumber(8, 7);
+        table.lay_over(3, &[(1, 11)]);
+        assert_eq!(table.reader().expect("reader").sum(1).expect("sum"), 11);
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Capture {
     fn note_missing(&self, path: &Path, id: i64) -> Result<(), StartError> {
         let Some(identity) = self.identify(path) else {
             // Removed in an earlier run, or no longer taken by the rules: nobody will ask for what waits of it.
-            self.shared.spool.remove_others(id, &HashSet::new())?;
+            self.shared.spool.forget(id)?;
             return Ok(self.shared.state.remove(id)?);
         };
         if let Registration::New(client) = self.roster.register(identity, path, &self.seen_at) {

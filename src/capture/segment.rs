@@ -20,6 +20,8 @@ pub struct Press<'a> {
     pub node_id: u64,
     /// Larger files go to the spool while they are made.
     pub memory_bytes: u64,
+    /// What is made takes the place of so many bytes of the spool.
+    replaced_bytes: Option<u64>,
 }
 
 /// The stretch of a log that a segment comes from.
@@ -81,6 +83,27 @@ fn toggle(checksum: &mut DatabaseChecksum, sum: u64) {
     }
 }
 
+impl<'a> Press<'a> {
+    pub fn new(spool: &'a Spool, id: i64, node_id: u64, memory_bytes: u64) -> Self {
+        Self {
+            spool,
+            id,
+            node_id,
+            memory_bytes,
+            replaced_bytes: None,
+        }
+    }
+
+    /// For files in the spool that take the place of others there, which have so many bytes.
+    pub fn in_place_of(&self, bytes: u64) -> Self {
+        Self {
+            memory_bytes: 0,
+            replaced_bytes: Some(bytes),
+            ..*self
+        }
+    }
+}
+
 impl Press<'_> {
     /// Writes a segment of the pages that `draft.sums` names. `read` fills in one page.
     ///
@@ -105,9 +128,11 @@ impl Press<'_> {
             wal_salt: wal.salt,
             node_id: self.node_id,
         };
-        let path = self
-            .spool
-            .path_of(self.id, draft.end.generation, draft.end.seq);
+        let path = self.spool.path_of(
+            self.id,
+            draft.end.generation,
+            (draft.before.txid + 1, draft.end.txid),
+        );
         let mut encoder = Encoder::new(self.sink(&path, &draft.end, draft.sums.len())?, header)?;
         let mut page = vec![0; draft.end.page_size as usize];
         for &(pgno, sum) in &draft.sums {
@@ -117,7 +142,8 @@ impl Press<'_> {
             }
             encoder.page(pgno, &page)?;
         }
-        self.finish(encoder, draft.end, false, committed_at, draft.sums)
+        let first = draft.before.txid + 1;
+        self.finish(encoder, first, draft.end, committed_at, draft.sums)
     }
 
     /// Writes a snapshot of the state `end`. `read` fills in one page. A generation's first one is a part of its
@@ -142,7 +168,9 @@ impl Press<'_> {
             node_id: self.node_id,
         };
         let path = match end.seq {
-            0 => self.spool.path_of(self.id, end.generation, 0),
+            0 => self
+                .spool
+                .path_of(self.id, end.generation, (end.txid, end.txid)),
             seq => self.spool.snapshot_path(self.id, end.generation, seq),
         };
         let mut encoder = Encoder::new(self.sink(&path, &end, end.commit as usize)?, header)?;
@@ -152,29 +180,38 @@ impl Press<'_> {
             read(pgno, &mut page)?;
             encoder.page(pgno, &page)?;
         }
-        self.finish(encoder, end, true, committed_at, Vec::new())
+        let segment = self.finish(encoder, end.txid, end, committed_at, Vec::new())?;
+        Ok(Segment {
+            snapshot: true,
+            ..segment
+        })
     }
 
     fn sink(&self, path: &Path, end: &Mark, pages: usize) -> Result<Sink<'_>, CaptureError> {
-        if pages as u64 * u64::from(end.page_size) <= self.memory_bytes {
+        let fits = pages as u64 * u64::from(end.page_size) <= self.memory_bytes;
+        if fits && self.replaced_bytes.is_none() {
             return Ok(Sink::Memory(Vec::new()));
         }
-        Ok(Sink::Spool(self.spool.write(path)?))
+        Ok(Sink::Spool(match self.replaced_bytes {
+            None => self.spool.write(path)?,
+            Some(bytes) => self.spool.write_in_place_of(path, bytes)?,
+        }))
     }
 
     fn finish(
         &self,
         encoder: Encoder<Sink<'_>>,
+        first_txid: u64,
         end: Mark,
-        snapshot: bool,
         committed_at: UnixMs,
         sums: Vec<PageSum>,
     ) -> Result<Segment, CaptureError> {
         let (sink, trailer) = encoder.finish(end.checksum.value())?;
         let (body, size) = sink.finish()?;
         Ok(Segment {
+            first_txid,
             end,
-            snapshot,
+            snapshot: false,
             committed_at,
             body,
             size,

@@ -17,6 +17,7 @@ use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::History;
 use super::mark::{Mark, Segment};
+use super::merge::Numbers;
 use super::segment::newest_pages;
 use super::state::SnapshotNote;
 use super::wal_reader::WalReader;
@@ -30,8 +31,8 @@ const ATTEMPTS: usize = 10;
 /// What came of it.
 #[derive(Debug)]
 pub enum Made {
-    /// A segment that is not part of what waits.
-    Snapshot(Segment),
+    /// A segment that is not part of what waits, and has the number of one that is: to be kept together.
+    Snapshot(Segment, Numbers),
     /// The newest captured state has its snapshot in the store, or waits for the one that it begins with.
     Nothing { newest_txid: u64 },
 }
@@ -54,13 +55,13 @@ pub(super) fn make(db: &Database, shared: &Shared) -> Result<Made, CaptureError>
     };
     let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
     let mut image = copy(&mut read, &file, db, shared, page_size, CHUNK)?;
-    let Some(end) = prove(&mut image, &file, db, shared)? else {
+    let Some((end, numbers)) = prove(&mut image, &file, db, shared)? else {
         return nothing();
     };
     let press = db.history().press(db, shared);
     press
         .snapshot(end, now_ms(), |pgno, page| image.get(pgno, page))
-        .map(Made::Snapshot)
+        .map(|segment| Made::Snapshot(segment, numbers))
 }
 
 /// Captures what is committed. The state that the history then has; none where there is none, or it has its snapshot.
@@ -101,7 +102,7 @@ fn prove(
     file: &File,
     db: &Database,
     shared: &Shared,
-) -> Result<Option<Mark>, CaptureError> {
+) -> Result<Option<(Mark, Numbers)>, CaptureError> {
     for _ in 0..ATTEMPTS {
         let Some(_) = look(db, shared)? else {
             return Ok(None);
@@ -114,7 +115,7 @@ fn prove(
             return Err(CaptureError::Disturbed);
         }
         if history.replace_unproven(image, &mark, file, db, shared)? {
-            return Ok(Some(mark));
+            return Ok(Some((mark, history.numbers.clone())));
         }
     }
     if !db.is_holding() {

@@ -2,33 +2,51 @@
 //!
 //! One file a segment, written beside and renamed. Not synced: a gate holds an application up, and whole directories
 //! with it. So a file survives the death of the process; whether it survived that of the machine is for its own
-//! checksum to say, and is asked before it is used again. Bounded in bytes for all databases together, and by the free
-//! space that it leaves on its disk.
+//! checksum to say, and is asked before it is used again. Bounded in bytes for all databases together, by a fair share
+//! for each tenant, and by the free space that it leaves on its disk. Room is looked for before a file is begun.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::shares::Shares;
 use crate::meter;
 use crate::store::Body;
 use crate::store::keys::GenerationId;
 
 const SUFFIX: &str = ".ltx";
 const TEMPORARY: &str = ".tmp";
+/// What the name of a file begins with that is kept for a look by hand.
+const DOUBTFUL: &str = "doubtful-";
 
 /// Why a segment could not be kept on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     #[error("the spool holds {used} bytes and may hold {limit}")]
     Full { used: u64, limit: u64 },
+    #[error(
+        "the tenant holds {held} bytes of the spool, in which {left} are left for all; one tenant gets no more than three times that"
+    )]
+    Share { held: u64, left: u64 },
     #[error("the spool's disk has {free} bytes left, of which {reserve} are reserved")]
     Reserve { free: u64, reserve: u64 },
     #[error("spool file {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+}
+
+/// The first and the last transaction of a segment.
+pub type TxidRange = (u64, u64);
+
+/// The number of the database that a file of the spool is of; 0, which none has, for what is no file of ours.
+fn id_of(path: &Path) -> i64 {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.map(|name| name.strip_prefix(DOUBTFUL).unwrap_or(name));
+    let id = name.and_then(|name| name.split('-').next());
+    id.and_then(|id| id.parse().ok()).unwrap_or(0)
 }
 
 /// How much the spool may take.
@@ -47,7 +65,7 @@ pub struct SpoolLimits {
 pub struct Spool {
     directory: PathBuf,
     limits: SpoolLimits,
-    used: AtomicU64,
+    shares: Mutex<Shares>,
 }
 
 impl Spool {
@@ -58,33 +76,43 @@ impl Spool {
             move |source| SpoolError::Io { path, source }
         };
         fs::create_dir_all(&directory).map_err(at(&directory))?;
-        let mut used = 0;
+        let mut shares = Shares::default();
         for entry in fs::read_dir(&directory).map_err(at(&directory))? {
             let entry = entry.map_err(at(&directory))?;
             let path = entry.path();
             if path.to_string_lossy().ends_with(TEMPORARY) {
                 fs::remove_file(&path).map_err(at(&path))?;
             } else {
-                used += entry.metadata().map_err(at(&path))?.len();
+                let len = entry.metadata().map_err(at(&path))?.len();
+                shares.add(id_of(&path), len);
             }
         }
-        meter::SPOOL_BYTES.add(used);
+        meter::SPOOL_BYTES.add(shares.total());
         Ok(Self {
             directory,
             limits,
-            used: AtomicU64::new(used),
+            shares: Mutex::new(shares),
         })
     }
 
     /// Bytes that wait in it.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.shares().total()
     }
 
-    /// Where the segment of a database lies, by the database's number.
-    pub fn path_of(&self, id: i64, generation: GenerationId, seq: u32) -> PathBuf {
+    /// Says whose a database is, by its number.
+    pub fn belongs_to(&self, id: i64, tenant: &str) {
+        self.shares().belongs_to(id, tenant);
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the segment with these transactions of a database lies, by the database's number.
+    pub fn path_of(&self, id: i64, generation: GenerationId, (first, last): TxidRange) -> PathBuf {
         self.directory
-            .join(format!("{id}-{generation}-{seq:08x}{SUFFIX}"))
+            .join(format!("{id}-{generation}-{first:x}-{last:x}{SUFFIX}"))
     }
 
     /// Where a further snapshot of a generation lies until it is stored.
@@ -97,7 +125,7 @@ impl Spool {
     pub fn doubtful_path(&self, id: i64, salt: (u32, u32), offset: u64) -> PathBuf {
         let (a, b) = salt;
         self.directory
-            .join(format!("doubtful-{id}-{a:08x}{b:08x}-{offset}.wal-frames"))
+            .join(format!("{DOUBTFUL}{id}-{a:08x}{b:08x}-{offset}.wal-frames"))
     }
 
     /// Keeps a segment that is in memory.
@@ -110,7 +138,24 @@ impl Spool {
 
     /// Starts a segment that is too large for memory.
     pub fn write(&self, path: &Path) -> Result<SpoolWriter<'_>, SpoolError> {
-        self.check_room()?;
+        self.check_room(id_of(path))?;
+        self.begin(path)
+    }
+
+    /// Starts one that takes the place of others, which have so many bytes: only their disk has to have room for both.
+    pub fn write_in_place_of(
+        &self,
+        path: &Path,
+        bytes: u64,
+    ) -> Result<SpoolWriter<'_>, SpoolError> {
+        let (free, reserve) = self.free_and_reserve()?;
+        if free < reserve.saturating_add(bytes) {
+            return Err(SpoolError::Reserve { free, reserve });
+        }
+        self.begin(path)
+    }
+
+    fn begin(&self, path: &Path) -> Result<SpoolWriter<'_>, SpoolError> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(TEMPORARY);
         let temporary = PathBuf::from(temporary);
@@ -132,7 +177,7 @@ impl Spool {
             Err(source) => return Err(self.io(path, source)),
         };
         fs::remove_file(path).map_err(|source| self.io(path, source))?;
-        self.used.fetch_sub(len, Ordering::Relaxed);
+        self.shares().subtract(id_of(path), len);
         meter::SPOOL_BYTES.subtract(len);
         Ok(())
     }
@@ -156,23 +201,51 @@ impl Spool {
         Ok(())
     }
 
-    fn check_room(&self) -> Result<(), SpoolError> {
-        let used = self.used();
-        if used >= self.limits.bytes {
-            return Err(SpoolError::Full {
-                used,
-                limit: self.limits.bytes,
-            });
+    /// Removes all that there is of a database that is gone.
+    pub fn forget(&self, id: i64) -> Result<(), SpoolError> {
+        self.remove_others(id, &HashSet::new())?;
+        self.shares().forget(id);
+        Ok(())
+    }
+
+    /// Whether the tenant of a database holds half as much as it may: time to see what of that is superseded.
+    pub fn is_scarce(&self, id: i64) -> Result<bool, SpoolError> {
+        let left = self.left()?;
+        Ok(!self.shares().may_take(id, left / 2))
+    }
+
+    fn check_room(&self, id: i64) -> Result<(), SpoolError> {
+        let left = self.left()?;
+        let shares = self.shares();
+        match shares.may_take(id, left) {
+            true => Ok(()),
+            false => Err(SpoolError::Share {
+                held: shares.held_with(id),
+                left,
+            }),
         }
-        let stat = rustix::fs::statvfs(&self.directory)
-            .map_err(|errno| self.io(&self.directory, errno.into()))?;
-        let free = stat.f_bavail * stat.f_frsize;
-        let percent = stat.f_blocks / 100 * u64::from(self.limits.reserve_percent) * stat.f_frsize;
-        let reserve = self.limits.reserve.max(percent);
-        if free < reserve {
+    }
+
+    /// Bytes that there is room for, of all together; never none.
+    fn left(&self) -> Result<u64, SpoolError> {
+        let (used, limit) = (self.used(), self.limits.bytes);
+        if used >= limit {
+            return Err(SpoolError::Full { used, limit });
+        }
+        let (free, reserve) = self.free_and_reserve()?;
+        if free <= reserve {
             return Err(SpoolError::Reserve { free, reserve });
         }
-        Ok(())
+        Ok((limit - used).min(free - reserve))
+    }
+
+    /// Bytes of the disk: what is free, and how much of that is never taken.
+    fn free_and_reserve(&self) -> Result<(u64, u64), SpoolError> {
+        let stat = rustix::fs::statvfs(&self.directory)
+            .map_err(|errno| self.io(&self.directory, errno.into()))?;
+        let percent = stat.f_blocks / 100 * u64::from(self.limits.reserve_percent) * stat.f_frsize;
+        let free = stat.f_bavail * stat.f_frsize;
+        Ok((free, self.limits.reserve.max(percent)))
     }
 
     fn io(&self, path: &Path, source: io::Error) -> SpoolError {
@@ -202,9 +275,11 @@ pub struct SpoolWriter<'a> {
 impl SpoolWriter<'_> {
     /// Gives it its name. Returns its size in bytes.
     pub fn keep(mut self) -> Result<u64, SpoolError> {
+        // An attempt before may have come as far as this.
+        self.spool.remove(&self.path)?;
         let kept = self.finish();
         kept.map_err(|source| self.spool.io(&self.path, source))?;
-        self.spool.used.fetch_add(self.written, Ordering::Relaxed);
+        self.spool.shares().add(id_of(&self.path), self.written);
         meter::SPOOL_BYTES.add(self.written);
         Ok(self.written)
     }
@@ -291,16 +366,19 @@ mod tests {
     fn only_whole_segments_have_a_name() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = Spool::open(dir.path().to_owned(), UNLIMITED).expect("open");
-        let path = spool.path_of(1, GenerationId(2), 3);
+        let path = spool.path_of(1, GenerationId(2), (3, 4));
         {
             let mut writer = spool.write(&path).expect("writer");
             writer.write_all(b"half").expect("write");
         }
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
-        spool
-            .keep(&path, &Bytes::from_static(b"whole"))
-            .expect("keep");
-        assert_eq!(spool.used(), 5);
+        for _ in 0..2 {
+            // An attempt whose note failed is made again.
+            spool
+                .keep(&path, &Bytes::from_static(b"whole"))
+                .expect("keep");
+            assert_eq!(spool.used(), 5);
+        }
         let again = Spool::open(dir.path().to_owned(), UNLIMITED).expect("open again");
         assert_eq!(again.used(), 5);
         again
@@ -323,7 +401,7 @@ mod tests {
             ..UNLIMITED
         };
         let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
-        let path = spool.path_of(1, GenerationId(2), 3);
+        let path = spool.path_of(1, GenerationId(2), (3, 4));
         spool
             .keep(&path, &Bytes::from_static(b"whole"))
             .expect("there is room");

@@ -283,6 +283,34 @@ impl StateDb {
         insert(&self.lock(), id, entry, false)
     }
 
+    /// Notes that a segment has taken the place of several, up to that with the number `last`: those after it have numbers
+    /// that are less by `fewer`.
+    pub fn replace_spooled(
+        &self,
+        id: i64,
+        merged: &Entry,
+        last: u32,
+        fewer: u32,
+    ) -> Result<(), StateError> {
+        let generation = merged.mark.generation.0 as i64;
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        transaction
+            .prepare_cached(
+                "DELETE FROM mark WHERE database = ?1 AND NOT stored AND generation = ?2
+                 AND seq BETWEEN ?3 AND ?4",
+            )?
+            .execute(params![id, generation, merged.mark.seq, last])?;
+        insert(&transaction, id, merged, false)?;
+        transaction
+            .prepare_cached(
+                "UPDATE mark SET seq = seq - ?4 WHERE database = ?1 AND NOT stored
+                 AND generation = ?2 AND seq > ?3",
+            )?
+            .execute(params![id, generation, last, fewer])?;
+        Ok(transaction.commit()?)
+    }
+
     /// Notes that a segment is stored: it becomes the newest stored mark, and nothing before it is needed any more.
     pub fn save_stored(
         &self,

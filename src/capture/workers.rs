@@ -15,7 +15,7 @@ use super::database::Database;
 use super::drain::{Drained, Next};
 use super::error::CaptureError;
 use super::gate::{Gate, Passing};
-use super::{Proceed, Shared, commits, image};
+use super::{Proceed, Shared, commits, image, merge};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Point;
 use crate::meter;
@@ -133,10 +133,18 @@ impl Workers {
         };
         spawn("gate-limit", Box::new(move || watch_gates(&watch_queue)))?;
         let (s, gate_only) = (shared.clone(), gate_queue.clone());
-        spawn("gate", Box::new(move || work(&s, &gate_only, &never())))?;
+        let merges = images.clone();
+        spawn(
+            "gate",
+            Box::new(move || work(&s, &gate_only, &never(), &merges)),
+        )?;
         for _ in 0..LOOKERS {
             let (s, gates, looks) = (shared.clone(), gate_queue.clone(), look_queue.clone());
-            spawn("capture", Box::new(move || work(&s, &gates, &looks)))?;
+            let merges = images.clone();
+            spawn(
+                "capture",
+                Box::new(move || work(&s, &gates, &looks, &merges)),
+            )?;
         }
         for _ in 0..IMAGERS {
             let (s, queue) = (shared.clone(), image_queue.clone());
@@ -242,11 +250,21 @@ fn watch_gates(queue: &Receiver<Waiting>) {
     }
 }
 
-fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>) {
+fn work(
+    shared: &Shared,
+    gates: &Receiver<Urgent>,
+    looks: &Receiver<Look>,
+    merges: &Sender<Look>,
+) {
     loop {
         select_biased! {
             recv(gates) -> gate => match gate {
-                Ok(Urgent::Gate(held, gate)) => pass_gate(shared, &held, gate),
+                Ok(Urgent::Gate(held, gate)) => {
+                    pass_gate(shared, &held, gate);
+                    if gate.destroys_frames() {
+                        merge_soon(shared, &held.db.newest(), merges);
+                    }
+                }
                 Ok(Urgent::Commit(held)) => commits::capture_held(shared, held, now_ms()),
                 Err(_) => return,
             },
@@ -291,6 +309,24 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
             Err(CaptureError::LostWay { reason })
         }
         _ => Ok(()),
+    }
+}
+
+/// Where what waits of the database is to be merged, a thread for whole databases does that.
+fn merge_soon(shared: &Shared, db: &Arc<Database>, merges: &Sender<Look>) {
+    if db.history().run_to_merge(shared).is_none() || !db.begin_merging() {
+        return;
+    }
+    let merged = db.clone();
+    let work: Look = Box::new(move |shared| {
+        if let Err(error) = caught(|| merge::merge(&merged, shared)) {
+            tracing::warn!(client = %merged.label(), error = %error, "What waits in the spool could not be merged");
+        }
+        merged.end_merging();
+    });
+    if merges.try_send(work).is_err() {
+        // The next gate asks again.
+        db.end_merging();
     }
 }
 

@@ -211,8 +211,8 @@ impl Replicator {
             // The new generation begins with a snapshot.
             return Ok(());
         }
-        let segment = match self.make_snapshot(db).await? {
-            Made::Snapshot(segment) => segment,
+        let (segment, _numbers) = match self.make_snapshot(db).await? {
+            Made::Snapshot(segment, numbers) => (segment, numbers),
             Made::Nothing { newest_txid } => {
                 client.update(|progress| progress.snapshot_txid = newest_txid);
                 return Ok(());

@@ -20,6 +20,7 @@ mod kills;
 mod lifetimes;
 mod load;
 mod logs;
+mod many_tenants;
 mod metrics;
 mod mount_helper;
 mod ordinary_user;

@@ -49,7 +49,7 @@ fn make_among_steps(model: &mut Model, chunk: usize) -> Result<Option<Segment>, 
         Ok(half + read_up_to(&reading, &mut bytes[half..], at + half as u64)?)
     };
     let mut image = copy(&mut read, &file, &db, &shared, mark.page_size, chunk)?;
-    let Some(end) = prove(&mut image, &file, &db, &shared)? else {
+    let Some((end, _numbers)) = prove(&mut image, &file, &db, &shared)? else {
         return Ok(None);
     };
     // Nothing that comes now can change it.
@@ -94,7 +94,7 @@ fn one_of_a_state_that_has_its_snapshot_is_not_made_again() {
     }
     store_all(&model);
     assert!(db.history().snapshot.expect("known").log_bytes > 0);
-    let Made::Snapshot(segment) = make(&db, &shared).expect("looked") else {
+    let Made::Snapshot(segment, _) = make(&db, &shared).expect("looked") else {
         panic!("there is a new state");
     };
     assert!(segment.snapshot && segment.end.seq > 0);

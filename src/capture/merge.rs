@@ -1,0 +1,246 @@
+//! Merges captured segments that wait in the spool: of a page that several of them have, only the newest version is kept.
+//!
+//! The moments in between are lost by that, so it is done only where a tenant's share of the spool gets scarce and much of
+//! it is superseded, or where very many wait. What is merged, and what comes after it, is counted anew: none of it has
+//! been given to the store yet. The oldest that waits may be on its way there, and is left alone.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::sync::Arc;
+
+use super::Shared;
+use super::database::Database;
+use super::error::CaptureError;
+use super::history::{History, entry_of};
+use super::mark::{Mark, PageSum, Segment};
+use super::segment::{Draft, Press, WalExtent};
+use crate::format::ltx::Decoder;
+use crate::store::Body;
+
+/// Segments that are merged in one go, and open files with that.
+const AT_ONCE: usize = 64;
+/// Fewer are not worth the work.
+const FEWEST: usize = 8;
+/// Where more wait, they are merged for their number's sake: each takes memory.
+pub(super) const MOST_WAITING: usize = 1024;
+
+/// Consecutive segments in the spool, and the state that they begin with.
+pub(super) struct Run {
+    before: Mark,
+    segments: Vec<Segment>,
+}
+
+impl Run {
+    fn last(&self) -> &Segment {
+        self.segments.last().expect("BUG: a run of nothing")
+    }
+
+    /// The newest sums of all pages that are still in the database at the end, ascending.
+    fn sums(&self) -> Vec<PageSum> {
+        let mut newest: HashMap<u32, u64> = HashMap::new();
+        for segment in &self.segments {
+            newest.extend(segment.sums.iter().copied());
+        }
+        let commit = self.last().end.commit;
+        let mut sums: Vec<PageSum> = newest
+            .into_iter()
+            .filter(|(pgno, _)| *pgno <= commit)
+            .collect();
+        sums.sort_unstable();
+        sums
+    }
+
+    /// Whether a quarter of the pages is superseded.
+    fn is_worth_it(&self) -> bool {
+        let all: usize = self.segments.iter().map(|segment| segment.sums.len()).sum();
+        self.sums().len() <= all / 4 * 3
+    }
+}
+
+impl History {
+    /// The newest segments that may be merged.
+    pub(super) fn run_that_waits(&self, fewest: usize) -> Option<Run> {
+        let generation = self.mark?.generation;
+        let may_be_merged = |segment: &Segment| {
+            !segment.is_in_memory() && !segment.snapshot && segment.end.generation == generation
+        };
+        let end = self.pending.iter().take_while(|one| one.durable).count();
+        let most = end.saturating_sub(AT_ONCE).max(1);
+        let begin = (most..end)
+            .rev()
+            .take_while(|index| may_be_merged(&self.pending[*index]))
+            .last()?;
+        let run = Run {
+            before: self.pending[begin - 1].end,
+            segments: self.pending.range(begin..end).cloned().collect(),
+        };
+        (run.segments.len() >= fewest && self.are_numbers_free()).then_some(run)
+    }
+
+    /// What is to be merged now, if anything.
+    pub(super) fn run_to_merge(&self, shared: &Shared) -> Option<Run> {
+        let run = self.run_that_waits(FEWEST)?;
+        // Where the disk can't be asked, it is full as well.
+        let is_scarce = || shared.spool.is_scarce(self.id).unwrap_or(true);
+        let is_wanted = self.pending.len() > MOST_WAITING || (is_scarce() && run.is_worth_it());
+        is_wanted.then_some(run)
+    }
+
+    /// Puts `merged` in the place of its parts. False where these do not wait any more as they did, or their numbers are
+    /// in use.
+    fn replace_run(
+        &mut self,
+        run: &Run,
+        merged: &Segment,
+        db: &Database,
+        shared: &Shared,
+    ) -> Result<bool, CaptureError> {
+        let parts = run.segments.len();
+        let begin = self
+            .pending
+            .iter()
+            .skip(1)
+            .position(|segment| segment.end == run.segments[0].end)
+            .map(|index| index + 1);
+        let is_there = |begin: &usize| {
+            let waiting = self.pending.iter().skip(*begin).map(|segment| segment.end);
+            waiting
+                .take(parts)
+                .eq(run.segments.iter().map(|part| part.end))
+        };
+        let Some(begin) = begin.filter(is_there).filter(|_| self.are_numbers_free()) else {
+            return Ok(false);
+        };
+        let (last, fewer) = (run.last().end.seq, parts as u32 - 1);
+        let entry = entry_of(merged);
+        shared.state.replace_spooled(self.id, &entry, last, fewer)?;
+        self.pending.drain(begin + 1..begin + parts);
+        self.pending[begin] = merged.clone();
+        let later = self.pending.iter_mut().skip(begin + 1);
+        let marks = later.map(|segment| &mut segment.end).chain(&mut self.mark);
+        for mark in marks.filter(|mark| mark.generation == merged.end.generation) {
+            mark.seq -= fewer;
+        }
+        if let Some(sums) = &mut self.sums {
+            sums.renumber(last, fewer);
+        }
+        self.report(db);
+        Ok(true)
+    }
+}
+
+/// Merges what waits in the spool where that is to be done. Holds no lock while it reads and writes.
+pub(super) fn merge(db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+    let found = {
+        let history = db.history();
+        let run = history.run_to_merge(shared);
+        run.map(|run| (run, history.press(db, shared)))
+    };
+    match found {
+        Some((run, press)) => merge_run(&run, &press, db, shared).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn merge_run(
+    run: &Run,
+    press: &Press<'_>,
+    db: &Database,
+    shared: &Shared,
+) -> Result<bool, CaptureError> {
+    let merged = write_merged(run, press)?;
+    let replaced = db.history().replace_run(run, &merged, db, shared);
+    if !matches!(replaced, Ok(true)) {
+        shared.remove_body(&merged)?;
+        return replaced;
+    }
+    for part in &run.segments {
+        shared.remove_body(part)?;
+    }
+    let bytes: u64 = run.segments.iter().map(|part| part.size).sum();
+    tracing::info!(
+        client = %db.label(),
+        segments = run.segments.len(),
+        bytes,
+        left = merged.size,
+        "Segments that wait for the store were merged: the moments between their first and last are no more"
+    );
+    Ok(true)
+}
+
+fn write_merged(run: &Run, press: &Press<'_>) -> Result<Segment, CaptureError> {
+    let mut parts: Vec<Part> = run
+        .segments
+        .iter()
+        .map(Part::open)
+        .collect::<Result<_, _>>()?;
+    let draft = Draft {
+        before: run.before,
+        end: Mark {
+            seq: run.segments[0].end.seq,
+            ..run.last().end
+        },
+        sums: run.sums(),
+    };
+    let most = run.segments.iter().map(|part| part.size).sum();
+    let committed_at = run.segments[0].committed_at;
+    // The oldest first, so that the newest version is the one that stays.
+    let read = |pgno: u32, page: &mut [u8]| {
+        parts
+            .iter_mut()
+            .try_for_each(|part| part.put_into(pgno, page))
+    };
+    let press = press.in_place_of(most);
+    let mut merged = press.segment(draft, WalExtent::default(), committed_at, read)?;
+    merged.durable = true;
+    Ok(merged)
+}
+
+/// A segment that is read along with the others.
+struct Part {
+    decoder: Decoder<BufReader<File>>,
+    page: Vec<u8>,
+    /// The number of the page that was read last; none behind the last one.
+    pgno: Option<u32>,
+}
+
+impl Part {
+    fn open(segment: &Segment) -> Result<Self, CaptureError> {
+        let Body::File(path) = &segment.body else {
+            return Err(CaptureError::Disturbed);
+        };
+        // One that has been stored meanwhile is gone.
+        let file = File::open(path).map_err(CaptureError::io("open a segment in the spool"))?;
+        let decoder = Decoder::new(BufReader::new(file))?;
+        let mut part = Self {
+            page: vec![0; decoder.header().page_size as usize],
+            decoder,
+            pgno: None,
+        };
+        part.advance()?;
+        Ok(part)
+    }
+
+    fn advance(&mut self) -> Result<(), CaptureError> {
+        self.pgno = self.decoder.next_page(&mut self.page)?;
+        Ok(())
+    }
+
+    /// Overwrites `page` where it has that one. Pages are asked for in ascending order.
+    fn put_into(&mut self, pgno: u32, page: &mut [u8]) -> Result<(), CaptureError> {
+        while self.pgno.is_some_and(|own| own < pgno) {
+            self.advance()?;
+        }
+        if self.pgno == Some(pgno) {
+            page.copy_from_slice(&self.page);
+        }
+        Ok(())
+    }
+}
+
+/// Whoever holds one relies on the numbers of the segments that wait: meanwhile none are merged.
+pub type Numbers = Arc<()>;
+
+#[cfg(test)]
+mod tests;

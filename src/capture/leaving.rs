@@ -27,11 +27,14 @@ pub(super) struct Leaving {
     named: Named,
 }
 
-/// Notes how a database was called that is removed.
+/// Notes how a database was called that is removed, unless all of it is forgotten already.
 pub(super) fn save(connection: &Connection, id: i64, client: &Client) -> Result<(), StateError> {
     use std::os::unix::ffi::OsStrExt;
     connection
-        .prepare_cached("INSERT OR REPLACE INTO leaving VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO leaving SELECT ?1, ?2, ?3, ?4, ?5, ?6
+             WHERE EXISTS (SELECT 1 FROM database WHERE id = ?1)",
+        )?
         .execute(params![
             id,
             client.db_path.as_os_str().as_bytes(),

@@ -16,6 +16,7 @@ mod gate;
 mod handles;
 mod history;
 mod image;
+mod late;
 mod leaving;
 mod mark;
 mod merge;
@@ -67,6 +68,7 @@ pub use snapshot::Made;
 pub use state::{SnapshotNote, Upkeep};
 
 use backing::Backing;
+use late::Late;
 use newcomers::Newcomers;
 use queue::Queue;
 use spool::{Spool, SpoolError, SpoolLimits};
@@ -170,6 +172,7 @@ pub struct Capture {
     newcomers: Newcomers,
     /// Databases that were removed have to be told to the store.
     removed: Notify,
+    late: Late,
     roster: Arc<Roster>,
     /// The mount is gone, and the directory is there without it.
     unmounted: AtomicBool,
@@ -234,6 +237,7 @@ impl Capture {
             wishes,
             newcomers: Newcomers::default(),
             removed: Notify::new(),
+            late: Late::default(),
             roster,
             unmounted: AtomicBool::new(false),
             by_hand: Mutex::default(),

@@ -16,12 +16,20 @@ use crate::clock::now_ms;
 use crate::fault::Point;
 use crate::tenant::discovery::{Rules, Verdict};
 use crate::tenant::ids::Identity;
-use crate::tenant::roster::{Client, Registration, Status};
+use crate::tenant::roster::{Client, Progress, Registration, Status};
 
 /// Why a file that looks like a database is not one of ours.
 const NO_RULE: &str = "no rule says whose it is";
 const IS_LINK: &str = "it is a symbolic link";
 const IS_TAKEN: &str = "another file has its identity";
+
+/// What `lastError` begins with where the state could give a client no number.
+const STATE: &str = "state: ";
+
+fn is_of_state(progress: &Progress) -> bool {
+    let told = progress.last_error.as_deref();
+    progress.status == Status::Failing && told.is_some_and(|error| error.starts_with(STATE))
+}
 
 /// What a look through the watch path has found.
 #[derive(Debug, Default)]
@@ -231,10 +239,12 @@ impl Capture {
         let Some(db) = self.at_path(path) else {
             return;
         };
-        let client = db.client();
+        let client = db.client().or_else(|| self.unnumbered_at(path));
         Point::Vanished.reach();
-        if let Err(error) = self.note_removed(path, client.as_deref(), None) {
-            tracing::warn!(client = %db.label(), error = %error, "The state could not be written");
+        let removed = self.removed_now(path, client.as_deref(), None);
+        if let Err(error) = self.shared.state.remove_client(&removed) {
+            tracing::warn!(client = %db.label(), error = %error, "A removal could not be noted; it is tried again");
+            self.note_removed_late(&removed, client.as_ref());
         }
         Point::RemovalNoted.reach();
         self.take_out(path, client.as_deref());
@@ -367,6 +377,12 @@ impl Capture {
         self.roster.no_longer_ignored(&client.seen_path());
         match self.number_of(path, &client) {
             Ok(id) => {
+                client.update(|progress| {
+                    // It could not be written before.
+                    if is_of_state(progress) {
+                        (progress.status, progress.last_error) = (Status::Active, None);
+                    }
+                });
                 db.set_client(client.clone(), id);
                 if client.progress().status == Status::Refused {
                     let db = Arc::downgrade(db);
@@ -379,10 +395,16 @@ impl Capture {
                     });
                 }
             }
-            Err(error) => client.update(|progress| {
-                progress.status = Status::Failing;
-                progress.last_error = Some(format!("state: {error}"));
-            }),
+            Err(error) => {
+                client.update(|progress| {
+                    if progress.status != Status::Refused {
+                        progress.status = Status::Failing;
+                        progress.last_error = Some(format!("{STATE}{error}"));
+                        progress.oldest_pending_at.get_or_insert_with(now_ms);
+                    }
+                });
+                self.register_late(path);
+            }
         }
     }
 
@@ -399,6 +421,7 @@ impl Capture {
     /// The number under which the state knows a database. What it knows of another place than the client's is forgotten: in
     /// this one the store has nothing that could be gone on from.
     fn number_of(&self, path: &Path, client: &Client) -> Result<i64, CaptureError> {
+        self.note_late_removals(Some(path))?;
         let state = &self.shared.state;
         let id = state.id_of(path)?;
         let Some(place) = client.place() else {
@@ -435,6 +458,16 @@ impl Capture {
         client: Option<&Client>,
         wish: Option<&Wish>,
     ) -> Result<(), StateError> {
+        let removed = self.removed_now(path, client, wish);
+        self.shared.state.remove_client(&removed)
+    }
+
+    fn removed_now<'a>(
+        &self,
+        path: &'a Path,
+        client: Option<&'a Client>,
+        wish: Option<&'a Wish>,
+    ) -> RemovedClient<'a> {
         let registered = client.filter(|client| {
             let known = self.roster.get(&client.id);
             known.is_some_and(|known| known.db_path == path && known.seen_at == self.seen_at)
@@ -447,12 +480,18 @@ impl Capture {
                 begun.map_or_else(now_ms, |begun| begun.max(now_ms())),
             )
         });
-        self.shared.state.remove_client(&RemovedClient {
+        RemovedClient {
             path,
             wish,
             removal,
             id: self.at_path(path).and_then(|db| db.id()),
-        })
+        }
+    }
+
+    /// The client of a database to which the state could give no number.
+    fn unnumbered_at(&self, path: &Path) -> Option<Arc<Client>> {
+        let client = self.roster.get(&self.identify(path)?.id)?;
+        (client.db_path == path && client.seen_at == self.seen_at).then_some(client)
     }
 
     /// Stops the replication of what stood at `path`, once that is noted.

@@ -3,6 +3,7 @@
 mod agenda;
 pub mod drills;
 mod fleet;
+mod late;
 mod pipeline;
 mod recall;
 mod removals;
@@ -77,6 +78,7 @@ impl Replicator {
     pub async fn run(self: Arc<Self>, mut dirty: mpsc::Receiver<Arc<Database>>) {
         let upkeep = tokio::spawn(upkeep::run(self.clone()));
         let removals = tokio::spawn(removals::run(self.clone()));
+        let late = tokio::spawn(late::run(self.clone()));
         let mut tasks = JoinSet::new();
         let mut working: HashMap<Id, Arc<Database>> = HashMap::new();
         // Workers have room for one question of each pipeline.
@@ -110,7 +112,7 @@ impl Replicator {
             }
         }
         tasks.shutdown().await;
-        for task in [upkeep, removals] {
+        for task in [upkeep, removals, late] {
             if let Err(error) = task.await {
                 tracing::error!(error = %error, "Upkeep did not end in order");
             }

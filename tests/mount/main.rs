@@ -13,6 +13,7 @@ mod durability;
 mod encryption;
 mod faults;
 mod foreign;
+mod full_disk;
 mod holds;
 mod isolation;
 mod journals;

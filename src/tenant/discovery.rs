@@ -247,7 +247,7 @@ impl Rules {
         };
         let is_companion = SUFFIXES.iter().any(|(suffix, _)| name.ends_with(suffix));
         let matches = self.patterns.iter().any(|pattern| pattern.matches(name));
-        if !self.written.discovery || !matches || is_companion {
+        if !self.written.discovery || !matches || is_companion || is_super_journal(name) {
             return Verdict::Plain;
         }
         self.found(path, name).map_or(Verdict::Ignored, |named| {
@@ -308,6 +308,16 @@ impl Rules {
             Some((path.with_file_name(OsStr::from_bytes(base)), *kind))
         })
     }
+}
+
+/// Whether SQLite gives a file this name that holds a transaction of several databases together: `<name>-mj` and nine
+/// hexadecimal digits, the seventh of which is a 9.
+fn is_super_journal(name: &str) -> bool {
+    const DIGITS: usize = 9;
+    let digits = name.rsplit_once("-mj").map(|(_, digits)| digits.as_bytes());
+    digits.is_some_and(|digits| {
+        digits.len() == DIGITS && digits[6] == b'9' && digits.iter().all(u8::is_ascii_hexdigit)
+    })
 }
 
 /// Whether a name can stand in a key and in a path as it is, whatever the configured pattern lets through.

@@ -157,7 +157,7 @@ impl History {
         if !may_differ && !rest_is_broken {
             return Ok(Drained::only(Next::Nothing));
         }
-        let is_wal = in_wal_mode(db, shared)?;
+        let is_wal = in_wal_mode(db, shared)? || self.rests_unread(stamps.database);
         db.set_in_wal_mode(is_wal);
         Ok(Drained::only(match (is_wal, changed) {
             (true, _) if rest_is_broken => {
@@ -347,6 +347,9 @@ impl History {
         let mut sums = Vec::with_capacity(pages.len());
         for &page in &pages {
             read_page(page, &mut buffer)?;
+            if page.pgno == 1 {
+                self.note_first_page(shared, &buffer)?;
+            }
             sums.push((page.pgno, page_checksum(page.pgno, &buffer)));
         }
         check_growth(&before, commit, &sums)?;

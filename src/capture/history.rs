@@ -59,6 +59,8 @@ pub struct History {
     pub(super) log_ended: bool,
     /// None once this run has found the mark in the files.
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// The captured state's first page is not plain.
+    pub(super) is_encrypted: bool,
     /// The history goes on from an object whose frames no log shows.
     pub(super) has_adopted_unseen: bool,
     /// Why the file has to be compared page by page before its log can be followed again.
@@ -104,6 +106,7 @@ impl History {
             .max();
         self.stored = known.stored.as_ref().map(|entry| entry.mark);
         self.snapshot = known.snapshot;
+        self.is_encrypted = shared.state.is_encrypted(id)?;
 
         if let Some(client) = db.client() {
             shared.spool.belongs_to(id, &client.id.tenant);

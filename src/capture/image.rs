@@ -99,7 +99,13 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
             history.seen_changes = changes;
             return Ok(None);
         }
-        (Log::None, None) => return Err(CaptureError::NotADatabase),
+        (Log::None, None) => match history.page_size_unread(stamp) {
+            None => return Err(CaptureError::NotADatabase),
+            Some(_) if !quiet && changes == history.seen_changes => {
+                return Err(CaptureError::Disturbed);
+            }
+            Some(page_size) => page_size,
+        },
     };
     db.take_touched();
     history.image = Some(ImageRun {
@@ -264,6 +270,11 @@ impl History {
             None => size_without_log(db, shared, &run, image)?,
         };
         image.set_size(commit)?;
+        if wal.is_some() && commit > 0 {
+            let mut first = vec![0; image.page_size as usize];
+            image.get(1, &mut first)?;
+            self.note_first_page(shared, &first)?;
+        }
         let sum_of = |page: &PageRef| (page.pgno, image.sums[page.pgno as usize - 1]);
         self.tail = last.iter().map(sum_of).collect();
         self.seen_changes = run.changes;

@@ -9,6 +9,7 @@ mod control;
 mod copy;
 pub mod database;
 mod drain;
+mod encrypted;
 mod error;
 mod files;
 mod foreign;

@@ -165,6 +165,7 @@ impl StateDb {
         connection.execute_batch(SCHEMA)?;
         connection.execute_batch(super::wishes::SCHEMA)?;
         connection.execute_batch(super::leaving::SCHEMA)?;
+        connection.execute_batch(super::encrypted::SCHEMA)?;
         let known: Option<i64> = connection
             .query_row("SELECT node_id FROM instance", [], |row| row.get(0))
             .optional()?;

@@ -250,12 +250,7 @@ fn watch_gates(queue: &Receiver<Waiting>) {
     }
 }
 
-fn work(
-    shared: &Shared,
-    gates: &Receiver<Urgent>,
-    looks: &Receiver<Look>,
-    merges: &Sender<Look>,
-) {
+fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merges: &Sender<Look>) {
     loop {
         select_biased! {
             recv(gates) -> gate => match gate {

@@ -67,7 +67,8 @@ impl Scene {
         let restored = self.daemon.restore(client, &[], &format!("{client}.db"));
         sqlite::assert_same(&self.daemon.database(client), &restored);
         assert_has_all(&restored, &acknowledged(&self.acks(client)));
-        assert_eq!(self.daemon.generations(client).len(), 1, "{client}");
+        let log = self.daemon.log.text();
+        assert_eq!(self.daemon.generations(client).len(), 1, "{client}: {log}");
     }
 
     fn was_gapped(&self, client: &str) -> bool {

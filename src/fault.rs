@@ -1,7 +1,10 @@
-//! Points at which a test has the process die, by name. In release builds there are none.
+//! Points at which a test has the process die, by name, and places where it has the work for one client panic. In
+//! release builds there are none.
 //!
-//! They stand where one thing is done and the next, that tells of it, is not: what a death there leaves has to be mended
-//! by the next start.
+//! The points stand where one thing is done and the next, that tells of it, is not: what a death there leaves has to be
+//! mended by the next start. What a panic leaves has to be mended while the others go on.
+
+use std::any::Any;
 
 /// A place in the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,4 +89,63 @@ impl Point {
     #[cfg(not(debug_assertions))]
     #[inline(always)]
     pub fn reach(self) {}
+}
+
+/// Where the work for one client panics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Defect {
+    /// A worker captures what an operation is about to destroy.
+    Gate,
+    /// A segment is made, the history stands at its end, and it does not wait for the store yet.
+    Capture,
+    /// A whole database was read, the history stands at what that showed, and nothing of it is written down.
+    Image,
+    /// A round of looking and storing begins.
+    Pipeline,
+    /// A further snapshot is about to be made.
+    Upkeep,
+}
+
+impl Defect {
+    pub const ALL: [Defect; 5] = [
+        Defect::Gate,
+        Defect::Capture,
+        Defect::Image,
+        Defect::Pipeline,
+        Defect::Upkeep,
+    ];
+
+    /// The file whose presence has the work for a client panic here, in the folder that the environment variable
+    /// `LITESTREAM_MULTITENANT_DEFECTS` names.
+    pub fn file_name(self, client: &str) -> String {
+        format!("{self:?}-{client}")
+    }
+
+    /// Panics where the file says so.
+    #[cfg(debug_assertions)]
+    pub fn meet(self, client: impl FnOnce() -> String) {
+        use std::path::PathBuf;
+        use std::sync::LazyLock;
+
+        static FOLDER: LazyLock<Option<PathBuf>> =
+            LazyLock::new(|| std::env::var_os("LITESTREAM_MULTITENANT_DEFECTS").map(PathBuf::from));
+        if let Some(folder) = &*FOLDER {
+            let is_wanted = folder.join(self.file_name(&client())).exists();
+            assert!(!is_wanted, "a defect in {self:?}, as the test wants it");
+        }
+    }
+
+    /// Nothing happens in a release.
+    #[cfg(not(debug_assertions))]
+    #[inline(always)]
+    pub fn meet(self, _client: impl FnOnce() -> String) {}
+}
+
+/// What a panic said.
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
 }

@@ -7,6 +7,7 @@ use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
+use super::merge::Numbers;
 use super::segment::newest_pages;
 use super::state::Entry;
 use crate::clock::now_ms;
@@ -121,6 +122,7 @@ impl History {
         let note = self.snapshot_after(&end, object.size);
         shared.state.save_stored(self.id, &entry, &note)?;
         self.pending.clear();
+        self.numbers = Numbers::default();
         let table = self.sums.as_mut().expect("BUG: loaded without page sums");
         table.drop_overlay();
         if wal.is_none() {

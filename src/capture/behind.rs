@@ -50,6 +50,9 @@ impl History {
 
     /// An object was stored whose commits the log does not show: notes how its pages were before it.
     pub(super) fn note_former(&mut self, object: &StoredSegment) -> Result<(), CaptureError> {
+        if self.was_confirmed {
+            return Ok(());
+        }
         let table = self.sums.as_ref().expect("BUG: loaded without page sums");
         let failed = || CaptureError::io("read the page sums");
         let reader = table.reader().map_err(failed())?;
@@ -70,6 +73,10 @@ impl History {
         self.mark = None;
         self.resync = None;
         self.confirm_files();
+        if self.was_confirmed {
+            // It went on while nobody followed it.
+            return;
+        }
         let Mark {
             generation, txid, ..
         } = newest;

@@ -15,7 +15,7 @@ use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::History;
 use super::wal_reader::WalReader;
-use super::workers::caught;
+use super::workers::without_panic;
 use super::{Capture, Shared};
 use crate::clock::UnixMs;
 use crate::format::scanner::Transaction;
@@ -183,7 +183,10 @@ pub(super) fn capture_held(shared: &Shared, held: HeldCommit, since: UnixMs) {
     }
     let db = held.db.clone();
     let mut history = db.history();
-    let ahead = caught(|| history.capture_ahead(&db, shared, &held.write, since));
+    let ahead = without_panic(|| history.capture_ahead(&db, shared, &held.write, since));
+    if let Err(CaptureError::Panicked(_)) = ahead {
+        history.begin_anew();
+    }
     let stage = match ahead {
         Ok(Ahead::NoCommit) => {
             drop(history);

@@ -15,7 +15,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
-use crate::fault::Point;
+use crate::fault::{Defect, Point};
 use crate::format::ltx::{lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
 
@@ -385,6 +385,7 @@ impl History {
         self.mark = Some(end);
         self.reach(end.txid);
         self.tail = tail_of(&segment.sums, &group[group.len() - 1]);
+        Defect::Capture.meet(|| db.label());
         self.push(db, shared, segment)?;
         Point::Captured.reach();
         Ok(())

@@ -61,6 +61,8 @@ pub struct History {
     pub(super) unconfirmed: Option<Unconfirmed>,
     /// The captured state's first page is not plain.
     pub(super) is_encrypted: bool,
+    /// This run had found it there before a panic: the files can't be behind.
+    pub(super) was_confirmed: bool,
     /// The history goes on from an object whose frames no log shows.
     pub(super) has_adopted_unseen: bool,
     /// Why the file has to be compared page by page before its log can be followed again.
@@ -78,7 +80,7 @@ pub struct History {
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
     pub(super) making: Option<Mark>,
-    /// Held by whoever relies on the numbers of the segments that wait.
+    /// Held by whoever relies on the numbers of the segments that wait; another one where these were given up.
     pub(super) numbers: Numbers,
 }
 
@@ -124,7 +126,8 @@ impl History {
             self.log_ended = db.is_as_stored();
             self.is_newest_known = db.is_as_stored();
             self.at_rest = db.stamp_at_rest();
-            self.unconfirmed = (!db.is_as_stored()).then(|| Unconfirmed {
+            let may_be_behind = !db.is_as_stored() && !self.was_confirmed;
+            self.unconfirmed = may_be_behind.then(|| Unconfirmed {
                 past: known.past.iter().copied().collect(),
                 former: Vec::new(),
             });
@@ -177,6 +180,15 @@ impl History {
         }
         shared.spool.remove_others(id, &wanted)?;
         Ok(self.pending.len())
+    }
+
+    /// Forgets all but what the state and the spool know: somebody panicked in the middle of a change.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self {
+            is_imaged: self.is_imaged,
+            was_confirmed: self.was_confirmed || (self.id != 0 && self.unconfirmed.is_none()),
+            ..Self::default()
+        };
     }
 
     /// The next segment to be stored.
@@ -356,6 +368,7 @@ impl History {
 
     /// The state `end` was never written down: what builds on it is given up, and a new generation has to begin.
     pub(super) fn lose_from(&mut self, end: &Mark, shared: &Shared) -> Result<(), CaptureError> {
+        self.numbers = Numbers::default();
         let place = |mark: &Mark| (mark.generation, mark.seq);
         let kept = self
             .pending

@@ -24,6 +24,7 @@ use super::mark::{Mark, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
+use crate::fault::Defect;
 use crate::format::scanner::{PageRef, Transaction};
 use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
@@ -63,6 +64,7 @@ pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(
     let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
     let mut image = copy(&mut read, db, shared, CHUNK)?;
     let work = db.history().finish_image(db, shared, &mut image)?;
+    Defect::Image.meet(|| db.label());
     write_down(db, shared, &image, work, since)
 }
 

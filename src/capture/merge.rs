@@ -239,7 +239,8 @@ impl Part {
     }
 }
 
-/// Whoever holds one relies on the numbers of the segments that wait: meanwhile none are merged.
+/// Whoever holds one relies on the numbers of the segments that waited then: meanwhile none are merged. It is the
+/// history's own as long as none of these were given up.
 pub type Numbers = Arc<()>;
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ pub use gate::{Gate, Passing};
 pub use handles::OpenedAs;
 pub use history::Earlier;
 pub use mark::{Mark, Segment};
+pub use merge::Numbers;
 pub use newcomers::{Newcomer, TakeOver};
 pub use snapshot::Made;
 pub use state::{SnapshotNote, Upkeep};

@@ -10,6 +10,7 @@ use super::drain::Drained;
 use super::error::CaptureError;
 use super::history::Earlier;
 use super::mark::Segment;
+use super::merge::Numbers;
 use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, caught};
@@ -48,6 +49,20 @@ impl Capture {
         self.ask_for_all_pages(db, snapshot::make).await
     }
 
+    /// Whether a snapshot that `snapshot` gave with these still is of the state that has its number: what waited then may
+    /// have been given up, and captured anew.
+    pub async fn are_numbers_good(
+        &self,
+        db: &Arc<Database>,
+        numbers: &Numbers,
+    ) -> Result<bool, CaptureError> {
+        let numbers = numbers.clone();
+        self.ask(db, move |db, _| {
+            Ok(Arc::ptr_eq(&db.history().numbers, &numbers))
+        })
+        .await
+    }
+
     /// A snapshot that `snapshot` gave is in the store.
     pub async fn snapshot_stored(
         &self,
@@ -82,15 +97,21 @@ impl Capture {
         .await
     }
 
-    /// The segment that `front` gave is in the store. Gives the next one, and the newest snapshot with what has come
+    /// The `segment` that `front` gave is in the store. Gives the next one, and the newest snapshot with what has come
     /// after it.
     pub async fn stored(
         &self,
         db: &Arc<Database>,
+        segment: &Segment,
     ) -> Result<(Option<Segment>, Option<SnapshotNote>), CaptureError> {
-        self.ask(db, |db, shared| {
+        let (end, file_checksum) = (segment.end, segment.file_checksum);
+        self.ask(db, move |db, shared| {
             let mut history = db.history();
-            history.stored(db, shared)?;
+            let is_it = |front: &Segment| (front.end, front.file_checksum) == (end, file_checksum);
+            // After a panic the history may have begun anew, and finds by itself what the store has.
+            if history.front().as_ref().is_some_and(is_it) {
+                history.stored(db, shared)?;
+            }
             let (front, snapshot) = (history.front(), history.snapshot);
             let stored = history.stored.map_or(0, |mark| mark.txid);
             drop(history);
@@ -116,9 +137,9 @@ impl Capture {
     /// What earlier runs have left for upkeep.
     pub async fn upkeep(&self) -> Result<Vec<Upkeep>, CaptureError> {
         let (done, answer) = oneshot::channel();
-        let look = move |shared: &Shared| drop(done.send(caught(|| Ok(shared.state.upkeep()?))));
+        let look = move |shared: &Shared| drop(done.send(shared.state.upkeep()));
         self.workers.look(Box::new(look));
-        answer.await.unwrap_or(Err(CaptureError::Stopped))
+        Ok(answer.await.map_err(|_| CaptureError::Stopped)??)
     }
 
     /// What waits can't be stored under its names: a new generation has to begin, after what the store has.
@@ -193,8 +214,8 @@ fn asked<T: Send + 'static>(
     let look = move |shared: &Shared| {
         // An asker that has gone away does not need the answer.
         drop(done.send(match db.policy().limits.cpu_percent {
-            None => caught(|| work(&db, shared)),
-            Some(_) => db.cpu.of(|| caught(|| work(&db, shared))),
+            None => caught(&db, || work(&db, shared)),
+            Some(_) => db.cpu.of(|| caught(&db, || work(&db, shared))),
         }));
     };
     (Box::new(look), answer)

@@ -17,7 +17,7 @@ use super::error::CaptureError;
 use super::gate::{Gate, Passing};
 use super::{Proceed, Shared, commits, image, merge};
 use crate::clock::{UnixMs, now_ms};
-use crate::fault::Point;
+use crate::fault::{Defect, Point, panic_text};
 use crate::meter;
 use crate::tenant::roster::Status;
 
@@ -244,7 +244,7 @@ fn watch_gates(queue: &Receiver<Waiting>) {
             let (late, others) = waiting
                 .into_iter()
                 .partition::<Vec<_>, _>(|held| held.deadline() <= now);
-            late.iter().for_each(Waiting::give_up);
+            late.iter().for_each(|late| survived(|| late.give_up()));
             waiting = others;
         }
     }
@@ -254,17 +254,19 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
     loop {
         select_biased! {
             recv(gates) -> gate => match gate {
-                Ok(Urgent::Gate(held, gate)) => {
+                Ok(Urgent::Gate(held, gate)) => survived(|| {
                     pass_gate(shared, &held, gate);
                     if gate.destroys_frames() {
                         merge_soon(shared, &held.db.newest(), merges);
                     }
+                }),
+                Ok(Urgent::Commit(held)) => {
+                    survived(|| commits::capture_held(shared, held, now_ms()));
                 }
-                Ok(Urgent::Commit(held)) => commits::capture_held(shared, held, now_ms()),
                 Err(_) => return,
             },
             recv(looks) -> look => match look {
-                Ok(look) => look(shared),
+                Ok(look) => survived(|| look(shared)),
                 Err(_) => return,
             },
         }
@@ -274,7 +276,7 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
 fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
     // Its directory may have been renamed while this waited.
     let db = &held.db.newest();
-    let guarded = caught(|| match gate.destroys_frames() {
+    let guarded = caught(db, || match gate.destroys_frames() {
         true => drain_at(db, shared, gate),
         false => record(shared, db, gate, held.deadline),
     });
@@ -293,6 +295,7 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
 
 /// Captures what the operation behind `gate` destroys.
 fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureError> {
+    Defect::Gate.meet(|| db.label());
     let since = db.dirty_since().unwrap_or_else(now_ms);
     let mut history = db.history();
     // What was written before this run's first look is not asked for by its moments.
@@ -314,7 +317,7 @@ fn merge_soon(shared: &Shared, db: &Arc<Database>, merges: &Sender<Look>) {
     }
     let merged = db.clone();
     let work: Look = Box::new(move |shared| {
-        if let Err(error) = caught(|| merge::merge(&merged, shared)) {
+        if let Err(error) = caught(&merged, || merge::merge(&merged, shared)) {
             tracing::warn!(client = %merged.label(), error = %error, "What waits in the spool could not be merged");
         }
         merged.end_merging();
@@ -360,7 +363,7 @@ fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
 
 fn work_on_images(shared: &Shared, queue: &Receiver<Look>) {
     while let Ok(look) = queue.recv() {
-        look(shared);
+        survived(|| look(shared));
     }
 }
 
@@ -371,7 +374,9 @@ pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureEr
         return Err(CaptureError::Disturbed);
     }
     let seen = db.take_dirty();
-    let mut made = caught(|| image::capture(db, shared, seen.unwrap_or_else(now_ms)));
+    let mut made = caught(db, || {
+        image::capture(db, shared, seen.unwrap_or_else(now_ms))
+    });
     if made.is_err()
         && let Err(error) = db.history().give_up_image(shared)
     {
@@ -382,13 +387,56 @@ pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureEr
     made
 }
 
-/// A panic ends the work on one database, and not the thread that others need.
-pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, CaptureError>) -> Result<T, CaptureError> {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let text = payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned());
-        Err(CaptureError::Panicked(text.unwrap_or_default()))
-    })
+/// A panic ends the work on one database, and not the thread that others need. What it was about to change in the history
+/// may be half done: that begins anew from what the state knows, as after a death.
+pub(super) fn caught<T>(
+    db: &Database,
+    work: impl FnOnce() -> Result<T, CaptureError>,
+) -> Result<T, CaptureError> {
+    let done = without_panic(work);
+    if let Err(CaptureError::Panicked(_)) = done {
+        db.history().begin_anew();
+    }
+    done
+}
+
+/// The same for whoever holds the history's lock, and has it begin anew by itself.
+pub(super) fn without_panic<T>(
+    work: impl FnOnce() -> Result<T, CaptureError>,
+) -> Result<T, CaptureError> {
+    let done = std::panic::catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|payload| Err(CaptureError::Panicked(panic_text(&*payload))))
+}
+
+/// Work that is not of one database, or tells by itself what came of it: where it panics, the thread goes on.
+fn survived(work: impl FnOnce()) {
+    if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        tracing::error!(error = %panic_text(&*payload), "A capture worker panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::model::Model;
+
+    #[test]
+    fn an_operation_that_panics_takes_no_thread_along() {
+        let model = Model::new(1, 16 << 20);
+        let (begun, panics) = bounded(GATES);
+        // More of them than there are threads that carry them out.
+        for _ in 0..2 * (1 + LOOKERS) {
+            let begun = begun.clone();
+            let proceed: Proceed = Box::new(move |_| {
+                begun.send(()).expect("waits");
+                panic!("as the test wants it");
+            });
+            model.capture.gate(&model.db, Gate::WalOverwrite, proceed);
+        }
+        for _ in 0..2 * (1 + LOOKERS) {
+            let waited = panics.recv_timeout(Duration::from_secs(10));
+            waited.expect("each is carried out");
+        }
+        drop(model.gate(Gate::WalOverwrite));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Fleet;
+use super::{Fleet, caught};
 use crate::clock::now_ms;
 use crate::restore::{RestoreError, Verified, verify_replica};
 use crate::tenant::roster::{Client, Roster, Status};
@@ -49,7 +49,9 @@ pub async fn run(
         loop {
             tokio::time::sleep(drills.interval).await;
             for client in sample(roster.all(), drills.sample) {
-                hold(&fleet, &client, &scratch).await;
+                if let Err(error) = caught(hold(&fleet, &client, &scratch)).await {
+                    tracing::error!(client = %client.label, error, "A restore drill panicked");
+                }
             }
         }
     };

@@ -16,14 +16,17 @@ mod uplink;
 mod upload;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::agenda::Agenda;
 use crate::capture::{Capture, Database};
+use crate::fault;
 use crate::tenant::roster::{Client, Status};
 
 pub use fleet::{Fleet, Ship};
@@ -225,12 +228,14 @@ async fn quarantine(db: Arc<Database>, error: JoinError) {
 }
 
 fn panic_text(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else {
-        return "cancelled".to_owned();
-    };
-    payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
+    match error.try_into_panic() {
+        Ok(payload) => fault::panic_text(&*payload),
+        Err(_) => "cancelled".to_owned(),
+    }
+}
+
+/// A panic in the work for one client ends that alone; what it said.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.map_err(|payload| fault::panic_text(&*payload))
 }

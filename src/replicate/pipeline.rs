@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Replicator;
 use super::upload::{Found, Uploaded};
 use crate::capture::{CaptureError, Database, Drained, Next, Segment};
-use crate::fault::Point;
+use crate::fault::{Defect, Point};
 use crate::store::retry::Backoff;
 use crate::tenant::cpu::least_duration;
 use crate::tenant::roster::{Client, Status};
@@ -111,6 +111,7 @@ async fn wait(db: &Database, deadline: Instant) {
 }
 
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
+    Defect::Pipeline.meet(|| client.label.clone());
     let removed = db.is_removed();
     let prepared = async {
         replicator.come_after_rival(db, client).await?;
@@ -303,7 +304,7 @@ async fn note_stored(
     db: &Arc<Database>,
     segment: &Segment,
 ) -> Result<Option<Segment>, CaptureError> {
-    let (front, newest) = replicator.capture.stored(db).await?;
+    let (front, newest) = replicator.capture.stored(db, segment).await?;
     if segment.snapshot {
         replicator.note_snapshot(db).await?;
     } else if let Some(newest) = newest {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Replicator;
 use super::retention::{erase, objects_of};
 use super::upkeep::{HELD_PAUSE, UpkeepError};
+use super::{Replicator, caught};
 use crate::capture::CaptureError;
 use crate::capture::wishes::Removal;
 use crate::clock::{UnixMs, now_ms};
@@ -53,7 +53,8 @@ impl Replicator {
     async fn look_after_removals(&self, removals: Vec<Removal>) -> Option<UnixMs> {
         let mut next: Option<UnixMs> = None;
         for removal in removals {
-            let again = match self.look_after(&removal).await {
+            let looked = caught(self.look_after(&removal)).await;
+            let again = match looked.unwrap_or_else(|text| Err(UpkeepError::Panicked(text))) {
                 Ok(again) => again,
                 Err(error) => Some(now_ms() + self.pause_after_removal(&removal, &error)),
             };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::Replicator;
-use crate::capture::{Database, Newcomer};
+use super::{Replicator, caught};
+use crate::capture::Database;
 use crate::fault::Point;
 use crate::tenant::pace::Pace;
 use crate::tenant::roster::Status;
@@ -36,7 +36,15 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
             _ = stop.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep_until(at.into()) => {}
         }
-        working.spawn(take_over(replicator.clone(), newcomer));
+        let replicator = replicator.clone();
+        working.spawn(async move {
+            let label = newcomer.db.label();
+            // Its pipeline has it all the same, and tells in health what it comes to.
+            if let Err(error) = caught(take_over(newcomer.db)).await {
+                tracing::error!(client = %label, error, "A take-over panicked");
+            }
+            replicator.capture.taken_over();
+        });
         while working.len() >= AT_ONCE {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -50,8 +58,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
     }
 }
 
-async fn take_over(replicator: Arc<Replicator>, newcomer: Newcomer) {
-    let db = newcomer.db;
+async fn take_over(db: Arc<Database>) {
     Point::TakenUp.reach();
     let mut settled = db.watch_settled();
     db.mark_dirty();
@@ -60,7 +67,6 @@ async fn take_over(replicator: Arc<Replicator>, newcomer: Newcomer) {
         // A database that fails says so in health, and is tried again by its pipeline.
         drop(timeout(PATIENCE, settled.wait_for(|settled| *settled >= ticket)).await);
     }
-    replicator.capture.taken_over();
 }
 
 /// Whether anything of it goes to the store at present: for what is paused nobody waits.

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::Replicator;
 use super::agenda::{Agenda, Chore};
 use super::retention::{carry_out, cutoff, objects_of};
 use super::rivals::look_for_rival_at;
-use crate::capture::{CaptureError, Database, Made, Segment, SnapshotNote};
+use super::{Replicator, caught};
+use crate::capture::{CaptureError, Database, Made, Numbers, Segment, SnapshotNote};
 use crate::clock::{UnixMs, now_ms};
-use crate::fault::Point;
+use crate::fault::{Defect, Point};
 use crate::format::plan::retention::plan;
 use crate::store::StoreError;
 use crate::tenant::roster::{Client, Status};
@@ -41,6 +41,8 @@ pub(super) enum UpkeepError {
     Store(#[from] StoreError),
     #[error("the state that it is of could not be stored")]
     NotStored,
+    #[error("it panicked: {0}")]
+    Panicked(String),
 }
 
 impl UpkeepError {
@@ -103,10 +105,13 @@ async fn do_chore(replicator: Arc<Replicator>, path: PathBuf, chore: Chore) {
         return;
     };
     let (operation, done) = match chore {
-        Chore::Snapshot => ("snapshot", replicator.snapshot_now(&db, &client).await),
-        Chore::Retention => ("retain", replicator.retain(&db, &client).await),
+        Chore::Snapshot => {
+            let made = replicator.snapshot_now(&db, &client);
+            ("snapshot", caught(made).await)
+        }
+        Chore::Retention => ("retain", caught(replicator.retain(&db, &client)).await),
     };
-    let Err(error) = done else {
+    let Err(error) = done.unwrap_or_else(|text| Err(UpkeepError::Panicked(text))) else {
         return;
     };
     let refusal = error.refusal().filter(|_| chore == Chore::Retention);
@@ -207,18 +212,19 @@ impl Replicator {
 
     /// Makes a snapshot of the present generation and stores it, after the state that it is of.
     async fn snapshot_now(&self, db: &Arc<Database>, client: &Client) -> Result<(), UpkeepError> {
+        Defect::Upkeep.meet(|| client.label.clone());
         if self.is_overtaken(db, client).await? {
             // The new generation begins with a snapshot.
             return Ok(());
         }
-        let (segment, _numbers) = match self.make_snapshot(db).await? {
+        let (segment, numbers) = match self.make_snapshot(db).await? {
             Made::Snapshot(segment, numbers) => (segment, numbers),
             Made::Nothing { newest_txid } => {
                 client.update(|progress| progress.snapshot_txid = newest_txid);
                 return Ok(());
             }
         };
-        let stored = self.store_snapshot(db, client, &segment).await;
+        let stored = self.store_snapshot(db, client, &segment, &numbers).await;
         match stored {
             Ok(()) => {
                 Point::SnapshotStored.reach();
@@ -258,13 +264,14 @@ impl Replicator {
         db: &Arc<Database>,
         client: &Client,
         segment: &Segment,
+        numbers: &Numbers,
     ) -> Result<(), UpkeepError> {
         let mut replicated = client.watch_replicated();
         db.look_soon();
         let stored = replicated.wait_for(|txid| *txid >= segment.end.txid);
         let in_time = matches!(timeout(PATIENCE, stored).await, Ok(Ok(_)));
         let same = client.progress().generation == Some(segment.end.generation);
-        if !(in_time && same) {
+        if !(in_time && same && self.capture.are_numbers_good(db, numbers).await?) {
             return Err(UpkeepError::NotStored);
         }
         Ok(self.upload_snapshot(client, segment).await?)

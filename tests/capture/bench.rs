@@ -153,7 +153,10 @@ impl Bench {
                     let key = segment.key().below(&self.client.s3_prefix);
                     let put = self.store.put_new(&key, &segment.body).await.expect("put");
                     assert_eq!(put, Put::Created, "{key}");
-                    self.capture.stored(&self.db).await.expect("stored");
+                    self.capture
+                        .stored(&self.db, &segment)
+                        .await
+                        .expect("stored");
                 }
                 if drained.next != Next::Image {
                     return self.client.progress().txid;

@@ -7,6 +7,7 @@ mod behind;
 mod bypass;
 mod changes;
 mod containers;
+mod defects;
 mod demo;
 mod drills;
 mod durability;

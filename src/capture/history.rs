@@ -294,15 +294,6 @@ impl History {
         Ok(())
     }
 
-    /// No image comes of what was begun; a state that it had carried the history on to was never written down.
-    pub(super) fn give_up_image(&mut self, shared: &Shared) -> Result<(), CaptureError> {
-        self.image = None;
-        match self.making.take() {
-            Some(end) => self.lose_from(&end, shared),
-            None => Ok(()),
-        }
-    }
-
     /// With more in memory than may be, nothing more is captured before that has found room in the spool.
     pub(super) fn make_room(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
         if self.bytes_in_memory() > db.policy().limits.memory_bytes {

@@ -77,6 +77,10 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     if hot.map_err(CaptureError::io("look for a journal"))? {
         return Err(CaptureError::Disturbed);
     }
+    if history.resync.is_some() {
+        // What differs needs room, and may be much: not for nothing is all of it read.
+        shared.spool.check_room(history.id)?;
+    }
     let open = shared.backing.open(&db.path);
     let Some(file) = open.map_err(CaptureError::io("open the database"))? else {
         return Ok(None);
@@ -185,6 +189,32 @@ impl History {
         self.log_ended = true;
         db.set_captured_end(0);
         saved
+    }
+
+    /// No image comes of what was begun. A state that it had carried the history on to was never written down: the one
+    /// before is gone on from by another comparison.
+    pub(super) fn give_up_image(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+    ) -> Result<(), CaptureError> {
+        self.image = None;
+        let Some(end) = self.making.take() else {
+            return Ok(());
+        };
+        self.lose_from(&end, shared)?;
+        let last = self.pending.back().map(|segment| segment.end);
+        let before = last.or(self.stored);
+        if let Some(before) = before.filter(|before| before.generation == end.generation) {
+            let sums = self.sums.as_mut().expect("BUG: an image without page sums");
+            sums.drop_overlay();
+            for segment in self.pending.iter().filter(|segment| !segment.durable) {
+                sums.lay_over(segment.end.seq, &segment.sums);
+            }
+            self.mark = Some(before);
+            self.compare_because(db, "image_failed");
+        }
+        Ok(())
     }
 
     /// What is being read is of no use any more.

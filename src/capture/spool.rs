@@ -214,7 +214,8 @@ impl Spool {
         Ok(!self.shares().may_take(id, left / 2))
     }
 
-    fn check_room(&self, id: i64) -> Result<(), SpoolError> {
+    /// Whether the database with this number may have more in it.
+    pub fn check_room(&self, id: i64) -> Result<(), SpoolError> {
         let left = self.left()?;
         let shares = self.shares();
         match shares.may_take(id, left) {

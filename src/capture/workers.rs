@@ -378,7 +378,7 @@ pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureEr
         image::capture(db, shared, seen.unwrap_or_else(now_ms))
     });
     if made.is_err()
-        && let Err(error) = db.history().give_up_image(shared)
+        && let Err(error) = db.history().give_up_image(db, shared)
     {
         made = Err(error);
     }

@@ -147,3 +147,59 @@ fn an_image_that_ends_between_a_gate_and_its_operation_does_not_lose_the_way() {
     assert_eq!(history.resync, None);
     assert_eq!(history.mark.expect("a mark").txid, txid + 1);
 }
+
+/// There may be no room for what differs.
+#[test]
+fn a_comparison_that_comes_to_nothing_is_made_again_in_the_same_history() {
+    for seed in 1..=20 {
+        let mut model = Model::new(seed, 16 << 20);
+        for _ in 0..5 {
+            model.step();
+        }
+        snapshot(&mut model).expect("a snapshot");
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        db.history().stored(&db, &shared).expect("stored");
+        // Captured, and only in memory.
+        model.run("REPLACE INTO t VALUES (1, randomblob(900))");
+        workers::drain(&db, &shared).expect("captured");
+        let before = db.history().mark.expect("a mark");
+        model.gated = false;
+        for _ in 0..3 {
+            model.step();
+        }
+        model.gated = true;
+        db.history().resync = Some("test");
+
+        let file = begin(&db, &shared).expect("begun").expect("a file");
+        let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
+        let mut image = copy(&mut read, &db, &shared, CHUNK).expect("copied");
+        let work = db.history().finish_image(&db, &shared, &mut image);
+        assert!(
+            !matches!(work, Ok(Work::Snapshot(_)) | Err(_)),
+            "seed {seed}"
+        );
+        db.history().give_up_image(&db, &shared).expect("given up");
+
+        workers::make_image(&db, &shared).expect("made again");
+        let end = db.history().mark.expect("a mark");
+        assert_eq!(end.generation, before.generation, "seed {seed}");
+        db.history().resync = Some("test");
+        workers::make_image(&db, &shared).expect("looked at once more");
+        assert_eq!(
+            db.history().mark,
+            Some(end),
+            "seed {seed}: all of it was captured"
+        );
+        let mut history = db.history();
+        while history.front().is_some() {
+            history.stored(&db, &shared).expect("stored");
+        }
+        let table = history.sums.as_ref().expect("a table");
+        let (header, total) = table.load().expect("load").expect("a whole table");
+        assert_eq!(
+            (header, total),
+            (sums_header(&end), end.checksum),
+            "seed {seed}"
+        );
+    }
+}

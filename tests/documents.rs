@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "README.md",
     "docs/seed.md",
     "docs/semantics.md",
     "docs/security.md",
+    "docs/sqlite.md",
 ];
 
 fn root() -> PathBuf {
@@ -90,4 +91,39 @@ fn every_file_that_is_linked_exists() {
         }
     }
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
+}
+
+/// The number of the row that a test is named after: `4a` of `sqlite_04a_…`.
+fn row_of(test: &str) -> Option<String> {
+    let (number, _) = test.strip_prefix("sqlite_")?.split_once('_')?;
+    Some(number.trim_start_matches('0').to_owned())
+}
+
+#[test]
+fn every_row_of_what_sqlite_does_has_its_tests() {
+    let text = fs::read_to_string(root().join("docs/sqlite.md")).expect("the table");
+    let row = Regex::new(r"(?m)^\| (\d+[a-z]?) \|.*$").expect("a regex");
+    let name = Regex::new(r"`(?:[a-z_]+::)*(sqlite_\w+)`").expect("a regex");
+    let mut named = BTreeSet::new();
+    let mut rows = BTreeSet::new();
+    for found in row.captures_iter(&text) {
+        let (line, number) = (&found[0], &found[1]);
+        let tests: Vec<_> = name
+            .captures_iter(line)
+            .map(|name| name[1].to_owned())
+            .collect();
+        let is_of_row = |test: &String| row_of(test).as_deref() == Some(number);
+        assert!(!tests.is_empty() && tests.iter().all(is_of_row), "{line}");
+        assert!(rows.insert(number.to_owned()), "{number} is there twice");
+        named.extend(tests);
+    }
+    let (tests, _) = tests_and_modules();
+    let of_rows: BTreeSet<_> = tests
+        .into_iter()
+        .filter(|test| row_of(test).is_some())
+        .collect();
+    assert_eq!(named, of_rows, "the table names each of these tests");
+    for number in (1..=17).chain(20..=24).chain(30..=37) {
+        assert!(rows.contains(&number.to_string()), "row {number} is gone");
+    }
 }

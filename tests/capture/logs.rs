@@ -4,12 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use litestream_multitenant::format::scanner::Scanner;
-use litestream_multitenant::format::wal::{WalHeader, checksum};
+use litestream_multitenant::format::wal::WalHeader;
 use litestream_multitenant::restore::At;
 use rusqlite::Connection;
 
 use super::bench::{Bench, Random, recovered, rounds};
 use super::model::{prepare, step};
+use super::wal::rewritten;
 
 /// The pages of a database after the committed transactions that a log shows, cut at any byte, were put in.
 fn replayed(database: &[u8], wal: &[u8]) -> Vec<u8> {
@@ -35,7 +36,7 @@ fn replayed(database: &[u8], wal: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_log_that_is_cut_anywhere_shows_what_recovery_finds() {
+fn sqlite_15_a_log_that_is_cut_anywhere_shows_what_recovery_finds() {
     for seed in 1..=rounds(8) {
         let mut random = Random::of(seed);
         let dir = tempfile::tempdir().expect("a directory");
@@ -70,33 +71,9 @@ fn a_log_that_is_cut_anywhere_shows_what_recovery_finds() {
     }
 }
 
-/// A log with each page changed by `page`, and with checksums of this byte order.
-fn rewritten(wal: &[u8], big_endian: bool, page: impl Fn(&mut [u8])) -> Vec<u8> {
-    const MAGIC: u32 = 0x377f_0682;
-    let header = WalHeader::decode(wal).expect("a valid log");
-    let mut out = wal.to_vec();
-    let put = |out: &mut [u8], at: usize, (first, second): (u32, u32)| {
-        out[at..at + 4].copy_from_slice(&first.to_be_bytes());
-        out[at + 4..at + 8].copy_from_slice(&second.to_be_bytes());
-    };
-    out[..4].copy_from_slice(&(MAGIC | u32::from(big_endian)).to_be_bytes());
-    let mut sum = checksum(big_endian, (0, 0), &out[..24]);
-    put(&mut out, 24, sum);
-    let mut transactions = Vec::new();
-    Scanner::new(header, header.start()).feed(&wal[32..], &mut transactions);
-    let end = transactions.last().map_or(32, |last| last.end.offset) as usize;
-    for frame in out[32..end].chunks_mut(header.page_size as usize + 24) {
-        page(&mut frame[24..]);
-        sum = checksum(big_endian, sum, &frame[..8]);
-        sum = checksum(big_endian, sum, &frame[24..]);
-        put(frame, 16, sum);
-    }
-    out
-}
-
-/// A machine of the other byte order may have left the log: SQLITE.md 10.
+/// A machine of the other byte order may have left the log.
 #[test]
-fn a_log_of_the_other_byte_order_shows_what_recovery_finds() {
+fn sqlite_10_a_log_of_the_other_byte_order_shows_what_recovery_finds() {
     for seed in 1..=rounds(4) {
         let mut random = Random::of(seed);
         let dir = tempfile::tempdir().expect("a directory");
@@ -127,9 +104,9 @@ fn a_log_of_the_other_byte_order_shows_what_recovery_finds() {
     }
 }
 
-/// What encrypts pages before they get into the log leaves frame headers and checksums plain: SQLITE.md 13.
+/// What encrypts pages before they get into the log leaves frame headers and checksums plain.
 #[test]
-fn encrypted_pages_are_captured_without_their_key() {
+fn sqlite_13_encrypted_pages_are_captured_without_their_key() {
     let encrypt = |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("source.db");
@@ -161,9 +138,9 @@ fn encrypted_pages_are_captured_without_their_key() {
     assert!(txid > 3, "only {txid} transactions");
 }
 
-/// The page that holds the byte at 1 GiB is in no log, and zeros in a database: SQLITE.md 11.
+/// The page that holds the byte at 1 GiB is in no log, and zeros in a database.
 #[test]
-fn a_database_beyond_its_lock_page_is_captured_without_it() {
+fn sqlite_11_a_database_beyond_its_lock_page_is_captured_without_it() {
     const PAGE: u64 = 65536;
     const LOCK_PAGE: u64 = (1 << 30) / PAGE + 1;
     let bench = Bench::new(true, 16 << 20);

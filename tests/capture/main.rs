@@ -3,3 +3,5 @@
 mod bench;
 mod logs;
 mod model;
+#[path = "../support/wal.rs"]
+mod wal;

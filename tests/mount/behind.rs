@@ -74,7 +74,7 @@ impl Daemon {
 }
 
 #[test]
-fn a_log_that_lost_its_end_is_behind() {
+fn sqlite_16_a_log_that_lost_its_end_is_behind() {
     let mut daemon = Daemon::start(Options::default());
     let client = guid(1);
     let (database, older) = (daemon.database(&client), daemon.path("older.db"));

@@ -83,7 +83,7 @@ impl Daemon {
 }
 
 #[test]
-fn a_page_that_is_written_past_sqlite_is_named_and_stored() {
+fn sqlite_17_a_page_that_is_written_past_sqlite_is_named_and_stored() {
     for passthrough in [true, false] {
         let mut daemon = Daemon::start(Options::served(passthrough));
         let client = guid(1);
@@ -110,7 +110,7 @@ fn a_page_that_is_written_past_sqlite_is_named_and_stored() {
 }
 
 #[test]
-fn a_page_that_is_written_beside_a_log_is_found_by_a_snapshot() {
+fn sqlite_17_a_page_that_is_written_beside_a_log_is_found_by_a_snapshot() {
     let mut daemon = Daemon::start(Options::default());
     let client = guid(1);
     let database = daemon.database(&client);
@@ -133,7 +133,7 @@ fn a_page_that_is_written_beside_a_log_is_found_by_a_snapshot() {
 }
 
 #[test]
-fn a_commit_that_its_checkpoint_lost_is_kept() {
+fn sqlite_17_a_commit_that_its_checkpoint_lost_is_kept() {
     let mut daemon = Daemon::start(Options::default());
     let client = guid(1);
     let database = daemon.database(&client);
@@ -163,7 +163,7 @@ fn a_commit_that_its_checkpoint_lost_is_kept() {
 }
 
 #[test]
-fn a_file_that_is_copied_over_beside_its_log_is_told() {
+fn sqlite_17_a_file_that_is_copied_over_beside_its_log_is_told() {
     let mut daemon = Daemon::start(Options::default());
     let client = guid(1);
     let database = daemon.database(&client);

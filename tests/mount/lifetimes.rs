@@ -89,7 +89,7 @@ fn what_is_written_while_nothing_runs_goes_up_as_one_segment() {
 }
 
 #[test]
-fn a_database_that_is_made_anew_under_its_name_gets_a_new_generation() {
+fn sqlite_35_a_database_that_is_made_anew_under_its_name_gets_a_new_generation() {
     let mut daemon = Daemon::start(Options::default());
     let client = guid(1);
     let database = daemon.database(&client);

@@ -13,6 +13,7 @@ mod drills;
 mod durability;
 mod encryption;
 mod faults;
+mod files;
 mod foreign;
 mod full_disk;
 mod holds;

@@ -1,72 +1,27 @@
-//! Commits that a log shows and that no connection has seen, and wal-indexes that say less than the log.
+//! Commits that a log shows and that no connection has seen, and wal-indexes that say less than the log. Real writers
+//! die, or fail, at the exact point; what live connections saw is what every moment of the replica shows.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use litestream_multitenant::format::wal::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, checksum};
-
 use super::support::daemon::{Daemon, Options, guid};
+use super::support::fault::{self, AFTER_COMMIT, AFTER_COMMIT_HEADER};
+use super::support::moments::Moments;
 use super::support::sqlite::{self, Session, companion};
 use super::support::workload::{Workload, acknowledged, assert_has_all};
 
-fn wal_of(database: &Path) -> PathBuf {
-    companion(database, "-wal")
-}
+const PHANTOM: &str = "INSERT INTO t VALUES ('never seen')";
+/// More frames than what comes after it.
+const LONG_PHANTOM: &str = "UPDATE t SET a = 'never seen'; INSERT INTO t VALUES (zeroblob(30000))";
 
-/// Appends a valid commit frame to the log, as a writer leaves it that dies before it updates the wal-index: page 2
-/// once more, with another content.
-fn forge_commit(database: &Path) -> u64 {
-    let wal = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(wal_of(database))
-        .expect("the log");
-    let mut head = [0; 32];
-    wal.read_exact_at(&mut head, 0).expect("its header");
-    let header = WalHeader::decode(&head).expect("a valid header");
-    let (end, commit, seed) = last_commit(&wal, &header);
-    let mut page = vec![0; header.page_size as usize];
-    wal.read_exact_at(&mut page, end - u64::from(header.page_size))
-        .expect("a page");
-    // The end of the first row's text, so that whoever takes it for a commit shows other data.
-    *page.last_mut().expect("a page is not empty") ^= 1;
-    let mut frame = Vec::new();
-    let pgno = last_page_number(&wal, &header, end);
-    frame.extend_from_slice(&pgno.to_be_bytes());
-    frame.extend_from_slice(&commit.to_be_bytes());
-    let sum = checksum(header.big_endian, seed, &frame);
-    let sum = checksum(header.big_endian, sum, &page);
-    for word in [header.salt.0, header.salt.1, sum.0, sum.1] {
-        frame.extend_from_slice(&word.to_be_bytes());
-    }
-    frame.extend_from_slice(&page);
-    wal.write_all_at(&frame, end).expect("append");
-    end
-}
-
-/// Behind the last frame of the log's present life: offset, size in pages, checksum.
-fn last_commit(wal: &File, header: &WalHeader) -> (u64, u32, (u32, u32)) {
-    let mut found = None;
-    let mut at = 32;
-    let mut bytes = [0; FRAME_HEADER_SIZE as usize];
-    while wal.read_exact_at(&mut bytes, at).is_ok() {
-        let frame = FrameHeader::decode(&bytes);
-        if frame.salt != header.salt {
-            break;
-        }
-        at += header.frame_size();
-        found = Some((at, frame.commit, frame.checksum));
-    }
-    found.expect("the log has a commit")
-}
-
-fn last_page_number(wal: &File, header: &WalHeader, end: u64) -> u32 {
-    let mut bytes = [0; FRAME_HEADER_SIZE as usize];
-    wal.read_exact_at(&mut bytes, end - header.frame_size())
-        .expect("a frame");
-    FrameHeader::decode(&bytes).pgno
+fn start(passthrough: bool) -> Daemon {
+    Daemon::start(Options {
+        // Each transaction is a moment.
+        sync_interval: "0s",
+        ..Options::served(passthrough)
+    })
 }
 
 /// A database with two rows, and the connection that keeps its log and its wal-index open.
@@ -75,9 +30,17 @@ fn live_database(daemon: &Daemon) -> (String, PathBuf, Session) {
     let database = daemon.database(&client);
     let mut session = Session::open(&database);
     session.run("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES ('one');");
-    session.run("INSERT INTO t VALUES ('two');");
     daemon.sync(&client);
+    session.run("PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES ('two');");
     (client, database, session)
+}
+
+/// The same, in a replica whose moments from now on are known.
+fn watched(daemon: &Daemon) -> (String, PathBuf, Session, Moments<'_>) {
+    let (client, database, mut session) = live_database(daemon);
+    let mut moments = Moments::of(daemon, &client);
+    moments.see(&mut session);
+    (client, database, session, moments)
 }
 
 fn assert_replica_equals(daemon: &Daemon, client: &str, database: &Path, name: &str) {
@@ -86,96 +49,240 @@ fn assert_replica_equals(daemon: &Daemon, client: &str, database: &Path, name: &
     sqlite::assert_same(database, &restored);
 }
 
-fn generations(daemon: &Daemon, client: &str) -> usize {
-    let listed = daemon.command(&["list", client, "-json"], |_| {});
-    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
-    listed["generations"].as_array().map_or(0, Vec::len)
+impl Daemon {
+    /// The moments that were stored before a test began to look.
+    fn moments_before(&self, client: &str, first: u64) -> Vec<u64> {
+        let generations = self.generations(client);
+        assert_eq!(generations.len(), 1, "{generations:?}");
+        let moments = generations[0]["moments"].as_array().expect("a list");
+        let txids = moments.iter().filter_map(|moment| moment["txid"].as_u64());
+        txids.filter(|txid| *txid < first).collect()
+    }
+
+    fn set_status(&self, client: &str, status: &str) {
+        let path = format!("/api/databases/{client}/{client}/status");
+        let body = format!("{{\"status\":\"{status}\"}}");
+        let (code, answer) = self.send("PUT", &path, &body);
+        assert_eq!(code, 200, "{answer}");
+    }
+
+    fn doubtful_files(&self) -> usize {
+        let spool = self.data().join(".litestream-multitenant/spool");
+        let names = std::fs::read_dir(spool).expect("the spool");
+        let names = names.map(|entry| entry.expect("an entry").file_name());
+        names
+            .filter(|name| name.to_string_lossy().starts_with("doubtful-"))
+            .count()
+    }
 }
 
 #[test]
-fn a_commit_that_was_never_published_is_not_stored() {
-    let daemon = Daemon::start(Options::served(true));
-    let (client, database, mut session) = live_database(&daemon);
-    let before = daemon.sync(&client);
-    forge_commit(&database);
-    assert_eq!(daemon.sync(&client), before, "it was taken for a commit");
-    // The next writer overwrites it.
-    session.run("INSERT INTO t VALUES (3);");
-    assert_eq!(daemon.sync(&client), before + 1);
+fn sqlite_01_a_commit_is_a_whole_chain_and_no_mark() {
+    for passthrough in [true, false] {
+        let daemon = start(passthrough);
+        let (client, database, mut session, mut moments) = watched(&daemon);
+        let first = moments.see(&mut session);
+        // The header that has the mark is in the log, and its page is not.
+        for text in ["three", "four"] {
+            fault::dies(&database, AFTER_COMMIT_HEADER, PHANTOM);
+            assert_eq!(moments.see(&mut session), daemon.sync(&client));
+            session.run(&format!("INSERT INTO t VALUES ('{text}');"));
+            moments.see(&mut session);
+        }
+        assert_eq!(daemon.sync(&client), first + 2);
+        moments.assert_restored(&daemon.moments_before(&client, first));
+    }
+}
+
+#[test]
+fn sqlite_04_a_commit_whose_writer_died_before_it_was_published_is_not_stored() {
+    let daemon = start(true);
+    let (client, database, mut session, mut moments) = watched(&daemon);
+    let first = moments.see(&mut session);
+    for (round, phantom) in [PHANTOM, LONG_PHANTOM, PHANTOM].into_iter().enumerate() {
+        fault::dies(&database, AFTER_COMMIT, phantom);
+        let txid = moments.see(&mut session);
+        assert_eq!(txid, first + round as u64, "it was taken for a commit");
+        // The next writer overwrites it.
+        session.run(&format!("INSERT INTO t VALUES ({round});"));
+        assert_eq!(moments.see(&mut session), txid + 1);
+    }
+    moments.assert_restored(&daemon.moments_before(&client, first));
+    drop(session);
     assert_replica_equals(&daemon, &client, &database, "restored.db");
-    assert_eq!(generations(&daemon, &client), 1);
 }
 
 #[test]
-fn at_a_reset_an_unpublished_commit_is_kept_aside_and_not_stored() {
-    let mut daemon = Daemon::start(Options::served(true));
-    let (client, database, mut session) = live_database(&daemon);
-    let before = daemon.sync(&client);
+fn sqlite_04_a_commit_whose_sync_failed_is_not_stored() {
+    let daemon = start(true);
+    let (client, database, mut session, mut moments) = watched(&daemon);
+    let first = moments.see(&mut session);
+    let mut failing = fault::session(&database, "fail sync -wal 1");
+    failing.run("PRAGMA synchronous = FULL;");
+    failing.run(&format!("{LONG_PHANTOM};"));
+    assert_eq!(moments.see(&mut session), first);
+    assert_eq!(moments.see(&mut failing), first, "it was rolled back");
+    // Both go on.
+    for (round, writer) in [&mut session, &mut failing].into_iter().enumerate() {
+        writer.run(&format!("INSERT INTO t VALUES ({round});"));
+        assert_eq!(moments.see(writer), first + 1 + round as u64);
+    }
+    moments.assert_restored(&daemon.moments_before(&client, first));
+    drop(failing);
+    drop(session);
+    assert_replica_equals(&daemon, &client, &database, "restored.db");
+}
+
+#[test]
+fn sqlite_04_at_a_reset_an_unpublished_commit_is_kept_aside_and_not_stored() {
+    let mut daemon = start(true);
+    let (client, database, mut session, mut moments) = watched(&daemon);
+    let first = moments.see(&mut session);
+    fault::dies(&database, AFTER_COMMIT, PHANTOM);
+    // All that was published is in the database then: the next writer begins the log anew.
     session.run("PRAGMA wal_checkpoint(PASSIVE);");
-    forge_commit(&database);
-    // All of the log is in the database by now: the next writer begins it anew, and the frame is overwritten.
     session.run("INSERT INTO t VALUES (3);");
-    assert_eq!(daemon.sync(&client), before + 1);
-    assert_replica_equals(&daemon, &client, &database, "restored.db");
-    assert_eq!(generations(&daemon, &client), 1);
+    assert_eq!(moments.see(&mut session), first + 1);
+    moments.assert_restored(&daemon.moments_before(&client, first));
     daemon.log.wait_from(
         0,
         "A commit that no connection has seen was overwritten; its frames are kept",
         Instant::now() + Duration::from_secs(5),
     );
     drop(session);
+    assert_replica_equals(&daemon, &client, &database, "restored.db");
     assert!(daemon.terminate().success());
-    let spool = daemon.data().join(".litestream-multitenant/spool");
-    let kept = std::fs::read_dir(spool)
-        .expect("the spool")
-        .filter(|entry| {
-            let name = entry.as_ref().expect("an entry").file_name();
-            name.to_string_lossy().starts_with("doubtful-")
-        })
-        .count();
-    assert_eq!(kept, 1);
+    assert_eq!(daemon.doubtful_files(), 1);
 }
 
 /// What the last close destroys with its log was never committed, whatever was believed of it before.
 #[test]
-fn at_the_last_close_an_unpublished_commit_is_not_part_of_the_database() {
+fn sqlite_04_at_the_last_close_an_unpublished_commit_is_not_part_of_the_database() {
     for passthrough in [true, false] {
-        let daemon = Daemon::start(Options::served(passthrough));
+        let daemon = start(passthrough);
         let (client, database, session) = live_database(&daemon);
         let before = daemon.sync(&client);
-        forge_commit(&database);
+        fault::dies(&database, AFTER_COMMIT, PHANTOM);
         let seen = daemon.sync(&client);
         assert_eq!(seen, before + u64::from(!passthrough));
         drop(session);
-        assert!(!wal_of(&database).exists());
+        assert!(!companion(&database, "-wal").exists());
         assert_replica_equals(&daemon, &client, &database, "restored.db");
-        assert_eq!(generations(&daemon, &client), 1);
+        assert_eq!(daemon.generations(&client).len(), 1);
     }
 }
 
+/// Each kind of reset by a writer that dies just before, or just after, the operation that destroys the log: the
+/// wal-index speaks of the next log by then, or is gone. Nothing was looked at before: the gate alone captures.
 #[test]
-fn without_sight_of_the_index_what_was_stored_too_early_is_retracted() {
-    let daemon = Daemon::start(Options::served(false));
-    let (client, database, mut session) = live_database(&daemon);
-    let before = daemon.sync(&client);
-    forge_commit(&database);
-    assert_eq!(daemon.sync(&client), before + 1, "the chain decides");
-    session.run("INSERT INTO t VALUES (3);");
+fn sqlite_04a_the_header_lies_at_the_gates() {
+    const RESTART: &str = "INSERT INTO t VALUES ('begins the next log')";
+    const TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let daemon = start(true);
+    let (client, database, mut session, mut moments) = watched(&daemon);
+    let first = moments.see(&mut session);
+    let mut txid = first;
+    for (event, how, lets_in) in [
+        ("write-at-start", RESTART, ""),
+        ("truncate", TRUNCATE, ""),
+        ("write-at-start", RESTART, PHANTOM),
+        ("truncate", TRUNCATE, PHANTOM),
+    ] {
+        for action in ["die", "die-after"] {
+            daemon.set_status(&client, "paused");
+            for text in ["committed", "too"] {
+                session.run(&format!("INSERT INTO t VALUES ('{text} {txid}');"));
+                txid += 1;
+                moments.note(txid, &mut session);
+            }
+            if !lets_in.is_empty() {
+                fault::dies(&database, AFTER_COMMIT, lets_in);
+            }
+            session.run("PRAGMA wal_checkpoint(PASSIVE);");
+            fault::dies(&database, &format!("{action} {event} -wal 1"), how);
+            moments.note(txid, &mut session);
+            session.run(&format!("INSERT INTO t VALUES ('after {event}');"));
+            txid += 1;
+            moments.note(txid, &mut session);
+            daemon.set_status(&client, "active");
+            assert_eq!(moments.see(&mut session), txid, "{action} {event}");
+        }
+    }
+    moments.assert_restored(&daemon.moments_before(&client, first));
+    drop(session);
     assert_replica_equals(&daemon, &client, &database, "restored.db");
-    assert_eq!(generations(&daemon, &client), 1);
+    let log = daemon.log.text();
+    assert!(!log.contains("A gate was passed before"), "{log}");
 }
 
+/// The last close takes the wal-index away first: whoever dies then leaves a log that no index speaks of.
 #[test]
-fn after_all_writers_died_the_chain_decides_as_recovery_does() {
-    let daemon = Daemon::start(Options::served(true));
-    let (client, database, session) = live_database(&daemon);
-    let before = daemon.sync(&client);
-    session.kill9();
-    forge_commit(&database);
-    assert_eq!(daemon.sync(&client), before + 1);
-    // Whoever opens the database now recovers it, and sees that commit.
-    assert_replica_equals(&daemon, &client, &database, "restored.db");
-    assert_eq!(generations(&daemon, &client), 1);
+fn sqlite_04a_at_the_last_close_the_index_is_gone_before_its_log() {
+    let daemon = start(true);
+    let (client, database, mut session, mut moments) = watched(&daemon);
+    let first = moments.see(&mut session);
+    drop(session);
+    for action in ["die", "die-after"] {
+        daemon.set_status(&client, "paused");
+        let sql = format!("INSERT INTO t VALUES ('{action}')");
+        fault::dies(&database, &format!("{action} unlink -wal 1"), &sql);
+        assert!(!companion(&database, "-shm").exists());
+        assert_eq!(companion(&database, "-wal").exists(), action == "die");
+        daemon.set_status(&client, "active");
+        let mut session = Session::open(&database);
+        moments.see(&mut session);
+    }
+    assert_eq!(daemon.sync(&client), first + 2);
+    moments.assert_restored(&daemon.moments_before(&client, first));
+}
+
+/// What was believed because nothing but the chain could be seen is overwritten by something longer, so that the place
+/// where it ended lies in the middle of another commit.
+#[test]
+fn sqlite_04b_what_was_stored_too_early_and_overwritten_is_retracted() {
+    for next in [
+        "INSERT INTO t VALUES (3);",
+        "INSERT INTO t VALUES (zeroblob(50000));",
+    ] {
+        let daemon = start(false);
+        let (client, database, mut session, mut moments) = watched(&daemon);
+        let first = moments.see(&mut session);
+        fault::dies(&database, AFTER_COMMIT, LONG_PHANTOM);
+        assert_eq!(daemon.sync(&client), first + 1, "the chain decides");
+        session.run(next);
+        // In one step, or in two where a look came in between: back to what was there before, and on.
+        let last = moments.see(&mut session);
+        assert!((first + 2..=first + 3).contains(&last), "{next}: {last}");
+        session.run("INSERT INTO t VALUES ('more');");
+        moments.see(&mut session);
+        let mut excused = daemon.moments_before(&client, first);
+        excused.extend(first + 1..last);
+        moments.assert_restored(&excused);
+        drop(session);
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
+    }
+}
+
+/// Whoever opens the database then recovers it: with a commit whose page came, without one whose page did not.
+#[test]
+fn sqlite_15_after_all_writers_died_the_chain_decides_as_recovery_does() {
+    for (fault, commits) in [(AFTER_COMMIT, 1), (AFTER_COMMIT_HEADER, 0)] {
+        let daemon = start(true);
+        let (client, database, session) = live_database(&daemon);
+        let before = daemon.sync(&client);
+        fault::dies(&database, fault, LONG_PHANTOM);
+        assert_eq!(daemon.sync(&client), before);
+        session.kill9();
+        let then = daemon.sync(&client);
+        assert_eq!(then, before + commits, "{fault}");
+        // The torn tail stays in the file, and the next writer goes over it.
+        let mut session = Session::open(&database);
+        session.run("INSERT INTO t VALUES ('after');");
+        assert_eq!(daemon.sync(&client), then + 1, "{fault}");
+        drop(session);
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
+        assert_eq!(daemon.generations(&client).len(), 1);
+    }
 }
 
 /// A writer that dies in the middle of an update leaves an index that cannot be read: what is committed then is not
@@ -199,7 +306,7 @@ fn with_an_index_that_cannot_be_read_nothing_is_said_to_be_stored() {
 
 /// The index that a crash leaves behind is valid, has the log's salts, and says less than the log.
 #[test]
-fn an_index_that_a_crash_left_behind_says_nothing() {
+fn sqlite_14_an_index_that_a_crash_left_behind_says_nothing() {
     let daemon = Daemon::start(Options::served(true));
     let (client, database, session) = live_database(&daemon);
     session.kill9();
@@ -214,11 +321,28 @@ fn an_index_that_a_crash_left_behind_says_nothing() {
     let restored = daemon.restore(&client, &[], "restored.db");
     assert_has_all(&restored, &acknowledged(&acks));
     sqlite::assert_same(&database, &restored);
-    assert_eq!(generations(&daemon, &client), 1);
+    assert_eq!(daemon.generations(&client).len(), 1);
+}
+
+/// Whoever has the database for itself dies with a commit in the log, beside an index that an earlier crash left.
+#[test]
+fn sqlite_14_what_an_exclusive_writer_leaves_counts_beside_a_stale_index() {
+    const EXCLUSIVE: &str = "PRAGMA locking_mode = EXCLUSIVE; INSERT INTO t VALUES ('alone')";
+    for (fault, commits) in [(AFTER_COMMIT, 1), (AFTER_COMMIT_HEADER, 0)] {
+        let daemon = start(true);
+        let (client, database, session) = live_database(&daemon);
+        let before = daemon.sync(&client);
+        session.kill9();
+        assert!(companion(&database, "-shm").exists(), "the stale index");
+        fault::dies(&database, fault, EXCLUSIVE);
+        assert_eq!(daemon.sync(&client), before + commits, "{fault}");
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
+        assert_eq!(daemon.generations(&client).len(), 1);
+    }
 }
 
 #[test]
-fn commits_in_exclusive_mode_are_captured_while_it_lasts() {
+fn sqlite_14_commits_in_exclusive_mode_are_captured_while_it_lasts() {
     let daemon = Daemon::start(Options::served(true));
     let client = guid(1);
     let database = daemon.database(&client);

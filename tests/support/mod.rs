@@ -1,8 +1,10 @@
 //! What tests share: the real daemon over a scratch directory, writers in other processes, and what SQLite says.
 
 pub mod daemon;
+pub mod fault;
 pub mod garage;
 pub mod log;
+pub mod moments;
 pub mod moto;
 pub mod mounts;
 pub mod process;
@@ -12,4 +14,5 @@ pub mod s3;
 pub mod servers;
 pub mod sqlite;
 pub mod tree;
+pub mod wal;
 pub mod workload;

@@ -14,15 +14,24 @@ pub fn binary() -> Command {
 
 /// A program of `examples/`, which `cargo test` builds beside the tests.
 pub fn example(name: &str) -> Command {
+    Command::new(built_example(name))
+}
+
+/// A library of `examples/`, to be preloaded.
+pub fn example_library(name: &str) -> PathBuf {
+    built_example(&format!("lib{name}.so"))
+}
+
+fn built_example(file: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let target = test.ancestors().nth(2).expect("target/PROFILE/deps/test");
-    let path: PathBuf = target.join("examples").join(name);
+    let path = target.join("examples").join(file);
     assert!(
         path.exists(),
         "{} is missing: run `cargo build --examples`",
         path.display()
     );
-    Command::new(path)
+    path
 }
 
 /// Runs a command that ends by itself.

@@ -61,13 +61,21 @@ pub struct Session {
 
 impl Session {
     pub fn open(database: &Path) -> Self {
-        let mut child = Command::new("sqlite3")
-            .args(["-batch", "-cmd", ".timeout 10000"])
-            .arg(database)
+        let mut command = Command::new("sqlite3");
+        Self::of(
+            command
+                .args(["-batch", "-cmd", ".timeout 10000"])
+                .arg(database),
+        )
+    }
+
+    /// What a command that is such a shell has open.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("sqlite3 starts");
+            .expect("the shell starts");
         let to = child.stdin.take().expect("it is piped");
         let from = BufReader::new(child.stdout.take().expect("it is piped"));
         Self { child, to, from }

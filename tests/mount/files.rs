@@ -1,0 +1,264 @@
+//! A database as a file among files: shared by processes, locked, copied in and over, linked, empty, sparse, replaced.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::support::daemon::{Daemon, Options, guid};
+use super::support::process::{output, succeeded};
+use super::support::sqlite::{self, Session, companion};
+
+const EVENT_TIME: Duration = Duration::from_secs(10);
+const CREATE: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES ('first')";
+
+impl Daemon {
+    /// All that the file has is stored, and comes back.
+    fn assert_follows(&self, client: &str, name: &str) {
+        self.sync(client);
+        let restored = self.restore(client, &["--force"], name);
+        sqlite::assert_same(&self.database(client), &restored);
+        assert_eq!(self.health(client)["status"], "active");
+    }
+
+    fn is_stored(&self, client: &str) -> bool {
+        self.path("store/databases").join(client).exists()
+    }
+}
+
+/// The wal-index is memory that processes share; the daemon has it from the backing file.
+#[test]
+fn sqlite_30_processes_see_each_others_commits_at_once() {
+    for passthrough in [true, false] {
+        let daemon = Daemon::start(Options::served(passthrough));
+        let client = guid(1);
+        let database = daemon.database(&client);
+        sqlite::query(&database, CREATE);
+        let mut sessions = [Session::open(&database), Session::open(&database)];
+        for round in 2..=40 {
+            let writer = &mut sessions[round % 2];
+            writer.run(&format!("INSERT INTO t VALUES ({round});"));
+            let reader = &mut sessions[(round + 1) % 2];
+            let seen = reader.run("SELECT count(*) FROM t;");
+            assert_eq!(seen, round.to_string());
+        }
+        daemon.assert_follows(&client, "restored.db");
+    }
+}
+
+/// Locks are between those who use the mount, the daemon has none, and its looks wait for none.
+#[test]
+fn sqlite_31_locks_hold_between_applications_and_the_daemon_takes_none() {
+    for mode in ["WAL", "DELETE"] {
+        let daemon = Daemon::start(Options::default());
+        let client = guid(1);
+        let database = daemon.database(&client);
+        let mut writer = Session::open(&database);
+        writer.run(&format!("PRAGMA journal_mode={mode}; CREATE TABLE t(x);"));
+        daemon.sync(&client);
+        writer.run("BEGIN IMMEDIATE; INSERT INTO t VALUES (1);");
+        let other = output(
+            Command::new("sqlite3")
+                .arg(&database)
+                .arg("INSERT INTO t VALUES (2)"),
+        );
+        let refused = String::from_utf8_lossy(&other.stderr);
+        assert!(refused.contains("database is locked"), "{refused}");
+        // The line of a lock has its owner, and at its end device, inode and range; both sides show the same inode.
+        let table = fs::read_to_string("/proc/locks").expect("the table of locks");
+        let inode = format!(":{} ", fs::metadata(&database).expect("a file").ino());
+        let of_file: Vec<_> = table.lines().filter(|line| line.contains(&inode)).collect();
+        let pid = format!(" {} ", daemon.pid());
+        assert!(!of_file.is_empty(), "the writer has some:\n{table}");
+        assert!(
+            !of_file.iter().any(|line| line.contains(&pid)),
+            "{of_file:?}"
+        );
+        writer.run("COMMIT;");
+        sqlite::query(&database, "INSERT INTO t VALUES (3)");
+        daemon.assert_follows(&client, "restored.db");
+    }
+}
+
+/// By `cp`, by `.backup`, by the rename of a finished file, by a hard link, of any size.
+#[test]
+fn sqlite_32_a_database_that_is_copied_in_is_replicated_when_it_is_whole() {
+    let mut daemon = Daemon::start(Options::default());
+    let source = daemon.path("source.db");
+    sqlite::query(&source, CREATE);
+    sqlite::query(
+        &source,
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         INSERT INTO t SELECT hex(randomblob(100)) FROM n",
+    );
+    let aside = daemon.data().join("aside");
+    succeeded(Command::new("cp").arg(&source).arg(&aside));
+    let [copied, backed_up, renamed, linked] = [1, 2, 3, 4].map(guid);
+    succeeded(
+        Command::new("cp")
+            .arg(&source)
+            .arg(daemon.database(&copied)),
+    );
+    let backup = format!(".backup '{}'", daemon.database(&backed_up).display());
+    sqlite::query(&source, &backup);
+    fs::hard_link(&aside, daemon.database(&linked)).expect("linked");
+    fs::copy(&source, daemon.data().join("another")).expect("copied");
+    fs::rename(daemon.data().join("another"), daemon.database(&renamed)).expect("renamed");
+    for client in [&copied, &backed_up, &renamed, &linked] {
+        daemon.assert_follows(client, &format!("{client}.db"));
+        let restored = daemon.path(&format!("{client}.db"));
+        sqlite::assert_same(&source, &restored);
+        // And it goes on as a live database.
+        sqlite::query(&daemon.database(client), "INSERT INTO t VALUES ('live')");
+        daemon.assert_follows(client, &format!("{client}.db"));
+        assert_eq!(daemon.generations(client).len(), 1);
+    }
+    daemon.command(&["verify"], |_| {});
+    assert!(daemon.terminate().success());
+}
+
+/// `.restore` and `.backup` write over what is there, in one transaction; `cp` over a closed database does without any.
+#[test]
+fn sqlite_32_a_database_that_is_copied_over_another_is_a_state_of_it() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    daemon.assert_follows(&client, "first.db");
+    let other = daemon.path("other.db");
+    sqlite::query(
+        &other,
+        "CREATE TABLE t(x); CREATE TABLE u(y); INSERT INTO u VALUES (zeroblob(90000))",
+    );
+    sqlite::query(&database, &format!(".restore '{}'", other.display()));
+    daemon.assert_follows(&client, "restored.db");
+    sqlite::assert_same(&other, &database);
+
+    sqlite::query(&other, "INSERT INTO u VALUES (randomblob(30000)), (2)");
+    sqlite::query(&other, &format!(".backup '{}'", database.display()));
+    daemon.assert_follows(&client, "restored.db");
+    sqlite::assert_same(&other, &database);
+
+    sqlite::query(&other, "DELETE FROM u; VACUUM");
+    succeeded(Command::new("cp").arg(&other).arg(&database));
+    daemon.assert_follows(&client, "restored.db");
+    sqlite::assert_same(&other, &database);
+    daemon.command(&["verify"], |_| {});
+    assert!(daemon.terminate().success());
+}
+
+/// The application's rename goes through, SQLite applies the old log to the new file, and the replica has just that.
+#[test]
+fn sqlite_33_a_file_that_is_renamed_over_a_database_with_a_log_begins_a_generation() {
+    let mut daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    sqlite::with_unflushed_log(&database, "INSERT INTO t VALUES ('in the log')");
+    let before = daemon.sync(&client).to_string();
+    let other = daemon.data().join("other");
+    sqlite::query(&other, &format!("{CREATE}; INSERT INTO t VALUES ('other')"));
+    let mark = daemon.log.mark();
+    fs::rename(&other, &database).expect("renamed over");
+    let told = daemon.log.wait_from(
+        mark,
+        "Another file was put in the database's place",
+        Instant::now() + EVENT_TIME,
+    );
+    assert_eq!(told["level"], "warn");
+    daemon.assert_follows(&client, "restored.db");
+    assert_eq!(daemon.generations(&client).len(), 2);
+    let restored = daemon.restore(&client, &["--txid", &before], "before.db");
+    let last = sqlite::query(&restored, "SELECT group_concat(x) FROM t");
+    assert_eq!(last, "first,in the log");
+    daemon.command(&["verify"], |_| {});
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn sqlite_34_an_empty_file_is_an_empty_database() {
+    let mut daemon = Daemon::prepare(Options::default());
+    let (before, new) = (guid(1), guid(2));
+    fs::write(daemon.database(&before), "").expect("an empty file");
+    daemon.restart();
+    fs::write(daemon.database(&new), "").expect("an empty file");
+    for client in [&before, &new] {
+        let health = daemon.wait_health(client, |health| health["status"] == "active");
+        assert_eq!(health["txid"], 0, "{health}");
+        daemon.sync(client);
+        assert!(!daemon.is_stored(client));
+        sqlite::query(&daemon.database(client), CREATE);
+        daemon.assert_follows(client, &format!("{client}.db"));
+    }
+    assert!(daemon.terminate().success());
+}
+
+/// wal2 keeps two logs in turns. No SQLite here has it: the header is made, the database is real.
+#[test]
+fn sqlite_36_a_log_of_another_format_is_told_and_stored_when_it_is_gone() {
+    const WAL2: u32 = 3_021_000;
+    let mut daemon = Daemon::start(Options::default());
+    let (client, sound) = (guid(1), guid(2));
+    let (database, aside) = (daemon.database(&client), daemon.path("aside.db"));
+    sqlite::query(&aside, "CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+    let log = companion(&database, "-wal");
+    let mut header = [0; 32];
+    header[..4].copy_from_slice(&0x377f_0682_u32.to_be_bytes());
+    header[4..8].copy_from_slice(&WAL2.to_be_bytes());
+    let mut file = fs::read(&aside).expect("a database");
+    // The versions to read and to write it with.
+    file[18..20].copy_from_slice(&[3, 3]);
+    fs::write(&database, &file).expect("written");
+    fs::write(&log, header).expect("written");
+    let health = daemon.wait_health(&client, |health| health["status"] == "failing");
+    let error = health["lastError"].as_str().unwrap_or_default();
+    assert!(error.starts_with("unsupported_log"), "{health}");
+    assert!(error.contains(&WAL2.to_string()), "{health}");
+    sqlite::query(&daemon.database(&sound), CREATE);
+    daemon.assert_follows(&sound, "sound.db");
+
+    fs::remove_file(&log).expect("closed in order");
+    daemon.wait_health(&client, |health| health["status"] == "active");
+    daemon.sync(&client);
+    let restored = daemon.restore(&client, &[], "restored.db");
+    assert!(fs::read(restored).expect("readable") == file);
+    assert!(daemon.terminate().success());
+}
+
+/// Space is there, holes are holes, and the file is longer than the database says: as after a growth in chunks.
+#[test]
+fn a_sparse_file_is_replicated_up_to_the_size_that_its_header_says() {
+    let daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, CREATE);
+    sqlite::query(
+        &database,
+        "INSERT INTO t VALUES (zeroblob(3000000)); DELETE FROM t WHERE rowid = 2",
+    );
+    let pages: u64 = sqlite::query(&database, "PRAGMA page_count")
+        .parse()
+        .expect("pages");
+    let file = File::options().write(true).open(&database).expect("open");
+    file.set_len(64 << 20).expect("grown");
+    drop(file);
+    punch(&database, 40 << 20, 8 << 20);
+    daemon.assert_follows(&client, "restored.db");
+    let restored = daemon.path("restored.db");
+    assert_eq!(fs::metadata(&restored).expect("a file").len(), pages * 4096);
+    sqlite::query(&database, "INSERT INTO t VALUES (zeroblob(3000000))");
+    daemon.assert_follows(&client, "restored.db");
+}
+
+fn punch(file: &Path, offset: u64, length: u64) {
+    succeeded(
+        Command::new("fallocate")
+            .args(["-p", "-o", &offset.to_string(), "-l", &length.to_string()])
+            .arg(file),
+    );
+    let mut byte = [1];
+    let file = File::open(file).expect("open");
+    file.read_exact_at(&mut byte, offset).expect("read");
+    assert_eq!(byte, [0]);
+}

@@ -1,5 +1,6 @@
 //! One database as the mount's threads touch it: flags and counters, and no lock that is held during I/O.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
@@ -11,10 +12,11 @@ use super::authority::{Index, Record};
 use super::backing::{Backing, Stamp};
 use super::commits::Commits;
 use super::gate::Gate;
-use super::handles::{Handles, OpenedAs, Sight};
+use super::handles::{Handles, OpenedAs, Sight, is_unseen};
 use super::history::History;
 use super::queue::Queue;
 use super::state::Stamps;
+use super::writes::Writes;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
 use crate::tenant::cpu::CpuTime;
@@ -37,6 +39,7 @@ pub struct Database {
     handles: Mutex<Handles>,
     /// Its directory has another name now: what is told of these handles is of that database.
     moved: OnceLock<Arc<Database>>,
+    writes: Mutex<Writes>,
     /// Changes of the file that its log does not show: rollback journals, another file in its place.
     changes: AtomicU64,
     /// A handle that may have written was closed, or a write was seen, outside any log or journal.
@@ -88,6 +91,7 @@ impl Database {
             captured_end: AtomicU64::new(0),
             handles: Mutex::default(),
             moved: OnceLock::new(),
+            writes: Mutex::default(),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
@@ -119,6 +123,9 @@ impl Database {
     /// A handle of one of its files was opened.
     pub fn opened(self: &Arc<Self>, kind: FileKind, how: OpenedAs) {
         self.with_handles(|handles| handles.opened(kind, how));
+        if is_unseen(kind, how) {
+            self.newest().writes().lose();
+        }
         if kind == FileKind::Database && how.writable && !self.in_wal_mode.load(Ordering::SeqCst) {
             self.newest().look_soon();
         }
@@ -208,6 +215,14 @@ impl Database {
         }
     }
 
+    /// The same of a file's bytes in that range.
+    pub fn written_at(self: &Arc<Self>, kind: FileKind, bytes: Range<u64>) {
+        if kind == FileKind::Database {
+            self.newest().writes().note(bytes);
+        }
+        self.written(kind);
+    }
+
     /// The size of a file was set, in bytes: after that, before the reply.
     pub fn resized(self: &Arc<Self>, kind: FileKind, size: u64) {
         if let Some(moved) = self.moved.get() {
@@ -222,6 +237,8 @@ impl Database {
                 self.replaced(false);
             }
             FileKind::Database => {
+                // What comes behind it again later is zeros, and not what was there.
+                self.writes().note(size..u64::MAX);
                 self.touched.store(true, Ordering::SeqCst);
                 self.look_soon();
             }
@@ -241,6 +258,7 @@ impl Database {
     /// Another file stands in its place. `keeps_log`: with the log of the one before, which SQLite would apply to it.
     pub(super) fn replaced(self: &Arc<Self>, keeps_log: bool) {
         self.begins_anew.fetch_or(keeps_log, Ordering::SeqCst);
+        self.writes().lose();
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.mark_dirty();
     }
@@ -520,6 +538,18 @@ impl Database {
         self.in_wal_mode.store(is_so, Ordering::SeqCst);
     }
 
+    pub(super) fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The whole file is going to be read; what is written from now on is counted where all of it is seen.
+    pub(super) fn begin_whole(&self) {
+        let handles = self.lock_handles();
+        self.writes().begin_whole(handles.all_writes_are_seen());
+    }
+
     pub(super) fn has_writers(&self) -> bool {
         self.lock_handles().writers > 0
     }
@@ -540,6 +570,7 @@ impl Database {
 
     pub(super) fn note_gate_missed(&self) {
         self.gate_missed.store(true, Ordering::SeqCst);
+        self.writes().lose();
     }
 
     /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.

@@ -1,5 +1,7 @@
 //! What stands on disk of one database: its header, its log, and the stamps of both.
 
+use std::os::fd::AsFd;
+
 use super::Shared;
 use super::backing::{Stamp, companion, read_up_to};
 use super::database::Database;
@@ -47,6 +49,21 @@ pub(super) fn read_header(
         Ok(DatabaseHeader::decode(&bytes[..len]))
     };
     read().map_err(CaptureError::io("read the database's header"))
+}
+
+/// A database without a log and of this size is served by the daemon, so that it sees what is written.
+const SEEN_FROM: u64 = 4 << 20;
+
+/// Whether the writes of a database file have to be seen, so that not all of it has to be compared after each commit.
+pub fn is_better_seen(file: impl AsFd) -> bool {
+    let mut header = [0; DATABASE_HEADER_SIZE];
+    let read = rustix::io::pread(&file, &mut header, 0);
+    let by_journal = read
+        .ok()
+        .and_then(|read| DatabaseHeader::decode(&header[..read]))
+        .is_some_and(|header| !header.wal_mode);
+    let size = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size as u64);
+    by_journal && size >= SEEN_FROM
 }
 
 impl Shared {

@@ -21,6 +21,8 @@ pub(super) struct Handles {
     index_begun: bool,
     /// Of the database file.
     pub writers: u32,
+    /// Those of them whose writes the kernel passes through.
+    unseen_writers: u32,
 }
 
 /// What the handles tell of the wal-index.
@@ -40,6 +42,9 @@ impl Handles {
         };
         *count += 1;
         let first = *count == 1;
+        if is_unseen(kind, how) {
+            self.unseen_writers += 1;
+        }
         if first && kind == FileKind::Shm {
             self.index_begun = false;
         }
@@ -48,6 +53,9 @@ impl Handles {
     pub fn released(&mut self, kind: FileKind, how: OpenedAs) {
         if let Some(count) = self.count(kind, how) {
             *count -= 1;
+        }
+        if is_unseen(kind, how) {
+            self.unseen_writers -= 1;
         }
     }
 
@@ -66,6 +74,11 @@ impl Handles {
         }
     }
 
+    /// Whether every write of the database file comes to us.
+    pub fn all_writes_are_seen(&self) -> bool {
+        self.unseen_writers == 0
+    }
+
     /// Takes over those of `other`, which are older.
     pub fn take_over(&mut self, other: Handles) {
         if self.index_visible + self.index_hidden == 0 {
@@ -74,6 +87,7 @@ impl Handles {
         self.index_visible += other.index_visible;
         self.index_hidden += other.index_hidden;
         self.writers += other.writers;
+        self.unseen_writers += other.unseen_writers;
     }
 
     fn count(&mut self, kind: FileKind, how: OpenedAs) -> Option<&mut u32> {
@@ -84,4 +98,9 @@ impl Handles {
             _ => None,
         }
     }
+}
+
+/// Whether the kernel passes writes of the database file through.
+pub(super) fn is_unseen(kind: FileKind, how: OpenedAs) -> bool {
+    kind == FileKind::Database && how.writable && how.passthrough
 }

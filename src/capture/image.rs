@@ -14,17 +14,19 @@ use super::Shared;
 use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
+use super::dirty_pages;
 use super::drain::committed_extent;
 use super::error::CaptureError;
 use super::files::{Log, open_log, read_header};
 use super::foreign::CUT;
 use super::gate::Gate;
 use super::history::{History, sums_header};
-use super::mark::{Mark, WalMark};
+use super::mark::{Mark, PageSum, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Defect;
+use crate::format::ltx::DatabaseChecksum;
 use crate::format::scanner::{PageRef, Transaction};
 use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
@@ -58,6 +60,9 @@ enum Work {
 ///
 /// `Disturbed` says that it has to be made again. After any error the caller gives the image up.
 pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(), CaptureError> {
+    if dirty_pages::compare(db, shared, since)? {
+        return Ok(());
+    }
     let Some(file) = begin(db, shared)? else {
         return Ok(());
     };
@@ -86,7 +91,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         return Ok(None);
     };
     let stamp = stamp_of(&file).map_err(CaptureError::io("look at the database"))?;
-    let quiet = !db.has_writers() || now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
+    let quiet = is_quiet(db, &stamp);
     if history.resync == Some(CUT) && !quiet {
         return Err(CaptureError::Disturbed);
     }
@@ -114,6 +119,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         },
     };
     db.take_touched();
+    db.begin_whole();
     history.image = Some(ImageRun {
         changes,
         stamp,
@@ -124,6 +130,11 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         lost: false,
     });
     Ok(Some(file))
+}
+
+/// Whether a file that is written without log and journal counts as finished.
+pub(super) fn is_quiet(db: &Database, stamp: &Stamp) -> bool {
+    !db.has_writers() || now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS
 }
 
 /// Reads all pages of the file in pieces of `chunk` bytes. Holds no lock while it reads.
@@ -323,6 +334,7 @@ impl History {
         self.resync = None;
         self.unpublished = None;
         self.confirm_files();
+        db.writes().end_whole();
         self.report(db);
         Ok(work)
     }
@@ -445,9 +457,21 @@ impl History {
         if checksum != image.checksum() {
             return Ok(None);
         }
+        let draft = self.advance((before, checksum), commit, wal, sums);
+        Ok(Some(draft.map_or(Work::Nothing, Work::Difference)))
+    }
+
+    /// Carries the history on by one transaction, from `before` to a state of that checksum; none where nothing differs.
+    pub(super) fn advance(
+        &mut self,
+        (before, checksum): (Mark, DatabaseChecksum),
+        commit: u32,
+        wal: Option<WalMark>,
+        sums: Vec<PageSum>,
+    ) -> Option<Draft> {
         if sums.is_empty() && commit == before.commit {
             self.mark = Some(Mark { wal, ..before });
-            return Ok(Some(Work::Nothing));
+            return None;
         }
         let end = Mark {
             seq: before.seq + 1,
@@ -464,7 +488,7 @@ impl History {
             .lay_over(end.seq, &sums);
         self.mark = Some(end);
         self.reach(end.txid);
-        Ok(Some(Work::Difference(Draft { before, end, sums })))
+        Some(Draft { before, end, sums })
     }
 }
 

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::error::{OperationError, OperationResult};
 use super::handles::{Handle, Service, Tracked};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, refuse_hidden};
-use crate::capture::{Database, FileKind, Gate, Verdict, WalWrite};
+use crate::capture::{self, Database, FileKind, Gate, Verdict, WalWrite};
 
 /// The most that one COPY_FILE_RANGE copies: it runs on a thread that other requests need.
 const COPY_AT_ONCE: usize = 16 << 20;
@@ -115,6 +116,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         match handle.tracked.as_ref().map(|(_, kind)| *kind) {
             Some(FileKind::Wal) => return Service::Direct,
             Some(FileKind::Journal) => return Service::PageCache,
+            Some(FileKind::Database) if capture::is_better_seen(&handle.file) => {
+                return Service::PageCache;
+            }
             Some(FileKind::Database | FileKind::Shm) | None => {}
         }
         // A passed-through write takes set-id bits away whoever writes; through us it is the writer's rights that count.
@@ -224,7 +228,8 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             usize::try_from(length).map_or(COPY_AT_ONCE, |length| length.min(COPY_AT_ONCE));
         let gates = wal_write_gates(&target.tracked, to.1);
         self.pass_gates(gates, move || {
-            let copied = change_bytes(&target.tracked, caller.keeps_set_id(), || {
+            let bytes = to.1..to.1.saturating_add(length as u64);
+            let copied = change_bytes(&target.tracked, bytes, caller.keeps_set_id(), || {
                 let (mut read_at, mut write_at) = (from.1, to.1);
                 rustix::fs::copy_file_range(
                     &source.file,
@@ -263,7 +268,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             _ => Vec::new(),
         };
         self.pass_gates(gates, move || {
-            answer(change_bytes(&handle.tracked, caller.keeps_set_id(), || {
+            // Some modes move all that is behind them.
+            let bytes = offset..u64::MAX;
+            let keeps_set_id = caller.keeps_set_id();
+            answer(change_bytes(&handle.tracked, bytes, keeps_set_id, || {
                 rustix::fs::fallocate(&handle.file, mode, offset, length)
             }));
         });
@@ -439,7 +447,8 @@ fn write_at(
     offset: u64,
     keeps_set_id: bool,
 ) -> OperationResult<usize> {
-    change_bytes(&handle.tracked, keeps_set_id, || {
+    let bytes = offset..offset.saturating_add(data.len() as u64);
+    change_bytes(&handle.tracked, bytes, keeps_set_id, || {
         let mut written = 0;
         while written < data.len() {
             match rustix::io::pwrite(&handle.file, &data[written..], offset + written as u64) {
@@ -469,9 +478,10 @@ fn read_at(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Err
     Ok(read)
 }
 
-/// Changes a file's bytes, and tells its database.
+/// Changes a file's bytes in a range, and tells its database.
 fn change_bytes<T>(
     tracked: &Tracked,
+    bytes: Range<u64>,
     keeps_set_id: bool,
     change: impl FnOnce() -> Result<T, Errno>,
 ) -> OperationResult<T> {
@@ -481,7 +491,7 @@ fn change_bytes<T>(
     })?;
     match tracked {
         Some((database, kind @ (FileKind::Wal | FileKind::Database | FileKind::Shm))) => {
-            database.written(*kind);
+            database.written_at(*kind, bytes);
         }
         Some((_, FileKind::Journal)) | None => {}
     }

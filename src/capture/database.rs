@@ -16,6 +16,7 @@ use super::handles::{Handles, OpenedAs, Sight, is_unseen};
 use super::history::History;
 use super::queue::Queue;
 use super::state::Stamps;
+use super::turns::Turn;
 use super::writes::Writes;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::HEADER_SIZE;
@@ -39,7 +40,9 @@ pub struct Database {
     handles: Mutex<Handles>,
     /// Its directory has another name now: what is told of these handles is of that database.
     moved: OnceLock<Arc<Database>>,
-    writes: Mutex<Writes>,
+    /// Of comparisons of the file, see there.
+    pub(super) writes: Mutex<Writes>,
+    pub(super) turn: Mutex<Turn>,
     /// Changes of the file that its log does not show: rollback journals, another file in its place.
     changes: AtomicU64,
     /// A handle that may have written was closed, or a write was seen, outside any log or journal.
@@ -92,6 +95,7 @@ impl Database {
             handles: Mutex::default(),
             moved: OnceLock::new(),
             writes: Mutex::default(),
+            turn: Mutex::default(),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
@@ -154,10 +158,8 @@ impl Database {
         }
     }
 
-    fn lock_handles(&self) -> MutexGuard<'_, Handles> {
-        self.handles
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(super) fn lock_handles(&self) -> MutexGuard<'_, Handles> {
+        locked(&self.handles)
     }
 
     /// Its directory was renamed, with all that is open in it: applications go on writing through their handles, and
@@ -452,6 +454,10 @@ impl Database {
         self.nudge.notified().await;
     }
 
+    pub(super) fn ask_for_look(&self) {
+        self.nudge.notify_one();
+    }
+
     /// Waits until something was written.
     pub async fn stirred(&self) {
         self.stir.notified().await;
@@ -470,9 +476,7 @@ impl Database {
 
     /// Only capture workers take it: it is held during I/O on this database's files.
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
-        self.history
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locked(&self.history)
     }
 
     /// What the wal-index says now, to whoever may see it.
@@ -495,7 +499,7 @@ impl Database {
             Index::Absent => return Ok(true),
             Index::Unreadable => return Ok(false),
         };
-        *self.lock_record() = Some(Record {
+        *locked(&self.record) = Some(Record {
             salt: index.salt,
             max_frame: index.max_frame,
             wal_writes: self.wal_writes.load(Ordering::SeqCst),
@@ -505,13 +509,7 @@ impl Database {
     }
 
     pub(super) fn record(&self) -> Option<Record> {
-        *self.lock_record()
-    }
-
-    fn lock_record(&self) -> MutexGuard<'_, Option<Record>> {
-        self.record
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        *locked(&self.record)
     }
 
     pub(super) fn wal_writes(&self) -> u64 {
@@ -536,18 +534,6 @@ impl Database {
 
     pub(super) fn set_in_wal_mode(&self, is_so: bool) {
         self.in_wal_mode.store(is_so, Ordering::SeqCst);
-    }
-
-    pub(super) fn writes(&self) -> MutexGuard<'_, Writes> {
-        self.writes
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The whole file is going to be read; what is written from now on is counted where all of it is seen.
-    pub(super) fn begin_whole(&self) {
-        let handles = self.lock_handles();
-        self.writes().begin_whole(handles.all_writes_are_seen());
     }
 
     pub(super) fn has_writers(&self) -> bool {
@@ -598,4 +584,10 @@ impl Database {
     pub(super) fn take_gate_missed(&self) -> bool {
         self.gate_missed.swap(false, Ordering::SeqCst)
     }
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

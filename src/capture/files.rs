@@ -8,7 +8,9 @@ use super::database::Database;
 use super::error::CaptureError;
 use super::state::Stamps;
 use super::wal_reader::WalReader;
-use crate::format::sqlite::{DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE};
+use crate::format::sqlite::{
+    DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE, JOURNAL_HEADER_SIZE, journal_is_hot,
+};
 use crate::format::wal::HeaderError;
 
 /// What stands at `<database>-wal`.
@@ -52,7 +54,7 @@ pub(super) fn read_header(
 }
 
 /// A database without a log and of this size is served by the daemon, so that it sees what is written.
-const SEEN_FROM: u64 = 4 << 20;
+pub(super) const SEEN_FROM: u64 = 4 << 20;
 
 /// Whether the writes of a database file have to be seen, so that not all of it has to be compared after each commit.
 pub fn is_better_seen(file: impl AsFd) -> bool {
@@ -64,6 +66,16 @@ pub fn is_better_seen(file: impl AsFd) -> bool {
         .is_some_and(|header| !header.wal_mode);
     let size = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size as u64);
     by_journal && size >= SEEN_FROM
+}
+
+/// Whether a write to a rollback journal makes it one that has to be rolled back.
+pub fn makes_hot(journal: impl AsFd, offset: u64, bytes: &[u8]) -> bool {
+    if offset != 0 || !journal_is_hot(bytes) {
+        return false;
+    }
+    let mut header = [0; JOURNAL_HEADER_SIZE];
+    let read = rustix::io::pread(&journal, &mut header, 0);
+    !read.is_ok_and(|read| journal_is_hot(&header[..read]))
 }
 
 impl Shared {

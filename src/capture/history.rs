@@ -91,6 +91,7 @@ impl History {
             return Ok(());
         }
         let id = db.id().ok_or(CaptureError::Stopped)?;
+        db.writes().lose();
         self.pending.clear();
         let known = shared.state.load(id)?;
         let mut table = PageSums::new(shared.sums_path(id));

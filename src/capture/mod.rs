@@ -5,6 +5,7 @@ mod authority;
 pub mod backing;
 mod behind;
 mod commits;
+mod comparisons;
 mod control;
 mod copy;
 pub mod database;
@@ -35,6 +36,7 @@ mod snapshot;
 pub mod spool;
 mod state;
 mod state_vfs;
+mod turns;
 mod wal_reader;
 pub mod wishes;
 mod workers;
@@ -62,7 +64,7 @@ pub use commits::{Decide, Verdict, WalWrite};
 pub use database::Database;
 pub use drain::{Drained, Next};
 pub use error::CaptureError;
-pub use files::is_better_seen;
+pub use files::{is_better_seen, makes_hot};
 pub use gate::{Gate, Passing};
 pub use handles::OpenedAs;
 pub use history::Earlier;
@@ -79,6 +81,7 @@ use queue::Queue;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
+use turns::Write;
 use wishes::Wish;
 use workers::Workers;
 
@@ -311,6 +314,12 @@ impl Capture {
                 proceed(Passing::begin(db, gate));
             }
         }
+    }
+
+    /// A write to a rollback journal after which its transaction changes the database: carried out now, or once a
+    /// comparison that has waited for its turn is done, and after `mount.gateTimeout` in any case. Returns at once.
+    pub fn transaction_begins(&self, db: &Arc<Database>, write: Write) {
+        self.workers.hold(&db.newest(), write);
     }
 
     /// The mount was taken away while others go on: nothing more is seen of its clients.

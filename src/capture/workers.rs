@@ -14,7 +14,9 @@ use super::commits::HeldCommit;
 use super::database::Database;
 use super::drain::{Drained, Next};
 use super::error::CaptureError;
+use super::files::SEEN_FROM;
 use super::gate::{Gate, Passing};
+use super::turns::{HeldWrite, Write};
 use super::{Proceed, Shared, commits, image, merge};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::{Defect, Point, panic_text};
@@ -65,6 +67,8 @@ impl Held {
 enum Waiting {
     Operation(Held),
     Commit(HeldCommit),
+    /// A write to a rollback journal, which a comparison is to come before.
+    Write(Arc<Database>, HeldWrite),
 }
 
 impl Waiting {
@@ -72,6 +76,7 @@ impl Waiting {
         match self {
             Waiting::Operation(held) => held.deadline,
             Waiting::Commit(held) => held.deadline,
+            Waiting::Write(_, held) => held.deadline,
         }
     }
 
@@ -80,6 +85,7 @@ impl Waiting {
             // The other holder is the gate's worker, or its place in the queue.
             Waiting::Operation(held) => Arc::strong_count(&held.proceed) == 1,
             Waiting::Commit(held) => held.is_decided(),
+            Waiting::Write(_, held) => held.is_over(),
         }
     }
 
@@ -89,6 +95,10 @@ impl Waiting {
                 pass_unguarded(held, "mount.gateTimeout was reached", false)
             }
             Waiting::Commit(held) => held.give_up("durabilityTimeout was reached"),
+            Waiting::Write(db, held) => {
+                db.turn().was_in_vain(Instant::now());
+                held.go();
+            }
         }
     }
 }
@@ -186,6 +196,23 @@ impl Workers {
     pub fn look_at_commit(&self, held: HeldCommit) {
         if self.gates.try_send(Urgent::Commit(held.clone())).is_err() {
             held.give_up("too many operations wait");
+        }
+    }
+
+    /// Keeps a write back while a comparison has its turn.
+    pub fn hold(&self, db: &Arc<Database>, write: Write) {
+        let now = Instant::now();
+        let held = HeldWrite::new(write, now + self.gate_timeout);
+        if !db.turn().hold(&held, now) {
+            held.go();
+        } else if self
+            .watch
+            .try_send(Waiting::Write(db.clone(), held))
+            .is_ok()
+        {
+            db.ask_for_look();
+        } else if let Some(held) = db.turn().end() {
+            held.go();
         }
     }
 
@@ -383,8 +410,34 @@ pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureEr
         made = Err(error);
     }
     db.history().is_imaged = false;
+    settle_turn(db, &made);
     settle_time(db, seen, made.is_ok());
     made
+}
+
+/// What was disturbed asks for its turn; else whoever waits for the end goes on.
+fn settle_turn(db: &Database, made: &Result<(), CaptureError>) {
+    let over = match made {
+        Ok(()) => db.turn().compared(),
+        Err(CaptureError::Disturbed) => {
+            let takes_long = takes_long(db);
+            db.turn().want(takes_long, Instant::now());
+            None
+        }
+        Err(_) => db.turn().end(),
+    };
+    if let Some(held) = over {
+        held.go();
+    }
+}
+
+/// Whether the next comparison reads so much that whoever waits for it would feel it.
+fn takes_long(db: &Database) -> bool {
+    let bytes = db
+        .history()
+        .mark
+        .map_or(u64::MAX, |mark| mark.database_bytes());
+    db.writes().known(0).is_none() && bytes >= SEEN_FROM
 }
 
 /// A panic ends the work on one database, and not the thread that others need. What it was about to change in the history
@@ -417,6 +470,8 @@ fn survived(work: impl FnOnce()) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::capture::model::Model;
 
@@ -438,5 +493,25 @@ mod tests {
             waited.expect("each is carried out");
         }
         drop(model.gate(Gate::WalOverwrite));
+    }
+
+    /// No comparison comes: the write goes on at the limit, and the next one at once.
+    #[test]
+    fn a_write_that_is_held_in_vain_goes_on_at_the_time_limit() {
+        const LIMIT: Duration = Duration::from_millis(100);
+        let model = Model::new(1, 16 << 20);
+        let workers = Workers::start(&model.capture.shared, LIMIT, 10).expect("threads");
+        let begun = Instant::now();
+        model.db.turn().want(false, begun);
+        for least in [LIMIT, Duration::ZERO] {
+            let (done, wait) = mpsc::channel();
+            let write = move || done.send(()).expect("waits");
+            let before = Instant::now();
+            workers.hold(&model.db, Box::new(write));
+            wait.recv_timeout(Duration::from_secs(10)).expect("written");
+            let held = before.elapsed();
+            assert!(held >= least && held < LIMIT + Duration::from_secs(5));
+            model.db.turn().want(false, Instant::now());
+        }
     }
 }

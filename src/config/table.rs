@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
         "mount.gateTimeout",
         Value(|w, text| put(&mut w.gate_timeout, quantity::duration(text))),
         "5s",
-        "the longest that one file operation waits for its capture",
+        "the longest that one file operation waits for its capture, or for a comparison",
     ),
     section("autoDiscovery"),
     key(

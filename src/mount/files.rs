@@ -186,6 +186,11 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let Some(handle) = self.handles.get(handle) else {
             return answer(Err(OperationError::UnknownHandle));
         };
+        if let Some(database) = compared_first(&handle, data, offset) {
+            let data = data.to_vec();
+            let write = move || answer(write_at(&handle, &data, offset, keeps_set_id));
+            return self.capture.transaction_begins(&database, Box::new(write));
+        }
         let gates = wal_write_gates(&handle.tracked, offset);
         let commits_to = commits_to(&handle, data, offset);
         if gates.is_empty() && commits_to.is_none() {
@@ -439,6 +444,15 @@ fn commits_to(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>
     };
     let may = database.may_complete_commit(offset, data, read);
     may.then(|| database.clone())
+}
+
+/// The database that a write is to change only after a comparison of it.
+fn compared_first(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>> {
+    let Some((database, FileKind::Journal)) = &handle.tracked else {
+        return None;
+    };
+    let waits = database.wants_its_turn() && capture::makes_hot(&handle.file, offset, data);
+    waits.then(|| database.clone())
 }
 
 fn write_at(

@@ -85,7 +85,8 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                     }
                 }
             }
-            Round::Disturbed => sleep(disturbances.pause()).await,
+            // Whoever disturbed it may be waiting for us now.
+            Round::Disturbed => wait(&db, Instant::now() + disturbances.pause()).await,
             Round::Failed => sleep(retries.pause()).await,
         }
     }

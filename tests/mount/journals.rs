@@ -159,6 +159,7 @@ fn counting_up(database: &Path, transactions: u32, between: &str) -> Child {
         script += &format!("{between}\nUPDATE t SET v = v + 1;\n");
     }
     let mut input = child.stdin.take().expect("it is piped");
+    // Whoever is killed reads no more of it.
     std::thread::spawn(move || std::io::Write::write_all(&mut input, script.as_bytes()));
     child
 }
@@ -185,6 +186,42 @@ fn sqlite_20_what_is_stored_under_load_is_never_half_a_transaction() {
         daemon.sync(&client);
         let begin = format!("PRAGMA journal_mode = {mode};");
         ended(counting_up(&database, 60, &begin), LOAD_TIME);
+        daemon.assert_equal(&client, "restored.db");
+        daemon.assert_each_moment_is_whole(&client);
+    }
+}
+
+/// Between two transactions there is hardly a moment: each comparison gets its turn all the same.
+#[test]
+fn sqlite_20_what_is_written_without_a_pause_is_stored_meanwhile() {
+    for (mode, passthrough) in [("DELETE", true), ("PERSIST", false)] {
+        let daemon = Daemon::start(Options::served(passthrough));
+        let client = guid(1);
+        let database = scene(&daemon, &client, mode);
+        let txid = || {
+            daemon.health(&client)["replicatedTxid"]
+                .as_u64()
+                .expect("a number")
+        };
+        let before = txid();
+        let begin = format!("PRAGMA journal_mode = {mode};");
+        let mut writers = [0, 1].map(|_| counting_up(&database, 300, &begin));
+        let is_running = |writer: &mut Child| writer.try_wait().expect("a child of ours").is_none();
+        // Several states while both go on, each of them within the time that health would still call good.
+        daemon.wait_for(LOAD_TIME, "it is not stored while it is written", || {
+            let is_written = writers.iter_mut().all(is_running);
+            assert!(
+                is_written || txid() >= before + 4,
+                "the writers came to their end before"
+            );
+            txid() >= before + 4
+        });
+        for mut writer in writers {
+            writer.kill().expect("a child of ours");
+            writer.wait().expect("a child of ours");
+        }
+        // Whoever was killed in the middle is rolled back now.
+        sqlite::query(&database, "SELECT count(*) FROM t");
         daemon.assert_equal(&client, "restored.db");
         daemon.assert_each_moment_is_whole(&client);
     }

@@ -26,4 +26,24 @@ impl Database {
         let handles = self.lock_handles();
         self.writes().begin_whole(handles.all_writes_are_seen());
     }
+
+    /// What was captured last was written with a log or a journal, or without: then nothing tells where a transaction
+    /// ends, and health says so.
+    pub(super) fn note_boundaries(&self, are_told: bool) {
+        const CODE: &str = "no_commit_boundary";
+        let Some(client) = self.client() else {
+            return;
+        };
+        client.update(|progress| {
+            let notice = progress.notice.as_deref();
+            let is_noted = notice.is_some_and(|notice| notice.starts_with(CODE));
+            if are_told && is_noted {
+                progress.notice = None;
+            } else if !are_told && notice.is_none() {
+                progress.notice = Some(format!(
+                    "{CODE}: it is written without log and journal (journal_mode MEMORY or OFF, or past SQLite), so that nothing tells where a transaction ends; use another journal_mode"
+                ));
+            }
+        });
+    }
 }

@@ -42,7 +42,8 @@ pub(super) fn compare(db: &Database, shared: &Shared, since: UnixMs) -> Result<b
     if header.page_size != before.page_size {
         return Ok(false);
     }
-    if changes == history.seen_changes && !is_quiet(db, &stamp) {
+    let by_journal = changes != history.seen_changes;
+    if !by_journal && !is_quiet(db, shared, &stamp)? {
         return Err(CaptureError::Disturbed);
     }
     let Some((bytes, moment)) = db.writes().known(stamp.size) else {
@@ -71,6 +72,9 @@ pub(super) fn compare(db: &Database, shared: &Shared, since: UnixMs) -> Result<b
     history.at_rest = Some(stamp);
     history.log_ended = false;
     db.set_captured_end(0);
+    if !differing.is_empty() {
+        db.note_boundaries(by_journal);
+    }
     history.take_over(db, shared, (before, commit), differing, since)?;
     db.writes().compared(moment);
     history.report(db);

@@ -384,6 +384,7 @@ impl History {
         }
         self.mark = Some(end);
         self.reach(end.txid);
+        db.note_boundaries(true);
         self.tail = tail_of(&segment.sums, &group[group.len() - 1]);
         Defect::Capture.meet(|| db.label());
         self.push(db, shared, segment)?;

@@ -39,6 +39,8 @@ const QUIET_MS: i64 = 300;
 pub struct ImageRun {
     changes: u64,
     stamp: Stamp,
+    /// Neither a log nor a journal tells where its transactions end.
+    is_without_boundaries: bool,
     page_size: u32,
     /// Committed pages of logs that were reset since, in their order; the pages themselves lie in `saved`.
     resets: Vec<(u32, Vec<PageRef>)>,
@@ -91,15 +93,17 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         return Ok(None);
     };
     let stamp = stamp_of(&file).map_err(CaptureError::io("look at the database"))?;
-    let quiet = is_quiet(db, &stamp);
+    let quiet = is_quiet(db, shared, &stamp)?;
     if history.resync == Some(CUT) && !quiet {
         return Err(CaptureError::Disturbed);
     }
+    let mut is_without_boundaries = false;
     let page_size = match (open_log(db, shared)?, read_header(db, shared)?) {
         (Log::Valid(log), _) => log.header.page_size,
         (Log::None, Some(header)) => {
             let by_journal = changes != history.seen_changes;
             db.note_commits_by_journal(!header.wal_mode);
+            is_without_boundaries = !header.wal_mode && !by_journal && history.resync.is_none();
             let may_be_half = !header.wal_mode || history.suspects_file();
             if may_be_half && !by_journal && !quiet {
                 return Err(CaptureError::Disturbed);
@@ -123,6 +127,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     history.image = Some(ImageRun {
         changes,
         stamp,
+        is_without_boundaries,
         page_size,
         resets: Vec::new(),
         saved: None,
@@ -133,8 +138,16 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
 }
 
 /// Whether a file that is written without log and journal counts as finished.
-pub(super) fn is_quiet(db: &Database, stamp: &Stamp) -> bool {
-    !db.has_writers() || now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS
+pub(super) fn is_quiet(
+    db: &Database,
+    shared: &Shared,
+    stamp: &Stamp,
+) -> Result<bool, CaptureError> {
+    if !db.has_writers() {
+        return Ok(true);
+    }
+    let is_left_alone = now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
+    Ok(is_left_alone && !shared.has_writer(stamp.inode)?)
 }
 
 /// Reads all pages of the file in pieces of `chunk` bytes. Holds no lock while it reads.
@@ -334,6 +347,9 @@ impl History {
         self.resync = None;
         self.unpublished = None;
         self.confirm_files();
+        if let Work::Difference(_) = &work {
+            db.note_boundaries(!run.is_without_boundaries);
+        }
         db.writes().end_whole();
         self.report(db);
         Ok(work)

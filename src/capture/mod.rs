@@ -21,6 +21,7 @@ mod history;
 mod image;
 mod late;
 mod leaving;
+mod locks;
 mod mark;
 mod merge;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -101,6 +102,8 @@ struct Shared {
     backing: Backing,
     state: StateDb,
     spool: Spool,
+    /// Major and minor number of the mount's device, once it is there.
+    mount_device: OnceLock<(u32, u32)>,
     /// Of the page sums and of scratch files.
     directory: PathBuf,
     /// `directory`, which no other process may use meanwhile.
@@ -231,6 +234,7 @@ impl Capture {
             backing: Backing::new(root),
             state: StateDb::open(&directory.join("state.db"), random())?,
             spool: Spool::open(directory.join("spool"), settings.spool)?,
+            mount_device: OnceLock::new(),
             directory: directory.to_owned(),
             _claim: claim,
         });
@@ -320,6 +324,11 @@ impl Capture {
     /// comparison that has waited for its turn is done, and after `mount.gateTimeout` in any case. Returns at once.
     pub fn transaction_begins(&self, db: &Arc<Database>, write: Write) {
         self.workers.hold(&db.newest(), write);
+    }
+
+    /// The watch path is mounted: its files' locks are those of this device.
+    pub fn set_mount_device(&self, device: (u32, u32)) {
+        self.shared.mount_device.get_or_init(|| device);
     }
 
     /// The mount was taken away while others go on: nothing more is seen of its clients.

@@ -61,6 +61,7 @@ impl Lookout {
         backing: Arc<OwnedFd>,
         capture: Arc<Capture>,
     ) -> Self {
+        capture.set_mount_device(device);
         Self {
             watch_path: options.watch_path.clone(),
             mountpoint: options.mountpoint.clone(),

@@ -125,6 +125,40 @@ fn sqlite_23_a_connection_without_a_journal_is_followed_while_it_stays_open() {
     }
 }
 
+/// A writer that pauses in the middle of its pages, for longer than a file has to be left alone, holds a lock on it.
+#[test]
+fn sqlite_23_a_transaction_without_a_journal_is_not_stored_before_it_ends() {
+    for (mode, passthrough) in [("MEMORY", true), ("OFF", false)] {
+        let daemon = Daemon::start(Options::served(passthrough));
+        let client = guid(1);
+        let database = scene(&daemon, &client, "DELETE");
+        assert_eq!(daemon.health(&client)["lastError"], serde_json::Value::Null);
+        let before = daemon.moments(&client);
+        let bytes = || std::fs::read(&database).expect("readable");
+        let whole = bytes();
+        let mut session = Session::open(&database);
+        session.run(&format!(
+            "PRAGMA journal_mode = {mode}; PRAGMA cache_size = 5;"
+        ));
+        session.run(&format!("BEGIN; {ADD};"));
+        assert!(bytes() != whole, "{mode}: no page is in the file yet");
+        let sync = format!("/api/databases/{client}/{client}/sync?timeout=1s");
+        assert_eq!(daemon.post(&sync).0, 504, "{mode}");
+        assert_eq!(daemon.moments(&client), before, "{mode}");
+        session.run("COMMIT;");
+        daemon.assert_equal(&client, "restored.db");
+        daemon.assert_each_moment_is_whole(&client);
+        let health = daemon.health(&client);
+        assert_eq!(health["status"], "active", "{health}");
+        let error = health["lastError"].as_str().unwrap_or_default();
+        assert!(error.starts_with("no_commit_boundary: "), "{health}");
+        // Until there are boundaries again.
+        session.run(&format!("PRAGMA journal_mode = PERSIST; {ADD};"));
+        daemon.assert_equal(&client, "restored.db");
+        assert_eq!(daemon.health(&client)["lastError"], serde_json::Value::Null);
+    }
+}
+
 /// Whoever has the database for itself keeps the journal, and ends each transaction by zeroing its header.
 #[test]
 fn sqlite_20_an_exclusive_writer_is_followed_while_it_stays_open() {
@@ -276,7 +310,8 @@ fn sqlite_20_a_commit_in_a_large_database_costs_what_it_writes() {
         let path = format!("/api/databases/{client}/{client}/snapshot?timeout=30s");
         let (status, answer) = daemon.post(&path);
         assert_eq!(status, 200, "{answer}");
-        assert_eq!(daemon.health(&client)["lastError"], serde_json::Value::Null);
+        let log = daemon.log.text();
+        assert!(!log.contains("differs from its captured"), "{log}");
         assert_eq!(daemon.generations(&client).len(), 1, "one history");
         daemon.command(&["verify"], |_| {});
         drop(session);

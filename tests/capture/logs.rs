@@ -1,8 +1,5 @@
 //! Logs as the scanner has to read them: cut at any byte, in the other byte order, with encrypted pages.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use litestream_multitenant::format::scanner::Scanner;
 use litestream_multitenant::format::wal::WalHeader;
 use litestream_multitenant::restore::At;
@@ -136,52 +133,4 @@ fn sqlite_13_encrypted_pages_are_captured_without_their_key() {
         assert!(bench.restored(At::Newest) == shown, "round {round}");
     }
     assert!(txid > 3, "only {txid} transactions");
-}
-
-/// The page that holds the byte at 1 GiB is in no log, and zeros in a database.
-#[test]
-fn sqlite_11_a_database_beyond_its_lock_page_is_captured_without_it() {
-    const PAGE: u64 = 65536;
-    const LOCK_PAGE: u64 = (1 << 30) / PAGE + 1;
-    let bench = Bench::new(true, 16 << 20);
-    let connection = bench.connect();
-    connection
-        .execute_batch("PRAGMA page_size = 65536; CREATE TABLE t (a)")
-        .expect("made");
-    drop(connection);
-    // As if all pages before it were in use: holes, so that it does not take long.
-    let database = File::options().read(true).write(true).open(bench.path(""));
-    let database = database.expect("a database");
-    database.set_len((LOCK_PAGE - 1) * PAGE).expect("grown");
-    let pages = u32::try_from(LOCK_PAGE - 1).expect("few").to_be_bytes();
-    database.write_all_at(&pages, 28).expect("written");
-
-    let connection = bench.connect();
-    bench.open_index();
-    let insert = "INSERT INTO t VALUES (zeroblob(300000))";
-    let begin = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;";
-    connection
-        .execute_batch(&format!("{begin} {insert}"))
-        .expect("grown over it");
-    assert_eq!(bench.look(), 1);
-    connection.execute_batch(insert).expect("grown further");
-    assert_eq!(bench.look(), 2);
-
-    let number = |connection: &Connection, sql: &str| {
-        let number = connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        number.expect("a number") as u64
-    };
-    let pages = number(&connection, "PRAGMA page_count");
-    assert!(pages > LOCK_PAGE + 5, "{pages} pages");
-    let path = bench.restore(At::Newest);
-    let restored = File::open(&path).expect("restored");
-    assert_eq!(restored.metadata().expect("its size").len(), pages * PAGE);
-    let mut page = vec![1; PAGE as usize];
-    restored
-        .read_exact_at(&mut page, (LOCK_PAGE - 1) * PAGE)
-        .expect("read");
-    assert!(page.iter().all(|byte| *byte == 0));
-    let restored = Connection::open(&path).expect("open");
-    let bytes = number(&restored, "SELECT sum(length(a)) FROM t");
-    assert_eq!(bytes, 600_000);
 }

@@ -262,3 +262,46 @@ fn punch(file: &Path, offset: u64, length: u64) {
     file.read_exact_at(&mut byte, offset).expect("read");
     assert_eq!(byte, [0]);
 }
+
+/// The page that holds the byte at 1 GiB, SQLite's lock byte, is in no log and no journal, and zeros in a restore.
+#[test]
+fn sqlite_11_a_database_beyond_its_lock_page_is_stored_without_it() {
+    const PAGE: u64 = 65536;
+    const LOCK_PAGE: u64 = (1 << 30) / PAGE + 1;
+    let mut daemon = Daemon::prepare(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    sqlite::query(&database, "PRAGMA page_size = 65536; CREATE TABLE t (x)");
+    // As if all pages before it were in use: a hole, so that it does not take long.
+    let file = File::options().write(true).open(&database).expect("open");
+    file.set_len((LOCK_PAGE - 1) * PAGE).expect("grown");
+    let pages = u32::try_from(LOCK_PAGE - 1).expect("few").to_be_bytes();
+    file.write_all_at(&pages, 28).expect("written");
+    drop(file);
+    daemon.restart();
+    assert_eq!(daemon.sync(&client), 1);
+
+    let mut session = Session::open(&database);
+    for (mode, blobs) in [("DELETE", 2), ("WAL", 3)] {
+        session.run(&format!("PRAGMA journal_mode = {mode};"));
+        for _ in 0..blobs {
+            session.run("INSERT INTO t VALUES (zeroblob(300000));");
+        }
+        daemon.sync(&client);
+    }
+    let pages: u64 = session.run("PRAGMA page_count;").parse().expect("pages");
+    assert!(pages > LOCK_PAGE + 20, "{pages} pages");
+    let path = daemon.restore(&client, &[], "restored.db");
+    let restored = File::open(&path).expect("restored");
+    assert_eq!(restored.metadata().expect("its size").len(), pages * PAGE);
+    let mut page = vec![1; PAGE as usize];
+    restored
+        .read_exact_at(&mut page, (LOCK_PAGE - 1) * PAGE)
+        .expect("read");
+    assert!(page.iter().all(|byte| *byte == 0));
+    let shown = sqlite::query(&path, "SELECT count(*), sum(length(x)) FROM t");
+    assert_eq!(shown, "5|1500000");
+    assert_eq!(daemon.generations(&client).len(), 1);
+    drop(session);
+    assert!(daemon.terminate().success());
+}

@@ -440,7 +440,8 @@ impl History {
         let path = shared
             .spool
             .doubtful_path(self.id, from.salt, from.position.offset);
-        let mut writer = shared.spool.write(&path)?;
+        let most = end - from.position.offset;
+        let mut writer = shared.spool.write(&path, most)?;
         log.copy_frames(from.position.offset, end, &mut writer)
             .map_err(CaptureError::io("keep an unpublished commit"))?;
         let bytes = writer.keep()?;

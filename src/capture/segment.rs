@@ -188,12 +188,12 @@ impl Press<'_> {
     }
 
     fn sink(&self, path: &Path, end: &Mark, pages: usize) -> Result<Sink<'_>, CaptureError> {
-        let fits = pages as u64 * u64::from(end.page_size) <= self.memory_bytes;
-        if fits && self.replaced_bytes.is_none() {
+        let most = pages as u64 * u64::from(end.page_size);
+        if most <= self.memory_bytes && self.replaced_bytes.is_none() {
             return Ok(Sink::Memory(Vec::new()));
         }
         Ok(Sink::Spool(match self.replaced_bytes {
-            None => self.spool.write(path)?,
+            None => self.spool.write(path, most)?,
             Some(bytes) => self.spool.write_in_place_of(path, bytes)?,
         }))
     }

@@ -16,6 +16,11 @@ enum Holder {
     Database(i64),
 }
 
+/// The most that one tenant may take of so many bytes that are left.
+pub(super) fn most_of(left: u64) -> u64 {
+    left / (1 + TIMES_LEFT) * TIMES_LEFT
+}
+
 /// Bytes in the spool, by who holds them. Databases go by their number in the state.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
@@ -36,8 +41,10 @@ impl Shares {
         *self.of_holder.entry(self.holder(id)).or_default() += bytes;
     }
 
+    /// No more than what was added.
     pub fn subtract(&mut self, id: i64, bytes: u64) {
-        self.total = self.total.saturating_sub(bytes);
+        let bytes = bytes.min(self.of_database.get(&id).copied().unwrap_or(0));
+        self.total -= bytes;
         take(&mut self.of_database, &id, bytes);
         let holder = self.holder(id);
         take(&mut self.of_holder, &holder, bytes);
@@ -73,9 +80,10 @@ impl Shares {
         self.of_holder.get(&self.holder(id)).copied().unwrap_or(0)
     }
 
-    /// Whether the tenant of a database may take more, with so many bytes left for all.
-    pub fn may_take(&self, id: i64, left: u64) -> bool {
-        left > 0 && self.held_with(id) < left.saturating_mul(TIMES_LEFT)
+    /// Whether the tenant of a database may take so many bytes, with `left` for all before that.
+    pub fn may_take(&self, id: i64, bytes: u64, left: u64) -> bool {
+        let after = left.saturating_sub(bytes);
+        after > 0 && self.held_with(id).saturating_add(bytes) <= after.saturating_mul(TIMES_LEFT)
     }
 
     fn holder(&self, id: i64) -> Holder {
@@ -108,7 +116,7 @@ mod tests {
         let mut goes_on = true;
         while std::mem::take(&mut goes_on) {
             for &id in floods {
-                if shares.may_take(id, LIMIT - shares.total()) {
+                if shares.may_take(id, PIECE, LIMIT - shares.total()) {
                     shares.add(id, PIECE);
                     goes_on = true;
                 }
@@ -127,7 +135,7 @@ mod tests {
                 let held = shares.held_with(id);
                 assert!(held.abs_diff(each) <= 2 * PIECE, "{held} of {each}");
             }
-            assert!(shares.may_take(count + 1, LIMIT - shares.total()));
+            assert!(shares.may_take(count + 1, PIECE, LIMIT - shares.total()));
         }
     }
 
@@ -136,12 +144,21 @@ mod tests {
         let mut shares = Shares::default();
         // Those of an earlier run, before it was said whose they are.
         (1..=3).for_each(|id| shares.add(id, 2_600));
-        assert!(shares.may_take(1, LIMIT - shares.total()));
+        assert!(shares.may_take(1, PIECE, LIMIT - shares.total()));
         (1..=3).for_each(|id| shares.belongs_to(id, "acme"));
         assert_eq!(shares.held_with(2), 7_800);
-        assert!(!shares.may_take(1, LIMIT - shares.total()));
+        assert!(!shares.may_take(1, PIECE, LIMIT - shares.total()));
         shares.belongs_to(4, "quiet");
-        assert!(shares.may_take(4, LIMIT - shares.total()));
+        assert!(shares.may_take(4, PIECE, LIMIT - shares.total()));
+    }
+
+    #[test]
+    fn one_piece_never_takes_what_is_left_for_others() {
+        let shares = Shares::default();
+        assert!(shares.may_take(1, most_of(LIMIT), LIMIT));
+        for bytes in [most_of(LIMIT) + 4, LIMIT, u64::MAX] {
+            assert!(!shares.may_take(1, bytes, LIMIT), "{bytes}");
+        }
     }
 
     #[test]

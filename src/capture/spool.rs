@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::shares::Shares;
+use super::shares::{Shares, most_of};
 use crate::meter;
 use crate::store::Body;
 use crate::store::keys::GenerationId;
@@ -29,9 +29,9 @@ pub enum SpoolError {
     #[error("the spool holds {used} bytes and may hold {limit}")]
     Full { used: u64, limit: u64 },
     #[error(
-        "the tenant holds {held} bytes of the spool, in which {left} are left for all; one tenant gets no more than three times that"
+        "the tenant holds {held} bytes of the spool, and {asked} more leave too few of {left} for the others; one tenant gets no more than three times what is left"
     )]
-    Share { held: u64, left: u64 },
+    Share { held: u64, asked: u64, left: u64 },
     #[error("the spool's disk has {free} bytes left, of which {reserve} are reserved")]
     Reserve { free: u64, reserve: u64 },
     #[error("spool file {path}: {source}")]
@@ -130,16 +130,16 @@ impl Spool {
 
     /// Keeps a segment that is in memory.
     pub fn keep(&self, path: &Path, bytes: &Bytes) -> Result<(), SpoolError> {
-        let mut writer = self.write(path)?;
+        let mut writer = self.write(path, bytes.len() as u64)?;
         let written = writer.write_all(bytes);
         written.map_err(|source| self.io(path, source))?;
         writer.keep().map(|_| ())
     }
 
-    /// Starts a segment that is too large for memory.
-    pub fn write(&self, path: &Path) -> Result<SpoolWriter<'_>, SpoolError> {
-        self.check_room(id_of(path))?;
-        self.begin(path)
+    /// Starts a segment that is too large for memory, and will have so many bytes at most.
+    pub fn write(&self, path: &Path, most: u64) -> Result<SpoolWriter<'_>, SpoolError> {
+        let counted = self.admit(id_of(path), most)?;
+        self.begin(path, counted)
     }
 
     /// Starts one that takes the place of others, which have so many bytes: only their disk has to have room for both.
@@ -152,10 +152,10 @@ impl Spool {
         if free < reserve.saturating_add(bytes) {
             return Err(SpoolError::Reserve { free, reserve });
         }
-        self.begin(path)
+        self.begin(path, u64::MAX)
     }
 
-    fn begin(&self, path: &Path) -> Result<SpoolWriter<'_>, SpoolError> {
+    fn begin(&self, path: &Path, counted: u64) -> Result<SpoolWriter<'_>, SpoolError> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(TEMPORARY);
         let temporary = PathBuf::from(temporary);
@@ -166,6 +166,7 @@ impl Spool {
             temporary,
             path: path.to_owned(),
             written: 0,
+            counted,
         })
     }
 
@@ -211,20 +212,36 @@ impl Spool {
     /// Whether the tenant of a database holds half as much as it may: time to see what of that is superseded.
     pub fn is_scarce(&self, id: i64) -> Result<bool, SpoolError> {
         let left = self.left()?;
-        Ok(!self.shares().may_take(id, left / 2))
+        Ok(!self.shares().may_take(id, 0, left / 2))
     }
 
     /// Whether the database with this number may have more in it.
     pub fn check_room(&self, id: i64) -> Result<(), SpoolError> {
+        self.admit(id, 0).map(drop)
+    }
+
+    /// How many bytes of a new file count, which has so many at most. One that would not fit into an empty spool is a
+    /// whole database, whose tenant would have no replica: it may be there, one for a tenant that holds nothing else, and
+    /// costs the others no more than one that fits.
+    fn admit(&self, id: i64, most: u64) -> Result<u64, SpoolError> {
         let left = self.left()?;
-        let shares = self.shares();
-        match shares.may_take(id, left) {
-            true => Ok(()),
-            false => Err(SpoolError::Share {
-                held: shares.held_with(id),
-                left,
-            }),
+        let held = {
+            let shares = self.shares();
+            if shares.may_take(id, most, left) {
+                return Ok(u64::MAX);
+            }
+            shares.held_with(id)
+        };
+        let (free, reserve) = self.free_and_reserve()?;
+        let is_outsize = most > most_of(self.limits.bytes);
+        if is_outsize && held == 0 && free > reserve.saturating_add(most) {
+            return Ok(most_of(left));
         }
+        Err(SpoolError::Share {
+            held,
+            asked: most,
+            left,
+        })
     }
 
     /// Bytes that there is room for, of all together; never none.
@@ -271,6 +288,8 @@ pub struct SpoolWriter<'a> {
     temporary: PathBuf,
     path: PathBuf,
     written: u64,
+    /// So many bytes of it count, at most.
+    counted: u64,
 }
 
 impl SpoolWriter<'_> {
@@ -280,7 +299,8 @@ impl SpoolWriter<'_> {
         self.spool.remove(&self.path)?;
         let kept = self.finish();
         kept.map_err(|source| self.spool.io(&self.path, source))?;
-        self.spool.shares().add(id_of(&self.path), self.written);
+        let counted = self.written.min(self.counted);
+        self.spool.shares().add(id_of(&self.path), counted);
         meter::SPOOL_BYTES.add(self.written);
         Ok(self.written)
     }
@@ -369,7 +389,7 @@ mod tests {
         let spool = Spool::open(dir.path().to_owned(), UNLIMITED).expect("open");
         let path = spool.path_of(1, GenerationId(2), (3, 4));
         {
-            let mut writer = spool.write(&path).expect("writer");
+            let mut writer = spool.write(&path, 10).expect("writer");
             writer.write_all(b"half").expect("write");
         }
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
@@ -395,26 +415,59 @@ mod tests {
     }
 
     #[test]
-    fn a_full_spool_says_so() {
+    fn a_full_spool_says_so_and_keeps_room_for_others() {
         let dir = tempfile::tempdir().expect("a directory");
         let limits = SpoolLimits {
-            bytes: 4,
+            bytes: 100,
             ..UNLIMITED
         };
         let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
-        let path = spool.path_of(1, GenerationId(2), (3, 4));
-        spool
-            .keep(&path, &Bytes::from_static(b"whole"))
-            .expect("there is room");
-        assert!(matches!(spool.write(&path), Err(SpoolError::Full { .. })));
+        let keep = |id: i64, last: u64, bytes: usize| {
+            let path = spool.path_of(id, GenerationId(2), (1, last));
+            spool.keep(&path, &Bytes::from(vec![7; bytes]))
+        };
+        keep(1, 1, 60).expect("there is room");
+        assert!(matches!(keep(1, 2, 60), Err(SpoolError::Share { .. })));
+        keep(2, 1, 30).expect("there is room for another");
+        keep(3, 1, 7).expect("and for another");
+        assert_eq!(spool.used(), 97);
+        assert!(spool.is_scarce(1).expect("looked"));
+        let limits = SpoolLimits {
+            bytes: 97,
+            ..UNLIMITED
+        };
+        let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
+        let path = spool.path_of(4, GenerationId(2), (1, 1));
+        let refused = spool.write(&path, 1);
+        assert!(matches!(refused, Err(SpoolError::Full { .. })));
         let limits = SpoolLimits {
             reserve: u64::MAX,
             ..UNLIMITED
         };
         let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
-        assert!(matches!(
-            spool.write(&path),
-            Err(SpoolError::Reserve { .. })
-        ));
+        let refused = spool.write(&path, 1);
+        assert!(matches!(refused, Err(SpoolError::Reserve { .. })));
+    }
+
+    #[test]
+    fn a_database_that_is_larger_than_the_spool_is_kept_and_costs_no_more_than_its_share() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let limits = SpoolLimits {
+            bytes: 100,
+            ..UNLIMITED
+        };
+        let spool = Spool::open(dir.path().to_owned(), limits).expect("open");
+        let path_of = |id: i64| spool.path_of(id, GenerationId(2), (1, 1));
+        let large = Bytes::from(vec![7; 1000]);
+        spool.keep(&path_of(1), &large).expect("its only file");
+        assert_eq!(spool.used(), 75);
+        let other = spool.path_of(1, GenerationId(2), (2, 2));
+        let refused = spool.keep(&other, &large);
+        assert!(matches!(refused, Err(SpoolError::Share { .. })));
+        spool
+            .keep(&path_of(2), &Bytes::from_static(b"quiet"))
+            .expect("room for others");
+        spool.remove(&path_of(1)).expect("removed");
+        assert_eq!(spool.used(), 5);
     }
 }

@@ -254,7 +254,7 @@ fn one_that_floods_the_spool_costs_the_others_no_moment() {
     scene.proxy.set(Fault::Answer(503, "SlowDown"));
     scene.daemon.wait_health(&noisy, |health| {
         let error = health["lastError"].as_str().unwrap_or_default();
-        health["status"] == "gapped" && error.contains("no more than three times that")
+        health["status"] == "gapped" && error.contains("no more than three times")
     });
     // The others go on with resets, each of which takes room.
     for (client, writer) in quiet().zip(&writers) {
@@ -278,12 +278,12 @@ fn one_that_floods_the_spool_costs_the_others_no_moment() {
 
 #[test]
 fn what_is_written_over_again_and_again_takes_its_room_once() {
-    const SPOOL: u64 = 2 << 20;
-    let scene = Scene::new("maxLag: 1s, memoryBytesPerTenant: 64KiB, spoolBytes: 2MiB");
+    const SPOOL: u64 = 4 << 20;
+    let scene = Scene::new("maxLag: 1s, memoryBytesPerTenant: 64KiB, spoolBytes: 4MiB");
     let client = guid(1);
     let filled = "--transactions 20 --steps insert --rows 30";
     scene.write(&client, filled).finish();
-    let writing = "--seconds 80 --steps update --autocheckpoint 40 --pause-ms 1";
+    let writing = "--seconds 80 --steps update --autocheckpoint 40 --pause-ms 4";
     let writer = scene.write(&client, writing);
     scene.daemon.sync(&client);
     scene.proxy.set(Fault::Answer(503, "SlowDown"));

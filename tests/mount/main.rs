@@ -24,6 +24,7 @@ mod lifetimes;
 mod load;
 mod logs;
 mod many_tenants;
+mod memory;
 mod metrics;
 mod mount_helper;
 mod ordinary_user;

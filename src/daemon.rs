@@ -226,12 +226,13 @@ impl Instance {
     }
 
     /// Starts what may be cut off at any time: it asks the store, and looks for what goes past the mounts.
-    fn look_around(&self, config: &Config) -> [JoinHandle<()>; 2] {
+    fn look_around(&self, config: &Config) -> [JoinHandle<()>; 3] {
         let prefixes = config.watch_paths.iter().map(|one| one.prefix.clone());
         let introducing =
             uplink::introduce(self.uplink.clone(), self.fleet.clone(), prefixes.collect());
         [
             tokio::spawn(introducing),
+            tokio::spawn(uplink::keep_informed(self.uplink.clone())),
             tokio::spawn(looks::look_out(self.mounts.clone())),
         ]
     }

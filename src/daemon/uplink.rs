@@ -13,6 +13,8 @@ use crate::store::stores::Stores;
 use crate::store::{Body, ObjectStore, StoreError, probe_conditional_put};
 
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
+/// A probe that has no answer for so long is a store that can't be reached; it is waited for all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the registry refuses it, somebody has to change the policy first.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -87,7 +89,62 @@ async fn probe(uplink: &Uplink, store: &Arc<dyn ObjectStore>) -> Result<(), Stor
     Ok(())
 }
 
+/// Asks the store of all whether it answers, when somebody wants to know and nothing else has asked it for long.
+pub(super) async fn keep_informed(uplink: Arc<Uplink>) {
+    let Some(store) = uplink.stores.shared().cloned() else {
+        return;
+    };
+    loop {
+        uplink.answer_wanted().await;
+        ask(&uplink, &store).await;
+    }
+}
+
+async fn ask(uplink: &Uplink, store: &Arc<dyn ObjectStore>) {
+    let mut answer = std::pin::pin!(async {
+        match probe_conditional_put(store.as_ref()).await {
+            Err(error) if !may_use_without_registry(store.as_ref(), &error).await => Some(error),
+            _ => None,
+        }
+    });
+    let failed = match tokio::time::timeout(PATIENCE, &mut answer).await {
+        Ok(failed) => failed,
+        Err(_) => {
+            uplink.note_silence(PATIENCE);
+            answer.await
+        }
+    };
+    uplink.note_answer(failed.as_ref());
+    if let Some(error) = failed {
+        tracing::warn!(error = %error, "The store can't be used at present");
+    }
+}
+
 /// Whether only the registry is closed to the keys: replicas may go where they are to.
 async fn may_use_without_registry(store: &dyn ObjectStore, error: &StoreError) -> bool {
     matches!(error, StoreError::Denied { .. }) && store.list_folders("databases/").await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::directory::DirectoryStore;
+
+    #[tokio::test]
+    async fn a_store_that_has_gone_is_noticed_when_it_is_asked() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let place = scratch.path().join("store");
+        let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::new(place.clone()));
+        let uplink = Uplink::new(Stores::new(Some(store.clone())), 1);
+        ask(&uplink, &store).await;
+        assert_eq!(uplink.health().reachable, Some(true));
+        std::fs::rename(&place, scratch.path().join("away")).expect("moved");
+        ask(&uplink, &store).await;
+        let health = uplink.health();
+        assert_eq!(health.reachable, Some(false));
+        assert!(health.error.is_some_and(|error| error.contains("gone")));
+        std::fs::rename(scratch.path().join("away"), &place).expect("moved");
+        ask(&uplink, &store).await;
+        assert_eq!(uplink.health().error, None);
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::repeated::Repeated;
@@ -18,6 +18,8 @@ use crate::tenant::roster::Client;
 
 /// How long a reading of the store's clock is good for.
 const CLOCK_READING: Duration = Duration::from_secs(3600);
+/// What the store said is told in health for so long; then it is asked again, where somebody asks for health.
+const STALE: Duration = Duration::from_secs(60);
 /// A deletion that was refused is asked for again after so long: keys without that right are no fault, and somebody else's
 /// `retain` deletes.
 const AFTER_REFUSAL: Duration = Duration::from_secs(3600);
@@ -42,6 +44,9 @@ pub struct Uplink {
     /// When each store's clock was read, and how many milliseconds it was ahead of ours.
     clocks: Mutex<HashMap<String, (Instant, i64)>>,
     health: Mutex<StoreHealth>,
+    /// When the store of all said it; none before the first answer.
+    answered: Mutex<Option<Instant>>,
+    answer_wanted: Notify,
     failures: Mutex<Repeated>,
     /// Stores that have refused a deletion, and it was said.
     without_deletion: Mutex<HashSet<String>>,
@@ -62,6 +67,8 @@ impl Uplink {
             paces: Mutex::default(),
             clocks: Mutex::default(),
             health: Mutex::default(),
+            answered: Mutex::default(),
+            answer_wanted: Notify::new(),
             failures: Mutex::new(Repeated::new(std::time::Instant::now())),
             without_deletion: Mutex::default(),
         })
@@ -113,9 +120,23 @@ impl Uplink {
         requests.max(bytes).map(Instant::from_std)
     }
 
-    /// What the store of all tenants said last.
+    /// What the store of all tenants said last. Where that is long ago, it is wanted anew: an instance that has nothing to
+    /// store would not notice that its store has gone.
     pub fn health(&self) -> StoreHealth {
+        let answered = *self.lock_answered();
+        if answered.is_some_and(|at| at.elapsed() >= STALE) {
+            self.answer_wanted.notify_one();
+        }
         self.lock_health().clone()
+    }
+
+    /// Waits until the store is to be asked for no other reason than to know whether it answers.
+    pub async fn answer_wanted(&self) {
+        self.answer_wanted.notified().await;
+    }
+
+    fn lock_answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells whether the store honours create-only PUTs.
@@ -125,6 +146,7 @@ impl Uplink {
 
     /// Notes what came of a request to the store of all tenants.
     pub fn note_answer(&self, failed: Option<&StoreError>) {
+        *self.lock_answered() = Some(Instant::now());
         let mut health = self.lock_health();
         health.reachable = Some(failed.is_none_or(|error| !error.is_retryable()));
         health.error = failed.map(ToString::to_string);
@@ -140,10 +162,15 @@ impl Uplink {
     /// A request for a client has had no answer for longer than it should need.
     pub(super) fn note_silence_of(&self, client: &Client, waited: Duration) {
         if !self.stores.has_own(&client.id.tenant) {
-            let mut health = self.lock_health();
-            health.reachable = Some(false);
-            health.error = Some(format!("the store has not answered for {waited:?}"));
+            self.note_silence(waited);
         }
+    }
+
+    /// A request to the store of all has had no answer for longer than it should need.
+    pub fn note_silence(&self, waited: Duration) {
+        let mut health = self.lock_health();
+        health.reachable = Some(false);
+        health.error = Some(format!("the store has not answered for {waited:?}"));
     }
 
     /// Whether a failure is to be logged, and then how many were not since the last.
@@ -208,5 +235,31 @@ impl Uplink {
 
     fn lock_clocks(&self) -> MutexGuard<'_, HashMap<String, (Instant, i64)>> {
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn an_answer_is_wanted_where_the_last_is_old_and_health_is_asked_for() {
+        let uplink = Uplink::new(Stores::new(None), 1);
+        let is_wanted = || {
+            uplink.health();
+            uplink.answer_wanted().now_or_never().is_some()
+        };
+        assert!(!is_wanted(), "the first answer comes by itself");
+        uplink.note_answer(None);
+        assert!(!is_wanted(), "it is new");
+        *uplink.lock_answered() = Instant::now().checked_sub(STALE);
+        assert!(
+            uplink.answer_wanted().now_or_never().is_none(),
+            "nobody asks"
+        );
+        assert!(is_wanted());
+        uplink.note_answer(None);
+        assert!(!is_wanted());
     }
 }

@@ -2,6 +2,7 @@
 
 mod connect;
 mod date;
+mod listing;
 mod refusal;
 mod upload;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use self::date::AnswerDate;
+use self::listing::Listing;
 use self::refusal::{code_refusal, refusal};
 use super::spec::{Encryption, EncryptionAlgorithm, S3Options};
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
@@ -198,10 +200,10 @@ impl ObjectStore for S3Store {
             .prefix(self.full_key(prefix))
             .into_paginator()
             .send();
-        let mut found = Vec::new();
+        let mut listing = Listing::new(self.named(prefix));
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
-            found.extend(page.contents().iter().filter_map(|object| {
+            listing.add_page(page.contents().iter().filter_map(|object| {
                 let key = self.own_key(object.key()?)?;
                 // What is no key of ours is nobody's, and keeps nobody from the others.
                 check_key(key).ok()?;
@@ -210,8 +212,9 @@ impl ObjectStore for S3Store {
                     size: u64::try_from(object.size()?).ok()?,
                     modified_ms: modified_ms(object),
                 })
-            }));
+            }))?;
         }
+        let mut found = listing.found();
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
@@ -222,15 +225,16 @@ impl ObjectStore for S3Store {
         let request = self.client.list_objects_v2().bucket(&self.bucket);
         let request = request.prefix(&start).delimiter("/");
         let mut pages = request.into_paginator().send();
-        let mut names = Vec::new();
+        let mut listing = Listing::new(self.named(prefix));
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
-            names.extend(page.common_prefixes().iter().filter_map(|folder| {
+            listing.add_page(page.common_prefixes().iter().filter_map(|folder| {
                 let name = folder.prefix()?.strip_prefix(&start)?.strip_suffix('/')?;
                 check_key(&format!("{prefix}{name}")).ok()?;
                 Some(name.to_owned())
-            }));
+            }))?;
         }
+        let mut names = listing.found();
         names.sort();
         Ok(names)
     }

@@ -1,11 +1,13 @@
 //! What is particular to S3.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use litestream_multitenant::store::spec::{S3Options, Secret, StoreSpec};
 use litestream_multitenant::store::{ObjectStore, StoreError};
 
 use super::body;
+use super::support::process::binary;
 use super::support::s3::S3Server;
 
 async fn open_s3(server: &S3Server, options: &S3Options) -> Arc<dyn ObjectStore> {
@@ -99,5 +101,34 @@ async fn options_that_contradict_each_other_are_refused() {
         let error = spec.open(&options).await.err().expect(endpoint);
         assert!(error.to_string().contains("endpoint"), "{error}");
         assert!(!error.to_string().contains("pw"), "{error}");
+    }
+}
+
+/// The server takes no signature that is more than a quarter of an hour off.
+#[test]
+fn a_machine_whose_clock_is_off_is_told_by_how_much() {
+    let server = S3Server::start();
+    for (clock, said) in [
+        ("+20m", "s ahead of the store's"),
+        ("-1d", "s behind the store's"),
+    ] {
+        let listed = Command::new("faketime")
+            .args(["-f", clock])
+            .arg(binary().get_program())
+            .args([
+                "list",
+                "-bucket",
+                &server.bucket,
+                "-endpoint",
+                &server.endpoint,
+            ])
+            .env("AWS_ACCESS_KEY_ID", &server.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &server.secret_key)
+            .output()
+            .expect("faketime, which `tests/run` installs");
+        let told = String::from_utf8_lossy(&listed.stderr);
+        assert_eq!(listed.status.code(), Some(1), "{clock}: {told}");
+        assert!(told.contains(said), "{clock}: {told}");
+        assert!(told.contains("set this machine's clock"), "{told}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the top down: a module uses those after it, and itself.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "cli",
     "daemon",
     "config",
@@ -20,6 +20,7 @@ const ORDER: [&str; 14] = [
     "tenant",
     "store",
     "format",
+    "random",
     "clock",
     "meter",
     "fault",

@@ -55,6 +55,7 @@ use dashmap::DashMap;
 use tokio::sync::{Notify, mpsc};
 
 use crate::clock::{UnixMs, now_ms};
+use crate::random;
 use crate::store::Body;
 use crate::tenant::discovery::Rules;
 use crate::tenant::roster::{Client, Roster, Status};
@@ -136,13 +137,8 @@ impl Shared {
 
     /// For names that two writers must not choose alike.
     fn random_bits(&self) -> u32 {
-        random() as u32
+        random::number() as u32
     }
-}
-
-fn random() -> u64 {
-    // Without the kernel's randomness the clock has to do: the ids need be different, not secret.
-    getrandom::u64().unwrap_or_else(|_| now_ms() as u64)
 }
 
 /// The present moment, or the one after `last` where the clock has not come so far.
@@ -232,7 +228,7 @@ impl Capture {
         let claim = claim_state(directory)?;
         let shared = Arc::new(Shared {
             backing: Backing::new(root),
-            state: StateDb::open(&directory.join("state.db"), random())?,
+            state: StateDb::open(&directory.join("state.db"), random::number())?,
             spool: Spool::open(directory.join("spool"), settings.spool)?,
             mount_device: OnceLock::new(),
             directory: directory.to_owned(),

@@ -64,7 +64,7 @@ impl Output {
             let error = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(RestoreError::local("restore to it", path)(error));
         };
-        let random = getrandom::u64().expect("BUG: the kernel has random numbers");
+        let random = crate::random::number();
         let mut hidden = OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".restore-{random:016x}"));

@@ -18,9 +18,9 @@ use rustix::io::Errno;
 use tokio::io::AsyncRead;
 
 use self::folder::Folder;
-use super::probe::random;
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
+use crate::random;
 
 /// Where objects are written before they get their name; no listing shows it.
 const INCOMING: &str = ".incoming";
@@ -324,7 +324,7 @@ struct Temporary<'a> {
 
 impl<'a> Temporary<'a> {
     fn create(incoming: &'a Folder) -> io::Result<Self> {
-        let name = format!("{:016x}", random());
+        let name = format!("{:016x}", random::number());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         let file = rfs::openat(incoming.as_fd(), &name, flags, mode)?.into();

@@ -20,8 +20,3 @@ pub async fn probe_conditional_put(store: &dyn ObjectStore) -> Result<bool, Stor
     }
     Ok(false)
 }
-
-/// A number that no other process has.
-pub(super) fn random() -> u64 {
-    getrandom::u64().expect("BUG: the kernel has random numbers")
-}

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::StoreError;
-use super::probe::random;
+use crate::random;
 
 /// The pauses between attempts of one thing: they double from the first to the longest, and a part of each is left to
 /// chance, so that many do not come back at once.
@@ -34,7 +34,7 @@ impl Backoff {
         let whole = self.next;
         self.next = (whole * 2).min(self.longest);
         let half = whole.as_micros() as u64 / 2;
-        Duration::from_micros(half + random() % (half + 1))
+        Duration::from_micros(half + random::number() % (half + 1))
     }
 
     /// It worked: the next failure begins anew.

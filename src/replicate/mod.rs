@@ -89,6 +89,7 @@ impl Replicator {
         let mut stop = self.stop.subscribe();
         loop {
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 db = dirty.recv(), if tasks.len() < room => {
                     let Some(db) = db else { break };

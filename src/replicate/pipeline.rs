@@ -78,6 +78,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
             }
             Round::LookAgain => {
                 tokio::select! {
+                    biased;
                     () = wait(&db, Instant::now() + looks.pause()) => {}
                     () = db.stirred() => {
                         looks.reset();
@@ -106,6 +107,7 @@ async fn paced(db: &Database, client: &Client, round: impl Future<Output = Round
 /// Until `deadline`, or until somebody asks for a look now.
 async fn wait(db: &Database, deadline: Instant) {
     tokio::select! {
+        biased;
         () = sleep_until(deadline) => {}
         () = db.nudged() => {}
     }

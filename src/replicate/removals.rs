@@ -41,6 +41,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
         };
         let pause = next.map(|at| at.saturating_sub(now_ms()).max(0) as u64);
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return,
             () = replicator.capture.removed() => {}
             () = super::upkeep::sleep_for(pause.map(Duration::from_millis)) => {}

@@ -33,6 +33,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
             BYTES_PER_SECOND,
         ));
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep_until(at.into()) => {}
         }
@@ -47,12 +48,14 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
         });
         while working.len() >= AT_ONCE {
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 _ = working.join_next() => {}
             }
         }
     }
     tokio::select! {
+        biased;
         _ = stop.wait_for(|stop| *stop) => {}
         () = async { while working.join_next().await.is_some() {} } => {}
     }

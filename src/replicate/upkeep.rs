@@ -75,6 +75,7 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
             .filter(|_| chores.len() < AT_ONCE)
             .map(|at| Duration::from_millis(at.saturating_sub(now).max(0) as u64));
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => break,
             () = replicator.agenda_changed.notified() => {}
             () = replicator.rules_changed.notified() => is_outdated = true,

@@ -20,7 +20,7 @@ use crate::format::ltx::{lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
 
 /// So many pages of the newest transaction are looked for in the file before a log is destroyed: a gate has to be quick.
-const TAIL_PAGES: usize = 4096;
+pub(super) const TAIL_PAGES: usize = 4096;
 /// Where the wal-index has said that they are checkpointed, a few have to do.
 const SAMPLE_PAGES: usize = 16;
 
@@ -399,22 +399,11 @@ impl History {
         shared: &Shared,
         pages: usize,
     ) -> Result<bool, CaptureError> {
-        let (Some(mark), false) = (self.mark, self.tail.is_empty()) else {
-            return Ok(true);
-        };
-        let failed = || CaptureError::io("compare the database with its log");
-        let Some(file) = shared.backing.open(&db.path).map_err(failed())? else {
-            return Ok(false);
-        };
-        let mut page = vec![0; mark.page_size as usize];
-        for &(pgno, sum) in self.tail.iter().take(pages) {
-            let at = u64::from(pgno - 1) * u64::from(mark.page_size);
-            let read = read_up_to(&file, &mut page, at).map_err(failed())?;
-            if read < page.len() || page_checksum(pgno, &page) != sum {
-                return Ok(false);
-            }
+        let tail = self.tail.iter().take(pages).copied();
+        match self.mark {
+            Some(mark) => are_in_file(db, shared, mark.page_size, tail),
+            None => Ok(true),
         }
-        Ok(true)
     }
 
     /// Keeps the raw frames of a commit that no live connection has seen and that is about to be destroyed: SQLite's
@@ -453,6 +442,31 @@ impl History {
         );
         Ok(())
     }
+}
+
+/// Whether the database's file has these pages.
+pub(super) fn are_in_file(
+    db: &Database,
+    shared: &Shared,
+    page_size: u32,
+    pages: impl ExactSizeIterator<Item = PageSum>,
+) -> Result<bool, CaptureError> {
+    if pages.len() == 0 {
+        return Ok(true);
+    }
+    let failed = || CaptureError::io("compare the database with its log");
+    let Some(file) = shared.backing.open(&db.path).map_err(failed())? else {
+        return Ok(false);
+    };
+    let mut page = vec![0; page_size as usize];
+    for (pgno, sum) in pages {
+        let at = u64::from(pgno - 1) * u64::from(page_size);
+        let read = read_up_to(&file, &mut page, at).map_err(failed())?;
+        if read < page.len() || page_checksum(pgno, &page) != sum {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The sums of those pages that the last of a stretch's transactions changed.

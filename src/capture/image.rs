@@ -15,7 +15,7 @@ use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
 use super::dirty_pages;
-use super::drain::committed_extent;
+use super::drain::{TAIL_PAGES, are_in_file, committed_extent};
 use super::error::CaptureError;
 use super::files::{Log, open_log, read_header};
 use super::foreign::CUT;
@@ -26,7 +26,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Defect;
-use crate::format::ltx::DatabaseChecksum;
+use crate::format::ltx::{DatabaseChecksum, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
 use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
@@ -203,10 +203,10 @@ impl History {
         shared: &Shared,
         gate: Option<Gate>,
     ) -> Result<(), CaptureError> {
-        if !gate.is_some_and(Gate::destroys_frames) {
+        let Some(kept) = gate.and_then(Gate::kept_bytes) else {
             return Ok(());
-        }
-        let saved = self.save_log(db, shared);
+        };
+        let saved = self.save_log(db, shared, kept);
         if saved.is_err() {
             self.lose_image();
         }
@@ -248,16 +248,26 @@ impl History {
         }
     }
 
-    fn save_log(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+    /// Bytes of the log before `kept` stay in it.
+    fn save_log(&mut self, db: &Database, shared: &Shared, kept: u64) -> Result<(), CaptureError> {
         let Log::Valid(mut log) = open_log(db, shared)? else {
             return Ok(());
         };
-        let Some(transactions) = committed(db, shared, &mut log, true)? else {
+        let Some(Committed {
+            transactions,
+            by_chain,
+        }) = committed(db, shared, &mut log, true)?
+        else {
             return Ok(());
         };
         let Some(last) = transactions.last() else {
             return Ok(());
         };
+        if by_chain && kept < last.end.offset && !is_checkpointed(db, shared, &log, last)? {
+            // Nobody but the chain said that it was committed: of what comes now it is no part.
+            self.lose_image();
+            return Ok(());
+        }
         let run = self.image.as_mut().expect("BUG: saved for no image");
         let page_size = log.header.page_size;
         let failed = CaptureError::io("save a log for the image");
@@ -369,7 +379,7 @@ impl History {
         if log.header.page_size != image.page_size {
             return Err(CaptureError::Disturbed);
         }
-        let transactions =
+        let Committed { transactions, .. } =
             committed(db, shared, &mut log, false)?.ok_or(CaptureError::Disturbed)?;
         let mut page = vec![0; image.page_size as usize];
         for found in newest_pages(&transactions, image.page_size) {
@@ -508,20 +518,50 @@ impl History {
     }
 }
 
+/// What a whole log says.
+struct Committed {
+    transactions: Vec<Transaction>,
+    /// Nobody but the chain itself says that they are committed.
+    by_chain: bool,
+}
+
 /// The committed transactions of the whole log; none where nothing can be said now.
 fn committed(
     db: &Database,
     shared: &Shared,
     log: &mut WalReader,
     at_gate: bool,
-) -> Result<Option<Vec<Transaction>>, CaptureError> {
+) -> Result<Option<Committed>, CaptureError> {
     let Some(extent) = committed_extent(db, shared, log, at_gate)? else {
         return Ok(None);
     };
     let end = extent.end.min(log.len);
-    log.transactions(log.header.start(), end)
-        .map(Some)
-        .map_err(CaptureError::io("read the log"))
+    let transactions = log
+        .transactions(log.header.start(), end)
+        .map_err(CaptureError::io("read the log"))?;
+    Ok(Some(Committed {
+        transactions,
+        by_chain: extent.by_chain,
+    }))
+}
+
+/// Whether the file has the pages of a transaction, as it has before its log is destroyed in order.
+fn is_checkpointed(
+    db: &Database,
+    shared: &Shared,
+    log: &WalReader,
+    transaction: &Transaction,
+) -> Result<bool, CaptureError> {
+    let page_size = log.header.page_size;
+    let mut page = vec![0; page_size as usize];
+    let mut sums = Vec::new();
+    let pages = newest_pages(std::slice::from_ref(transaction), page_size);
+    for found in pages.into_iter().take(TAIL_PAGES) {
+        log.page(found, &mut page)
+            .map_err(CaptureError::io("read a page of the log"))?;
+        sums.push((found.pgno, page_checksum(found.pgno, &page)));
+    }
+    are_in_file(db, shared, page_size, sums.into_iter())
 }
 
 /// The size of a database of which no log has a frame: nobody may have written it while it was read.

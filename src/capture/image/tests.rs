@@ -3,7 +3,7 @@
 use super::*;
 use crate::capture::drain::Next;
 use crate::capture::model::{Model, pages_of};
-use crate::capture::workers;
+use crate::capture::{FileKind, OpenedAs, workers};
 
 /// A snapshot whose page reads are torn apart by operations; its pages.
 fn snapshot(model: &mut Model) -> Result<Vec<u8>, CaptureError> {
@@ -202,4 +202,36 @@ fn a_comparison_that_comes_to_nothing_is_made_again_in_the_same_history() {
             "seed {seed}"
         );
     }
+}
+
+/// The index can't be seen, and a commit that its writer has never told of is laid over an image by a gate: it was in no
+/// state that comes after it.
+#[test]
+fn a_commit_that_nobody_saw_is_in_no_image() {
+    let mut model = Model::new(1, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    let hidden = OpenedAs {
+        writable: true,
+        passthrough: false,
+    };
+    db.opened(FileKind::Shm, hidden);
+    model.execute("INSERT INTO t VALUES (1000, 'seen')");
+    let seen = model.shown();
+    model.commit_unpublished("INSERT INTO t VALUES (1001, 'never seen')");
+    assert!(model.shown() != seen, "recovery would take it");
+
+    let file = begin(&db, &shared).expect("begun").expect("a file");
+    // A checkpoint of what was seen, after which the log begins anew.
+    model.execute("PRAGMA wal_checkpoint(RESTART)");
+    model.gate(Gate::DatabaseTruncate);
+    model.gate(Gate::WalOverwrite);
+    model.execute("INSERT INTO t VALUES (1002, 'next')");
+    let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
+    let made = copy(&mut read, &db, &shared, CHUNK)
+        .and_then(|mut image| db.history().finish_image(&db, &shared, &mut image));
+    assert!(matches!(made, Err(CaptureError::Disturbed)));
+
+    workers::make_image(&db, &shared).expect("made again");
+    let snapshot = db.history().front().expect("a snapshot");
+    assert!(pages_of(&snapshot.body) == model.shown());
 }

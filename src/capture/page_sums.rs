@@ -143,8 +143,12 @@ impl PageSums {
         })
     }
 
-    /// The header, and the checksum that the sums below it really have; none where there is no whole table.
-    pub fn load(&self) -> io::Result<Option<(SumsHeader, DatabaseChecksum)>> {
+    /// The header, whatever the sums below it are; none where there is no table.
+    pub fn header(&self) -> io::Result<Option<SumsHeader>> {
+        Ok(self.open()?.map(|(header, _)| header))
+    }
+
+    fn open(&self) -> io::Result<Option<(SumsHeader, File)>> {
         let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -154,7 +158,12 @@ impl PageSums {
         if read_up_to(&file, &mut bytes, 0)? < bytes.len() {
             return Ok(None);
         }
-        let Some(header) = SumsHeader::decode(&bytes) else {
+        Ok(SumsHeader::decode(&bytes).map(|header| (header, file)))
+    }
+
+    /// The header, and the checksum that the sums below it really have; none where there is no whole table.
+    pub fn load(&self) -> io::Result<Option<(SumsHeader, DatabaseChecksum)>> {
+        let Some((header, file)) = self.open()? else {
             return Ok(None);
         };
         let mut total = DatabaseChecksum::EMPTY;

@@ -74,11 +74,16 @@ impl History {
         object: &StoredSegment,
     ) -> Result<bool, CaptureError> {
         let header = &object.header;
-        let Some(before) = self.stored else {
+        // Without a state to go on from there are no page sums to go on with either.
+        let (Some(before), Some(_)) = (self.stored, self.mark) else {
             return Ok(false);
         };
         if !self.is_followed_by(object, &before, shared) {
             return Ok(false);
+        }
+        if self.has_captured_again(object) {
+            self.take_for_stored(db, shared, object)?;
+            return Ok(true);
         }
         let newest = Mark {
             txid: header.max_txid,
@@ -143,6 +148,44 @@ impl History {
         }
         self.report(db);
         Ok(true)
+    }
+
+    /// Whether what waits first leads to the same state, and is durable: a gate came before anybody asked the store.
+    fn has_captured_again(&self, object: &StoredSegment) -> bool {
+        let Header {
+            max_txid, commit, ..
+        } = object.header;
+        self.pending.front().is_some_and(|front| {
+            let end = &front.end;
+            front.durable
+                && (end.txid, end.commit, end.checksum) == (max_txid, commit, object.checksum)
+        })
+    }
+
+    /// The object stands for what waits first.
+    fn take_for_stored(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        object: &StoredSegment,
+    ) -> Result<(), CaptureError> {
+        let front = self.pending.front().cloned();
+        let front = front.expect("BUG: nothing was captured again");
+        let entry = Entry {
+            mark: front.end,
+            snapshot: false,
+            committed_at: front.committed_at,
+            file_checksum: object.file_checksum,
+            sums: object.sums.clone(),
+        };
+        let note = self.snapshot_after(&front.end, object.size);
+        shared.state.save_stored(self.id, &entry, &note)?;
+        shared.remove_body(&front)?;
+        self.stored = Some(front.end);
+        self.snapshot = Some(note);
+        self.pending.pop_front();
+        self.report(db);
+        Ok(())
     }
 
     /// Whether an object of ours goes on from the state `before`, as what waits does.
@@ -244,6 +287,35 @@ mod tests {
         let adopted = db.history().mark.and_then(|mark| mark.wal);
         assert_eq!(adopted, captured.and_then(|mark| mark.wal));
         assert_eq!(db.history().resync, None);
+    }
+
+    #[test]
+    fn what_a_gate_has_captured_again_is_stored_already() {
+        let (model, mut object) = with_a_commit_that_was_not_seen();
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        db.history().spool_all(&shared).expect("durable");
+        let captured = db.history().mark;
+        let sound = object.checksum;
+        object.checksum.toggle(1 << 63 | 1);
+        assert!(!db.history().adopt(&db, &shared, &object).expect("looked"));
+        object.checksum = sound;
+        assert!(db.history().adopt(&db, &shared, &object).expect("adopted"));
+        let history = db.history();
+        assert!(history.front().is_none());
+        assert_eq!((history.mark, history.stored), (captured, captured));
+        assert_eq!(shared.spool.used(), 0);
+    }
+
+    /// The page sums were not whole, and would not be those of what is gone on from.
+    #[test]
+    fn a_history_that_has_to_begin_anew_goes_on_from_nothing() {
+        let (model, object) = with_a_commit_that_was_not_seen();
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        db.history().abandon(&shared, None).expect("given up");
+        db.history().is_newest_known = false;
+        assert_eq!(db.history().doubtful_successor(), None);
+        assert!(!db.history().adopt(&db, &shared, &object).expect("looked"));
+        assert!(db.history().mark.is_none());
     }
 
     /// Whoever may write to the store can put anything under the next key.

@@ -241,9 +241,8 @@ impl History {
     /// The object that an earlier run may have stored before it died, without a note of it; asked for once, before
     /// anything else is captured. What waits in the spool is stored under its own name, which tells as well.
     pub(super) fn doubtful_successor(&mut self) -> Option<ObjectKey> {
-        let stored = self
-            .stored
-            .filter(|_| !self.is_newest_known && self.pending.is_empty());
+        let is_asked_for = !self.is_newest_known && self.pending.is_empty() && self.mark.is_some();
+        let stored = self.stored.filter(|_| is_asked_for);
         self.is_newest_known = true;
         stored.map(|mark| ObjectKey::Segment(mark.generation, mark.seq + 1))
     }

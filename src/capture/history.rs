@@ -134,6 +134,12 @@ impl History {
             });
             let unseen = last.mark.wal.is_none() && !db.is_as_stored();
             self.resync = unseen.then_some("restart");
+        } else if !known.is_empty() && !db.is_removed() {
+            tracing::warn!(
+                client = %db.label(),
+                prefix = db.client().as_deref().and_then(|client| client.prefix()),
+                "What the state directory has of the database is not whole, as after a power cut; a new generation begins, and what is stored stays restorable"
+            );
         }
         self.sums = Some(table);
         self.id = id;
@@ -346,11 +352,12 @@ impl History {
             self.newest_generation = self.newest_generation.max(Some(generation));
             self.last_txid = self.last_txid.max(txid);
         }
+        // First the state: a file that it does not name is removed at the next start.
+        shared.state.drop_spooled(self.id)?;
         if let Some(front) = self.front() {
             self.lose_from(&front.end, shared)?;
         }
         self.mark = None;
-        shared.state.drop_spooled(self.id)?;
         if let Some(sums) = &mut self.sums {
             sums.drop_overlay();
         }

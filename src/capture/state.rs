@@ -144,6 +144,13 @@ pub struct Known {
     pub past: Vec<u64>,
 }
 
+impl Known {
+    /// Whether nothing of it was captured.
+    pub fn is_empty(&self) -> bool {
+        self.stored.is_none() && self.spooled.is_empty()
+    }
+}
+
 /// The open state database.
 #[derive(Debug)]
 pub struct StateDb {

@@ -10,6 +10,10 @@ pub type UnixMs = i64;
 
 /// The present moment.
 pub fn now_ms() -> UnixMs {
+    #[cfg(test)]
+    if let Some(now) = simulated::now() {
+        return now;
+    }
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_millis() as UnixMs,
         Err(before) => -(before.duration().as_millis() as UnixMs),
@@ -31,6 +35,26 @@ pub fn rfc3339(ms: UnixMs) -> String {
 pub fn parse_rfc3339(text: &str) -> Option<UnixMs> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     Some((moment.unix_timestamp_nanos().div_euclid(1_000_000)) as UnixMs)
+}
+
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::cell::Cell;
+
+    use super::UnixMs;
+
+    thread_local! {
+        static NOW: Cell<Option<UnixMs>> = const { Cell::new(None) };
+    }
+
+    pub fn now() -> Option<UnixMs> {
+        NOW.get()
+    }
+
+    /// From now on it is `now` on this thread; what the system says again where it is none.
+    pub fn set(now: Option<UnixMs>) {
+        NOW.set(now);
+    }
 }
 
 #[cfg(test)]

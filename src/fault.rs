@@ -9,6 +9,12 @@ use std::any::Any;
 /// A place in the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Point {
+    /// A log is open, and nothing of it is read but its header.
+    LogOpened,
+    /// It is known how far a log counts, and its frames are not read.
+    LimitRead,
+    /// A piece of a whole database is about to be read.
+    ImageRead,
     /// A segment is in memory.
     Captured,
     /// What an operation would destroy is captured, and the operation has not been carried out.
@@ -44,7 +50,10 @@ pub enum Point {
 }
 
 impl Point {
-    pub const ALL: [Point; 16] = [
+    pub const ALL: [Point; 19] = [
+        Point::LogOpened,
+        Point::LimitRead,
+        Point::ImageRead,
         Point::Captured,
         Point::GatePassed,
         Point::Spooled,
@@ -71,6 +80,8 @@ impl Point {
     /// The process dies here, as by `kill -9`, where the environment names this point.
     #[cfg(debug_assertions)]
     pub fn reach(self) {
+        #[cfg(test)]
+        watched::reached(self);
         use rustix::process::{Signal, getpid, kill_process};
         use std::sync::LazyLock;
 
@@ -148,4 +159,29 @@ pub fn panic_text(payload: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+pub(crate) mod watched {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::Point;
+
+    type Watcher = Rc<dyn Fn(Point)>;
+
+    thread_local! {
+        static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+    }
+
+    /// From now on `watcher` hears of the points that this thread reaches.
+    pub fn set(watcher: Option<Watcher>) {
+        WATCHER.set(watcher);
+    }
+
+    pub fn reached(point: Point) {
+        if let Some(watcher) = WATCHER.with_borrow(Clone::clone) {
+            watcher(point);
+        }
+    }
 }

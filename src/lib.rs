@@ -15,5 +15,7 @@ pub mod mount;
 pub mod random;
 pub mod replicate;
 pub mod restore;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod tenant;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "docs/seed.md",
     "docs/semantics.md",
     "docs/security.md",
     "docs/sqlite.md",
+    "docs/testing.md",
 ];
 
 fn root() -> PathBuf {

@@ -8,9 +8,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the top down: a module uses those after it, and itself.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "cli",
     "daemon",
+    "simulation",
     "config",
     "api",
     "replicate",

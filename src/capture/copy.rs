@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use super::Shared;
 use super::backing::read_up_to;
 use super::error::CaptureError;
+use crate::fault::Point;
 use crate::format::ltx::{DatabaseChecksum, lock_page, page_checksum};
 
 /// Bytes that are read from the file at once.
@@ -65,6 +66,7 @@ impl Image {
         let mut bytes = vec![0; chunk.max(page_size as usize)];
         let mut at = 0;
         loop {
+            Point::ImageRead.reach();
             let len = read(&mut bytes, at).map_err(CaptureError::io("read the database"))?;
             for page in bytes[..len].chunks_exact(page_size as usize) {
                 let pgno = u32::try_from(at / u64::from(page_size) + 1)

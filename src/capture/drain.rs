@@ -526,6 +526,7 @@ pub(super) fn committed_extent(
             Limit::Unknown if before_reset => (log.len, true),
             Limit::Unknown => return Ok(None),
         };
+    Point::LimitRead.reach();
     let is_over = match index {
         Index::Live(index) => index.salt != log.header.salt,
         Index::Absent | Index::Unreadable => !by_chain,

@@ -10,6 +10,7 @@ mod control;
 mod copy;
 pub mod database;
 mod dirty_pages;
+mod disk;
 mod drain;
 mod encrypted;
 mod error;
@@ -29,6 +30,8 @@ mod model;
 mod newcomers;
 mod page_sums;
 mod queue;
+#[cfg(test)]
+pub(crate) mod recorder;
 mod registration;
 mod requests;
 mod segment;
@@ -86,6 +89,8 @@ pub use state::StateError;
 use turns::Write;
 use wishes::Wish;
 use workers::Workers;
+#[cfg(test)]
+pub(crate) use workers::{ByHand, Kind};
 
 /// The folder at the backing directory's root that holds the state, and that the mount does not show.
 pub const STATE_FOLDER: &str = ".litestream-multitenant";
@@ -112,6 +117,22 @@ struct Shared {
 }
 
 impl Shared {
+    fn open(
+        root: Arc<OwnedFd>,
+        directory: &Path,
+        spool: SpoolLimits,
+    ) -> Result<Arc<Self>, StartError> {
+        let claim = claim_state(directory)?;
+        Ok(Arc::new(Self {
+            backing: Backing::new(root),
+            state: StateDb::open(&directory.join("state.db"), random::number())?,
+            spool: Spool::open(directory.join("spool"), spool)?,
+            mount_device: OnceLock::new(),
+            directory: directory.to_owned(),
+            _claim: claim,
+        }))
+    }
+
     fn sums_path(&self, id: i64) -> PathBuf {
         self.directory.join(format!("{id}.sums"))
     }
@@ -119,7 +140,7 @@ impl Shared {
     /// Removes what is on local disk of the database with that number, but for the state.
     fn remove_files(&self, id: i64) -> Result<(), CaptureError> {
         self.spool.forget(id)?;
-        match std::fs::remove_file(self.sums_path(id)) {
+        match disk::remove(&self.sums_path(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(CaptureError::io("remove the page sums")(error))
             }
@@ -213,6 +234,10 @@ fn claim_state(directory: &Path) -> Result<File, StartError> {
 /// What it is given lives until then.
 pub type Proceed = Box<dyn FnOnce(Passing) + Send>;
 
+/// The capture, the databases that come out of it, and its work.
+#[cfg(test)]
+pub(crate) type StartedByHand = (Arc<Capture>, mpsc::Receiver<Arc<Database>>, ByHand);
+
 impl Capture {
     /// Opens the state in `directory` and starts the threads. Databases with something to look at come out of the
     /// receiver, each at most once at a time; `room` is how many there may be.
@@ -225,18 +250,38 @@ impl Capture {
         roster: Arc<Roster>,
         room: usize,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Arc<Database>>), StartError> {
-        let claim = claim_state(directory)?;
-        let shared = Arc::new(Shared {
-            backing: Backing::new(root),
-            state: StateDb::open(&directory.join("state.db"), random::number())?,
-            spool: Spool::open(directory.join("spool"), settings.spool)?,
-            mount_device: OnceLock::new(),
-            directory: directory.to_owned(),
-            _claim: claim,
-        });
-        let (queue, dirty) = Queue::new(room);
+        let shared = Shared::open(root, directory, settings.spool)?;
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
+        Self::with(shared, workers, seen_at, rules, roster, room)
+    }
+
+    /// The same without threads: their work is done by hand.
+    #[cfg(test)]
+    pub(crate) fn start_by_hand(
+        root: Arc<OwnedFd>,
+        seen_at: &Path,
+        directory: &Path,
+        settings: Settings,
+        rules: Rules,
+        roster: Arc<Roster>,
+    ) -> Result<StartedByHand, StartError> {
+        const ROOM: usize = 16;
+        let shared = Shared::open(root, directory, settings.spool)?;
+        let (workers, by_hand) = ByHand::new(&shared, settings.gate_timeout, ROOM);
+        let (capture, dirty) = Self::with(shared, workers, seen_at, rules, roster, ROOM)?;
+        Ok((capture, dirty, by_hand))
+    }
+
+    fn with(
+        shared: Arc<Shared>,
+        workers: Workers,
+        seen_at: &Path,
+        rules: Rules,
+        roster: Arc<Roster>,
+        room: usize,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Arc<Database>>), StartError> {
+        let (queue, dirty) = Queue::new(room);
         let wishes = shared.state.wishes()?.into_iter().collect();
         let capture = Arc::new(Self {
             shared,

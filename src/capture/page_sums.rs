@@ -6,12 +6,12 @@
 //! header's TXID may be in place in part: whoever loads the table puts the sums of those segments in again.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::backing::read_up_to;
+use super::disk::{self, DiskFile};
 use crate::fault::Point;
 use crate::format::ltx::DatabaseChecksum;
 use crate::store::keys::GenerationId;
@@ -76,12 +76,12 @@ impl PageSums {
     /// Replaces the table with the sums of a whole database, page 1 first; 0 for the lock page.
     pub fn rewrite(&mut self, header: &SumsHeader, sums: &[u64]) -> io::Result<()> {
         let temporary = self.path.with_extension("tmp");
-        let file = File::create(&temporary)?;
+        let file = disk::create(&temporary)?;
         for (index, batch) in sums.chunks(BATCH).enumerate() {
             write_sums(&file, 1 + (index * BATCH) as u32, batch)?;
         }
         file.write_all_at(&header.encode(), 0)?;
-        std::fs::rename(&temporary, &self.path)?;
+        disk::rename(&temporary, &self.path)?;
         Point::TableRewritten.reach();
         self.overlay.clear();
         Ok(())
@@ -115,7 +115,7 @@ impl PageSums {
         seq: u32,
         sums: &[(u32, u64)],
     ) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let file = disk::open(&self.path)?;
         for run in sums.chunk_by(|a, b| a.0 + 1 == b.0) {
             let values: Vec<u64> = run.iter().map(|&(_, sum)| sum).collect();
             write_sums(&file, run[0].0, &values)?;
@@ -212,7 +212,7 @@ fn offset_of(pgno: u32) -> u64 {
     HEADER_SIZE + 8 * (u64::from(pgno) - 1)
 }
 
-fn write_sums(file: &File, first: u32, sums: &[u64]) -> io::Result<()> {
+fn write_sums(file: &DiskFile, first: u32, sums: &[u64]) -> io::Result<()> {
     let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     file.write_all_at(&bytes, offset_of(first))
 }

@@ -6,13 +6,14 @@
 //! for each tenant, and by the free space that it leaves on its disk. Room is looked for before a file is begun.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::disk::{self, DiskFile};
 use super::shares::{Shares, most_of};
 use crate::meter;
 use crate::store::Body;
@@ -81,7 +82,7 @@ impl Spool {
             let entry = entry.map_err(at(&directory))?;
             let path = entry.path();
             if path.to_string_lossy().ends_with(TEMPORARY) {
-                fs::remove_file(&path).map_err(at(&path))?;
+                disk::remove(&path).map_err(at(&path))?;
             } else {
                 let len = entry.metadata().map_err(at(&path))?.len();
                 shares.add(id_of(&path), len);
@@ -159,7 +160,7 @@ impl Spool {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(TEMPORARY);
         let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary).map_err(|source| self.io(&temporary, source))?;
+        let file = disk::create(&temporary).map_err(|source| self.io(&temporary, source))?;
         Ok(SpoolWriter {
             spool: self,
             file: BufWriter::with_capacity(256 * 1024, file),
@@ -177,7 +178,7 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(source) => return Err(self.io(path, source)),
         };
-        fs::remove_file(path).map_err(|source| self.io(path, source))?;
+        disk::remove(path).map_err(|source| self.io(path, source))?;
         self.shares().subtract(id_of(path), len);
         meter::SPOOL_BYTES.subtract(len);
         Ok(())
@@ -284,7 +285,7 @@ impl Drop for Spool {
 #[derive(Debug)]
 pub struct SpoolWriter<'a> {
     spool: &'a Spool,
-    file: BufWriter<File>,
+    file: BufWriter<DiskFile>,
     temporary: PathBuf,
     path: PathBuf,
     written: u64,
@@ -307,7 +308,7 @@ impl SpoolWriter<'_> {
 
     fn finish(&mut self) -> io::Result<()> {
         self.file.flush()?;
-        fs::rename(&self.temporary, &self.path)
+        disk::rename(&self.temporary, &self.path)
     }
 }
 
@@ -326,7 +327,7 @@ impl Write for SpoolWriter<'_> {
 impl Drop for SpoolWriter<'_> {
     fn drop(&mut self) {
         // After `keep` the temporary name is gone; what is left for another reason is cleared at the next start.
-        if let Err(error) = fs::remove_file(&self.temporary)
+        if let Err(error) = disk::remove(&self.temporary)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(error = %error, "an unfinished spool file could not be removed");

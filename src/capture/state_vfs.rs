@@ -26,6 +26,8 @@ pub(super) fn register() -> Result<&'static CStr, c_int> {
             verbatim.zName = NAME.as_ptr();
             verbatim.pNext = std::ptr::null_mut();
             verbatim.xFullPathname = Some(take_verbatim);
+            #[cfg(test)]
+            super::recorder::wrap(&mut verbatim, super::recorder::tell);
             ffi::sqlite3_vfs_register(Box::leak(Box::new(verbatim)), 0)
         }
     });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::backing::read_up_to;
 use super::mark::WalMark;
+use crate::fault::Point;
 use crate::format::scanner::{PageRef, Scanner, Transaction};
 use crate::format::wal::{
     FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, Position, WalHeader,
@@ -33,6 +34,7 @@ impl WalReader {
         let len = file.metadata()?.len();
         let mut bytes = [0; HEADER_SIZE as usize];
         let read = read_up_to(&file, &mut bytes, 0)?;
+        Point::LogOpened.reach();
         Ok(WalHeader::decode(&bytes[..read]).map(|header| Self {
             file,
             header,

@@ -116,12 +116,22 @@ pub(super) struct Workers {
     looks: Sender<Look>,
     images: Sender<Look>,
     gate_timeout: Duration,
-    _threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What was asked of them.
+struct Queues {
+    gates: Receiver<Urgent>,
+    watch: Receiver<Waiting>,
+    looks: Receiver<Look>,
+    images: Receiver<Look>,
 }
 
 impl std::fmt::Debug for Workers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Workers").finish_non_exhaustive()
+        f.debug_struct("Workers")
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,42 +142,62 @@ impl Workers {
         gate_timeout: Duration,
         room: usize,
     ) -> std::io::Result<Self> {
-        let (gates, gate_queue) = bounded(GATES);
-        let (watch, watch_queue) = bounded(GATES);
-        let (looks, look_queue) = bounded(room + SPARE);
-        let (images, image_queue) = bounded::<Look>(room + SPARE);
+        let (mut workers, queues) = Self::without_threads(gate_timeout, room);
         let mut threads = Vec::new();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
             thread.map(|thread| threads.push(thread))
         };
-        spawn("gate-limit", Box::new(move || watch_gates(&watch_queue)))?;
-        let (s, gate_only) = (shared.clone(), gate_queue.clone());
-        let merges = images.clone();
+        let Queues {
+            gates,
+            watch,
+            looks,
+            images,
+        } = queues;
+        spawn("gate-limit", Box::new(move || watch_gates(&watch)))?;
+        let (s, gate_only) = (shared.clone(), gates.clone());
+        let merges = workers.images.clone();
         spawn(
             "gate",
             Box::new(move || work(&s, &gate_only, &never(), &merges)),
         )?;
         for _ in 0..LOOKERS {
-            let (s, gates, looks) = (shared.clone(), gate_queue.clone(), look_queue.clone());
-            let merges = images.clone();
+            let (s, gates, looks) = (shared.clone(), gates.clone(), looks.clone());
+            let merges = workers.images.clone();
             spawn(
                 "capture",
                 Box::new(move || work(&s, &gates, &looks, &merges)),
             )?;
         }
         for _ in 0..IMAGERS {
-            let (s, queue) = (shared.clone(), image_queue.clone());
+            let (s, queue) = (shared.clone(), images.clone());
             spawn("image", Box::new(move || work_on_images(&s, &queue)))?;
         }
-        Ok(Self {
+        workers.threads = threads;
+        Ok(workers)
+    }
+
+    /// What is asked waits in the queues until somebody takes it out.
+    fn without_threads(gate_timeout: Duration, room: usize) -> (Self, Queues) {
+        let (gates, gate_queue) = bounded(GATES);
+        let (watch, watch_queue) = bounded(GATES);
+        let (looks, look_queue) = bounded(room + SPARE);
+        let (images, image_queue) = bounded(room + SPARE);
+        let workers = Self {
             gates,
             watch,
             looks,
             images,
             gate_timeout,
-            _threads: threads,
-        })
+            threads: Vec::new(),
+        };
+        let queues = Queues {
+            gates: gate_queue,
+            watch: watch_queue,
+            looks: look_queue,
+            images: image_queue,
+        };
+        (workers, queues)
     }
 
     /// Queues a gate; a full queue lets the operation pass at once.
@@ -281,15 +311,7 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
     loop {
         select_biased! {
             recv(gates) -> gate => match gate {
-                Ok(Urgent::Gate(held, gate)) => survived(|| {
-                    pass_gate(shared, &held, gate);
-                    if gate.destroys_frames() {
-                        merge_soon(shared, &held.db.newest(), merges);
-                    }
-                }),
-                Ok(Urgent::Commit(held)) => {
-                    survived(|| commits::capture_held(shared, held, now_ms()));
-                }
+                Ok(urgent) => attend_to(shared, urgent, merges),
                 Err(_) => return,
             },
             recv(looks) -> look => match look {
@@ -297,6 +319,18 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
                 Err(_) => return,
             },
         }
+    }
+}
+
+fn attend_to(shared: &Shared, urgent: Urgent, merges: &Sender<Look>) {
+    match urgent {
+        Urgent::Gate(held, gate) => survived(|| {
+            pass_gate(shared, &held, gate);
+            if gate.destroys_frames() {
+                merge_soon(shared, &held.db.newest(), merges);
+            }
+        }),
+        Urgent::Commit(held) => survived(|| commits::capture_held(shared, held, now_ms())),
     }
 }
 
@@ -467,6 +501,11 @@ fn survived(work: impl FnOnce()) {
         tracing::error!(error = %panic_text(&*payload), "A capture worker panicked");
     }
 }
+
+#[cfg(test)]
+pub(crate) use by_hand::{ByHand, Kind};
+#[cfg(test)]
+mod by_hand;
 
 #[cfg(test)]
 mod tests {

@@ -247,14 +247,17 @@ async fn store_until(
 ) -> Result<Stored, CaptureError> {
     let capture = &replicator.capture;
     let mut any = false;
+    let mut reached = 0;
     let mut front = capture.front(db).await?;
     while let Some(segment) = front {
         let is_paused = client.is_paused() && !db.is_removed();
-        if is_paused || (any && segment.end.txid > last) {
+        if is_paused || reached >= last.max(1) {
             db.look_soon();
             break;
         }
         any = true;
+        // One that was merged may lead further than was asked for.
+        reached = segment.end.txid;
         match upload(replicator, db, client, &segment).await {
             Uploaded::Done => {
                 Point::Stored.reach();

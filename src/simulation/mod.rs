@@ -27,6 +27,9 @@ use self::run::Outcome;
 /// Those that are tried where nothing else is said.
 const SEEDS: &str = "0..300";
 
+/// Beside these: a merge in the spool had `sync` say that something is stored before it was.
+const FOUND: [u64; 1] = [2219];
+
 /// Those that are run in two processes, and compared.
 const TWICE: &str = "20..40";
 
@@ -117,7 +120,8 @@ fn seeds() {
     let begun = Instant::now();
     let mut failed = Vec::new();
     let mut total = Outcome::default();
-    for seed in seeds.clone() {
+    let found = FOUND.iter().copied().filter(|_| asked.is_none());
+    for seed in seeds.clone().chain(found) {
         match try_seed(seed) {
             Ok(outcome) => {
                 if asked.is_some() {

@@ -180,9 +180,11 @@ impl World {
                 db.opened(kind, self.open_as());
                 db.resized(kind, 3);
             }
-            (Change::Write(..), FileKind::Wal) => db.written(kind),
-            (Change::Write(..), FileKind::Database) if !self.profile.passthrough => {
-                db.written(kind);
+            // With passthrough the kernel says nothing of those to the database's file.
+            (Change::Write(_, at, bytes), _)
+                if kind != FileKind::Database || !self.profile.passthrough =>
+            {
+                db.written_at(kind, *at..at + bytes.len() as u64);
             }
             (Change::Cut(_, size), _) => db.resized(kind, *size),
             (Change::Sync(_), _) => db.synced(kind),

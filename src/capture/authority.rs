@@ -21,6 +21,33 @@ pub struct Record {
     pub last_close: bool,
 }
 
+/// What was noted of the log that the wal-index speaks of, and of the one before.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Records {
+    newest: Option<Record>,
+    earlier: Option<Record>,
+}
+
+impl Records {
+    pub fn note(&mut self, record: Record) {
+        if self.newest.is_some_and(|newest| newest.salt != record.salt) {
+            self.earlier = self.newest;
+        }
+        self.newest = Some(record);
+        // Its log still stands there where its first write over it has failed: what was committed in it stays the same.
+        if let Some(earlier) = &mut self.earlier {
+            earlier.wal_writes = record.wal_writes;
+            earlier.last_close = record.last_close;
+        }
+    }
+
+    /// What was noted of the log with that salt.
+    pub fn of(&self, salt: Salt) -> Option<Record> {
+        let records = [self.newest, self.earlier].into_iter().flatten();
+        records.into_iter().find(|record| record.salt == salt)
+    }
+}
+
 /// What can be seen of the wal-index now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Index {
@@ -66,6 +93,24 @@ pub fn limit(salt: Salt, index: Index, record: Option<Record>, wal_writes: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_whose_reset_has_failed_keeps_its_limit_until_the_last_close() {
+        let mut records = Records::default();
+        let record = |salt, max_frame, wal_writes, last_close| Record {
+            salt,
+            max_frame,
+            wal_writes,
+            last_close,
+        };
+        records.note(record(OLD, 7, 20, false));
+        // The index tells of the next log before that is begun, and it never is.
+        records.note(record(NEW, 0, 20, true));
+        let limit_of = |salt| limit(salt, Index::Absent, records.of(salt), 20);
+        assert_eq!(limit_of(OLD), Limit::Frame(7));
+        assert_eq!(limit_of(NEW), Limit::Frame(0));
+        assert_eq!(limit_of((3, 3)), Limit::Chain);
+    }
 
     const OLD: Salt = (1, 1);
     const NEW: Salt = (2, 2);

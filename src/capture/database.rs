@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::FileKind;
-use super::authority::{Index, Record};
+use super::authority::{Index, Record, Records};
 use super::backing::{Backing, Stamp};
 use super::commits::Commits;
 use super::gate::Gate;
@@ -19,7 +19,7 @@ use super::state::Stamps;
 use super::turns::Turn;
 use super::writes::Writes;
 use crate::clock::{UnixMs, now_ms};
-use crate::format::wal::HEADER_SIZE;
+use crate::format::wal::{HEADER_SIZE, Salt};
 use crate::tenant::cpu::CpuTime;
 use crate::tenant::policy::Policy;
 use crate::tenant::roster::Client;
@@ -62,7 +62,7 @@ pub struct Database {
     merging: AtomicBool,
     /// The files' stamps at the start, where these were as when all was stored.
     as_stored: OnceLock<Stamps>,
-    record: Mutex<Option<Record>>,
+    records: Mutex<Records>,
 
     dirty: AtomicBool,
     /// When the oldest write was seen that has not been looked at; 0 where none.
@@ -106,7 +106,7 @@ impl Database {
             removed: AtomicBool::new(false),
             merging: AtomicBool::new(false),
             as_stored: OnceLock::new(),
-            record: Mutex::new(None),
+            records: Mutex::default(),
             dirty: AtomicBool::new(false),
             dirty_since: AtomicI64::new(0),
             queued: AtomicBool::new(false),
@@ -499,7 +499,7 @@ impl Database {
             Index::Absent => return Ok(true),
             Index::Unreadable => return Ok(false),
         };
-        *locked(&self.record) = Some(Record {
+        locked(&self.records).note(Record {
             salt: index.salt,
             max_frame: index.max_frame,
             wal_writes: self.wal_writes.load(Ordering::SeqCst),
@@ -508,8 +508,9 @@ impl Database {
         Ok(true)
     }
 
-    pub(super) fn record(&self) -> Option<Record> {
-        *locked(&self.record)
+    /// What was noted of the log with that salt.
+    pub(super) fn record(&self, salt: Salt) -> Option<Record> {
+        locked(&self.records).of(salt)
     }
 
     pub(super) fn wal_writes(&self) -> u64 {

@@ -519,13 +519,17 @@ pub(super) fn committed_extent(
     let index = db
         .index(&shared.backing)
         .map_err(CaptureError::io("read the wal-index"))?;
-    let (end, by_chain) =
-        match authority::limit(log.header.salt, index, db.record(), db.wal_writes()) {
-            Limit::Chain => (log.len, true),
-            Limit::Frame(frame) => (log.header.end_of_frame(frame), false),
-            Limit::Unknown if before_reset => (log.len, true),
-            Limit::Unknown => return Ok(None),
-        };
+    let (end, by_chain) = match authority::limit(
+        log.header.salt,
+        index,
+        db.record(log.header.salt),
+        db.wal_writes(),
+    ) {
+        Limit::Chain => (log.len, true),
+        Limit::Frame(frame) => (log.header.end_of_frame(frame), false),
+        Limit::Unknown if before_reset => (log.len, true),
+        Limit::Unknown => return Ok(None),
+    };
     Point::LimitRead.reach();
     let is_over = match index {
         Index::Live(index) => index.salt != log.header.salt,

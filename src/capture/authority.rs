@@ -119,6 +119,7 @@ mod tests {
         Index::Live(WalIndex {
             salt,
             max_frame,
+            change: 0,
             page_size: 4096,
         })
     }

@@ -49,8 +49,10 @@ pub struct Database {
     touched: AtomicBool,
     /// At the last look, its changes went through a log.
     in_wal_mode: AtomicBool,
+    /// The kernel passes the writes to its log through: its resets are not seen, and each complete checkpoint is a gate.
+    pub(super) is_log_passed: AtomicBool,
     /// Operations that destroy frames and are not carried out yet.
-    passing: AtomicI64,
+    pub(super) passing: AtomicI64,
     /// A gate was passed before its capture had ended.
     gate_missed: AtomicBool,
     /// The file was cut to nothing.
@@ -99,6 +101,7 @@ impl Database {
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
+            is_log_passed: AtomicBool::new(false),
             passing: AtomicI64::new(0),
             gate_missed: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -127,6 +130,12 @@ impl Database {
     /// A handle of one of its files was opened.
     pub fn opened(self: &Arc<Self>, kind: FileKind, how: OpenedAs) {
         self.with_handles(|handles| handles.opened(kind, how));
+        if kind == FileKind::Wal && how.writable {
+            let db = self.newest();
+            // What is written through it need not be seen.
+            db.wal_writes.fetch_add(1, Ordering::SeqCst);
+            db.is_log_passed.fetch_or(how.passthrough, Ordering::SeqCst);
+        }
         if is_unseen(kind, how) {
             self.newest().writes().lose();
         }
@@ -170,6 +179,8 @@ impl Database {
             if self.moved.set(to.clone()).is_err() {
                 return;
             }
+            to.is_log_passed
+                .fetch_or(self.is_log_passed(), Ordering::SeqCst);
             to.lock_handles().take_over(std::mem::take(&mut handles));
         }
         to.mark_dirty();
@@ -539,15 +550,6 @@ impl Database {
 
     pub(super) fn has_writers(&self) -> bool {
         self.lock_handles().writers > 0
-    }
-
-    pub(super) fn count_passing(&self, change: i64) {
-        self.passing.fetch_add(change, Ordering::SeqCst);
-    }
-
-    /// Whether an operation that its gate captured for may still have to be carried out.
-    pub(super) fn is_passing(&self) -> bool {
-        self.passing.load(Ordering::SeqCst) > 0
     }
 
     pub(super) fn set_gate_missed(self: &Arc<Self>) {

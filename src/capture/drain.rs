@@ -1,18 +1,16 @@
 //! Follows the log: what was committed since the last look becomes segments.
 
-use std::sync::Arc;
-
 use super::Shared;
 use super::authority::{self, Index, Limit};
-use super::backing::read_up_to;
 use super::database::Database;
 use super::error::CaptureError;
 use super::files::{Log, in_wal_mode, open_log};
 use super::gate::Gate;
 use super::history::History;
-use super::mark::{Mark, PageSum, WalMark};
+use super::mark::{Mark, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
+use super::tail::{self, Newer};
 use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
 use crate::fault::{Defect, Point};
@@ -35,6 +33,15 @@ pub enum Next {
     Unknown,
     /// The whole file has to be read: a new generation, or a comparison.
     Image,
+}
+
+/// The state of a log that was captured to its end at a complete checkpoint. SQLite resets a log only when a checkpoint
+/// was complete and nothing was committed since.
+#[derive(Clone, Copy, Debug)]
+pub struct Complete {
+    pub place: WalMark,
+    /// `WalIndex::change` then; none where nobody could see it.
+    pub change: Option<u32>,
 }
 
 /// What came of a look.
@@ -103,6 +110,15 @@ impl History {
             Log::None => self.drained_without_log(db, shared, stamps)?,
             Log::Valid(log) => self.drain_log(db, shared, log, (gate, is_passing), since)?,
         };
+        let is_captured = matches!(drained.next, Next::Nothing | Next::LookAgain);
+        if db.ends_unseen(gate) && is_captured {
+            self.spool_all(shared)?;
+            let place = self.mark.and_then(|mark| mark.wal);
+            self.complete = place.map(|place| Complete {
+                place,
+                change: self.seen_change,
+            });
+        }
         if self.ends_log(gate) && drained.next != Next::Image {
             self.spool_all(shared)?;
             self.log_ended = true;
@@ -144,6 +160,10 @@ impl History {
         stamps: Stamps,
     ) -> Result<Drained, CaptureError> {
         let log_is_missed = self.mark.is_some_and(|mark| mark.wal.is_some()) && !self.log_ended;
+        if log_is_missed && self.is_complete() {
+            // The header of the next log is just being written.
+            return Ok(Drained::only(Next::LookAgain));
+        }
         if log_is_missed {
             self.compare_because(db, "log_gone");
             return Ok(Drained::only(Next::Image));
@@ -199,14 +219,15 @@ impl History {
         self.confirm_files();
         let kept = gate.and_then(Gate::kept_bytes);
         let extent = committed_extent(db, shared, &log, kept.is_some())?;
-        let Some(Extent {
+        let Some(extent) = extent else {
+            return Ok(Drained::only(Next::Unknown));
+        };
+        let Extent {
             end,
             by_chain,
             is_over,
-        }) = extent
-        else {
-            return Ok(Drained::only(Next::Unknown));
-        };
+            ..
+        } = extent;
         if end < from.position.offset {
             // Stored, and never published to the live connections: what they do see has to follow it.
             self.compare_because(db, "retracted");
@@ -216,6 +237,21 @@ impl History {
         let transactions = log
             .transactions(from.position, end.min(log.len))
             .map_err(read)?;
+        if !self.log_ended && captured.is_some_and(|place| place.salt != from.salt) {
+            // Its reset was not seen: the live connections have counted what was committed since.
+            let before = self.complete.and_then(|complete| complete.change);
+            let since = before.zip(extent.change);
+            let counted = since.map(|(before, now)| now.wrapping_sub(before) as usize);
+            if counted.is_some_and(|counted| counted != transactions.len()) {
+                self.compare_because(db, "reset_missed");
+                return Ok(Drained::only(Next::Image));
+            }
+            let newer = Newer::of(&transactions);
+            if !self.tail_is_in(db, shared, SAMPLE_PAGES, &newer)? {
+                self.suspect_file(db);
+            }
+        }
+        self.seen_change = extent.change;
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);
         let has_ended = self.log_ended && is_passing && is_as_captured;
@@ -247,12 +283,14 @@ impl History {
         if let Some(kept) = kept.filter(|_| unpublished) {
             self.keep_doubtful(db, shared, &mut log, place, kept)?;
         }
-        if by_chain && self.ends_log(gate) && !self.tail_is_in(db, shared, TAIL_PAGES)? {
+        let ends = self.ends_log(gate) || db.ends_unseen(gate);
+        let none = Newer::of(&[]);
+        if by_chain && ends && !self.tail_is_in(db, shared, TAIL_PAGES, &none)? {
             // Nobody but the chain said that it was committed, and it was not checkpointed.
             self.compare_because(db, "retracted");
             return Ok(Drained::only(Next::Image));
         }
-        if is_over && self.ends_log(gate) && !self.tail_is_in(db, shared, SAMPLE_PAGES)? {
+        if is_over && self.ends_log(gate) && !self.tail_is_in(db, shared, SAMPLE_PAGES, &none)? {
             self.suspect_file(db);
         }
         Ok(Drained::only(if unpublished {
@@ -286,18 +324,27 @@ impl History {
                     .map_err(CaptureError::io("read the log's last captured frame"))?;
                 match chains {
                     true => {}
+                    // It was reset after its header was read.
+                    false if self.is_complete() => return Err(CaptureError::Disturbed),
                     // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
                     false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
                     false => self.compare_because(db, "overwritten"),
                 }
                 Ok(chains.then_some(place))
             }
-            Some(_) if !self.log_ended => {
+            Some(_) if !self.log_ended && !self.is_complete() => {
                 self.compare_because(db, "reset_missed");
                 Ok(None)
             }
             _ => Ok(Some(start)),
         }
+    }
+
+    /// Whether nothing was captured since a complete checkpoint.
+    fn is_complete(&self) -> bool {
+        let place = self.mark.and_then(|mark| mark.wal);
+        self.complete
+            .is_some_and(|complete| Some(complete.place) == place)
     }
 
     /// Makes segments of committed transactions: one, or one for each where every moment is wanted.
@@ -385,96 +432,12 @@ impl History {
         self.mark = Some(end);
         self.reach(end.txid);
         db.note_boundaries(true);
-        self.tail = tail_of(&segment.sums, &group[group.len() - 1]);
+        self.tail = tail::of(&segment.sums, &group[group.len() - 1]);
         Defect::Capture.meet(|| db.label());
         self.push(db, shared, segment)?;
         Point::Captured.reach();
         Ok(())
     }
-
-    /// Whether the database's file has the pages that were captured last, as it has before a log is destroyed in order.
-    fn tail_is_in(
-        &self,
-        db: &Database,
-        shared: &Shared,
-        pages: usize,
-    ) -> Result<bool, CaptureError> {
-        let tail = self.tail.iter().take(pages).copied();
-        match self.mark {
-            Some(mark) => are_in_file(db, shared, mark.page_size, tail),
-            None => Ok(true),
-        }
-    }
-
-    /// Keeps the raw frames of a commit that no live connection has seen and that is about to be destroyed: SQLite's
-    /// own recovery would have taken it. Never removed by the program. Bytes of the log before `kept` stay in it.
-    fn keep_doubtful(
-        &self,
-        db: &Database,
-        shared: &Shared,
-        log: &mut WalReader,
-        from: WalMark,
-        kept: u64,
-    ) -> Result<(), CaptureError> {
-        let tail = log
-            .transactions(from.position, log.len)
-            .map_err(CaptureError::io("read the log's tail"))?;
-        let Some(end) = tail
-            .last()
-            .map(|last| last.end.offset)
-            .filter(|end| *end > kept)
-        else {
-            return Ok(());
-        };
-        let path = shared
-            .spool
-            .doubtful_path(self.id, from.salt, from.position.offset);
-        let most = end - from.position.offset;
-        let mut writer = shared.spool.write(&path, most)?;
-        log.copy_frames(from.position.offset, end, &mut writer)
-            .map_err(CaptureError::io("keep an unpublished commit"))?;
-        let bytes = writer.keep()?;
-        tracing::warn!(
-            client = %db.label(),
-            bytes,
-            file = %path.display(),
-            "A commit that no connection has seen was overwritten; its frames are kept"
-        );
-        Ok(())
-    }
-}
-
-/// Whether the database's file has these pages.
-pub(super) fn are_in_file(
-    db: &Database,
-    shared: &Shared,
-    page_size: u32,
-    pages: impl ExactSizeIterator<Item = PageSum>,
-) -> Result<bool, CaptureError> {
-    if pages.len() == 0 {
-        return Ok(true);
-    }
-    let failed = || CaptureError::io("compare the database with its log");
-    let Some(file) = shared.backing.open(&db.path).map_err(failed())? else {
-        return Ok(false);
-    };
-    let mut page = vec![0; page_size as usize];
-    for (pgno, sum) in pages {
-        let at = u64::from(pgno - 1) * u64::from(page_size);
-        let read = read_up_to(&file, &mut page, at).map_err(failed())?;
-        if read < page.len() || page_checksum(pgno, &page) != sum {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// The sums of those pages that the last of a stretch's transactions changed.
-fn tail_of(sums: &[PageSum], last: &Transaction) -> Arc<[PageSum]> {
-    let mut changed: Vec<u32> = last.pages.iter().map(|page| page.pgno).collect();
-    changed.sort_unstable();
-    let in_last = |(pgno, _): &&PageSum| changed.binary_search(pgno).is_ok();
-    sums.iter().filter(in_last).copied().collect()
 }
 
 /// In WAL mode SQLite writes every page that a database grows by, so that a replica needs no page that is in no segment.
@@ -506,6 +469,8 @@ pub(super) struct Extent {
     pub by_chain: bool,
     /// The wal-index has said that it is checkpointed to its end: it goes on to the next log, or is gone.
     pub is_over: bool,
+    /// `WalIndex::change`, where the wal-index speaks of this log.
+    pub change: Option<u32>,
 }
 
 /// How far the log counts; none where nothing can be said now. Before a reset there is no second look: what recovery
@@ -535,10 +500,15 @@ pub(super) fn committed_extent(
         Index::Live(index) => index.salt != log.header.salt,
         Index::Absent | Index::Unreadable => !by_chain,
     };
+    let change = match index {
+        Index::Live(index) if index.salt == log.header.salt => Some(index.change),
+        _ => None,
+    };
     Ok(Some(Extent {
         end,
         by_chain,
         is_over,
+        change,
     }))
 }
 

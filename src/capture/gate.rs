@@ -1,6 +1,7 @@
 //! The file operations that the capture has to come before.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::database::Database;
 
@@ -42,6 +43,17 @@ impl Drop for Passing {
         if let Some(db) = &self.0 {
             db.count_passing(-1);
         }
+    }
+}
+
+impl Database {
+    fn count_passing(&self, change: i64) {
+        self.passing.fetch_add(change, Ordering::SeqCst);
+    }
+
+    /// Whether an operation that its gate captured for may still have to be carried out.
+    pub(super) fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::SeqCst) > 0
     }
 }
 

@@ -10,6 +10,7 @@ use super::backing::Stamp;
 use super::behind::Unconfirmed;
 use super::commits::Unpublished;
 use super::database::Database;
+use super::drain::Complete;
 use super::error::CaptureError;
 use super::image::ImageRun;
 use super::mark::{Mark, PageSum, Segment};
@@ -57,6 +58,10 @@ pub struct History {
     pub(super) newest_generation: Option<GenerationId>,
     /// The log of `mark.wal` was captured to its end, and destroyed with our leave.
     pub(super) log_ended: bool,
+    /// Where a log was captured to its end at a complete checkpoint: it may be reset from there without a word.
+    pub(super) complete: Option<Complete>,
+    /// `WalIndex::change` at the newest captured commit, where it could be seen.
+    pub(super) seen_change: Option<u32>,
     /// None once this run has found the mark in the files.
     pub(super) unconfirmed: Option<Unconfirmed>,
     /// The captured state's first page is not plain.

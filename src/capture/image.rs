@@ -15,7 +15,7 @@ use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
 use super::dirty_pages;
-use super::drain::{TAIL_PAGES, are_in_file, committed_extent};
+use super::drain::{Complete, committed_extent};
 use super::error::CaptureError;
 use super::files::{Log, open_log, read_header};
 use super::foreign::CUT;
@@ -23,10 +23,11 @@ use super::gate::Gate;
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
+use super::tail::is_checkpointed;
 use super::wal_reader::WalReader;
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Defect;
-use crate::format::ltx::{DatabaseChecksum, page_checksum};
+use crate::format::ltx::DatabaseChecksum;
 use crate::format::scanner::{PageRef, Transaction};
 use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
@@ -203,14 +204,16 @@ impl History {
         shared: &Shared,
         gate: Option<Gate>,
     ) -> Result<(), CaptureError> {
-        let Some(kept) = gate.and_then(Gate::kept_bytes) else {
+        let ends_unseen = db.ends_unseen(gate);
+        let kept = gate.and_then(Gate::kept_bytes);
+        let Some(kept) = kept.or(ends_unseen.then_some(0)) else {
             return Ok(());
         };
         let saved = self.save_log(db, shared, kept);
         if saved.is_err() {
             self.lose_image();
         }
-        self.log_ended = true;
+        self.log_ended |= !ends_unseen;
         db.set_captured_end(0);
         saved
     }
@@ -256,6 +259,7 @@ impl History {
         let Some(Committed {
             transactions,
             by_chain,
+            change,
         }) = committed(db, shared, &mut log, true)?
         else {
             return Ok(());
@@ -294,6 +298,13 @@ impl History {
         let run = self.image.as_mut().expect("BUG: saved for no image");
         run.resets.push(reset);
         run.ended = Some(log.header.salt);
+        self.complete = Some(Complete {
+            place: WalMark {
+                salt: log.header.salt,
+                position: last.end,
+            },
+            change,
+        });
         run.lost |= page_size != run.page_size;
         Ok(())
     }
@@ -327,7 +338,7 @@ impl History {
                 commit = Some(*size);
             }
         }
-        let (wal, last) = self.lay_log_over(db, shared, image, &mut commit)?;
+        let Laid { wal, last, change } = self.lay_log_over(db, shared, image, &mut commit)?;
         if db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
@@ -343,6 +354,7 @@ impl History {
         }
         let sum_of = |page: &PageRef| (page.pgno, image.sums[page.pgno as usize - 1]);
         self.tail = last.iter().map(sum_of).collect();
+        self.seen_change = change;
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
         self.at_rest = (wal.is_none() && run.resets.is_empty()).then_some(run.stamp);
@@ -372,15 +384,18 @@ impl History {
         shared: &Shared,
         image: &mut Image,
         commit: &mut Option<u32>,
-    ) -> Result<(Option<WalMark>, Vec<PageRef>), CaptureError> {
+    ) -> Result<Laid, CaptureError> {
         let Log::Valid(mut log) = open_log(db, shared)? else {
-            return Ok((None, Vec::new()));
+            return Ok(Laid::default());
         };
         if log.header.page_size != image.page_size {
             return Err(CaptureError::Disturbed);
         }
-        let Committed { transactions, .. } =
-            committed(db, shared, &mut log, false)?.ok_or(CaptureError::Disturbed)?;
+        let Committed {
+            transactions,
+            change,
+            ..
+        } = committed(db, shared, &mut log, false)?.ok_or(CaptureError::Disturbed)?;
         let mut page = vec![0; image.page_size as usize];
         for found in newest_pages(&transactions, image.page_size) {
             log.page(found, &mut page)
@@ -396,7 +411,11 @@ impl History {
         let last = last.map_or_else(Vec::new, |last| {
             newest_pages(std::slice::from_ref(last), image.page_size)
         });
-        Ok((Some(mark), last))
+        Ok(Laid {
+            wal: Some(mark),
+            last,
+            change,
+        })
     }
 
     fn carry_on(
@@ -518,11 +537,24 @@ impl History {
     }
 }
 
+/// The log that was laid over an image.
+#[derive(Default)]
+struct Laid {
+    /// Where it goes on; none where there is none.
+    wal: Option<WalMark>,
+    /// The pages of its last transaction.
+    last: Vec<PageRef>,
+    /// `WalIndex::change` then.
+    change: Option<u32>,
+}
+
 /// What a whole log says.
 struct Committed {
     transactions: Vec<Transaction>,
     /// Nobody but the chain itself says that they are committed.
     by_chain: bool,
+    /// `WalIndex::change` then.
+    change: Option<u32>,
 }
 
 /// The committed transactions of the whole log; none where nothing can be said now.
@@ -542,26 +574,8 @@ fn committed(
     Ok(Some(Committed {
         transactions,
         by_chain: extent.by_chain,
+        change: extent.change,
     }))
-}
-
-/// Whether the file has the pages of a transaction, as it has before its log is destroyed in order.
-fn is_checkpointed(
-    db: &Database,
-    shared: &Shared,
-    log: &WalReader,
-    transaction: &Transaction,
-) -> Result<bool, CaptureError> {
-    let page_size = log.header.page_size;
-    let mut page = vec![0; page_size as usize];
-    let mut sums = Vec::new();
-    let pages = newest_pages(std::slice::from_ref(transaction), page_size);
-    for found in pages.into_iter().take(TAIL_PAGES) {
-        log.page(found, &mut page)
-            .map_err(CaptureError::io("read a page of the log"))?;
-        sums.push((found.pgno, page_checksum(found.pgno, &page)));
-    }
-    are_in_file(db, shared, page_size, sums.into_iter())
 }
 
 /// The size of a database of which no log has a frame: nobody may have written it while it was read.

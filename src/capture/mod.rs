@@ -40,8 +40,10 @@ mod snapshot;
 pub mod spool;
 mod state;
 mod state_vfs;
+mod tail;
 mod turns;
 mod wal_reader;
+mod watch;
 pub mod wishes;
 mod workers;
 mod writes;
@@ -61,6 +63,7 @@ use crate::clock::{UnixMs, now_ms};
 use crate::random;
 use crate::store::Body;
 use crate::tenant::discovery::Rules;
+use crate::tenant::policy::Durability;
 use crate::tenant::roster::{Client, Roster, Status};
 
 pub use crate::tenant::discovery::FileKind;
@@ -87,6 +90,7 @@ use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
 use turns::Write;
+use watch::{Heard, Watch};
 use wishes::Wish;
 use workers::Workers;
 #[cfg(test)]
@@ -100,6 +104,8 @@ pub const STATE_FOLDER: &str = ".litestream-multitenant";
 pub struct Settings {
     pub gate_timeout: Duration,
     pub spool: SpoolLimits,
+    /// Whether the kernel may pass writes to logs through.
+    pub passes_logs: bool,
 }
 
 /// What all databases of a watch path share.
@@ -185,6 +191,10 @@ pub enum StartError {
     Spool(#[from] SpoolError),
     #[error("look through the watch path: {0}")]
     Walk(std::io::Error),
+    #[error(
+        "watch for writes: {0}; raise fs.inotify.max_user_instances, or write `mount: {{capture: intercept}}`"
+    )]
+    Watch(std::io::Error),
     #[error("start the capture's threads: {0}")]
     Threads(std::io::Error),
 }
@@ -211,6 +221,18 @@ pub struct Capture {
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
     workers: Workers,
+    /// None where logs are not passed through.
+    watch: Option<Arc<Watch>>,
+    /// Why some are not.
+    unwatched: OnceLock<String>,
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
+    }
 }
 
 /// Makes the state directory where there is none, and keeps other instances out of it.
@@ -253,7 +275,11 @@ impl Capture {
         let shared = Shared::open(root, directory, settings.spool)?;
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
-        Self::with(shared, workers, seen_at, rules, roster, room)
+        let watch = match settings.passes_logs {
+            true => Some(Arc::new(Watch::new().map_err(StartError::Watch)?)),
+            false => None,
+        };
+        Self::with((shared, workers, watch), seen_at, rules, roster, room)
     }
 
     /// The same without threads: their work is done by hand.
@@ -269,13 +295,12 @@ impl Capture {
         const ROOM: usize = 16;
         let shared = Shared::open(root, directory, settings.spool)?;
         let (workers, by_hand) = ByHand::new(&shared, settings.gate_timeout, ROOM);
-        let (capture, dirty) = Self::with(shared, workers, seen_at, rules, roster, ROOM)?;
+        let (capture, dirty) = Self::with((shared, workers, None), seen_at, rules, roster, ROOM)?;
         Ok((capture, dirty, by_hand))
     }
 
     fn with(
-        shared: Arc<Shared>,
-        workers: Workers,
+        (shared, workers, watch): (Arc<Shared>, Workers, Option<Arc<Watch>>),
         seen_at: &Path,
         rules: Rules,
         roster: Arc<Roster>,
@@ -298,8 +323,77 @@ impl Capture {
             leaving: DashMap::new(),
             queue,
             workers,
+            watch,
+            unwatched: OnceLock::new(),
         });
+        capture.listen().map_err(StartError::Threads)?;
         Ok((capture, dirty))
+    }
+
+    /// Starts the thread that hears of writes to logs.
+    fn listen(self: &Arc<Self>) -> std::io::Result<()> {
+        let Some(watch) = self.watch.clone() else {
+            return Ok(());
+        };
+        let capture = Arc::downgrade(self);
+        let tell = move |heard| {
+            let Some(capture) = capture.upgrade() else {
+                return;
+            };
+            match heard {
+                Heard::Log(path) => capture.at_path(&path).iter().for_each(Database::heard_of),
+                Heard::Anything => {
+                    let all = capture.all().into_iter();
+                    all.filter(|db| db.is_log_passed())
+                        .for_each(|db| db.heard_of());
+                }
+            }
+        };
+        let listen = move || {
+            if let Err(error) = watch.listen(tell) {
+                tracing::error!(%error, "Writes to logs are not heard of any more; they are captured at their checkpoints");
+            }
+        };
+        let thread = std::thread::Builder::new().name("watch".to_owned());
+        thread.spawn(listen).map(drop)
+    }
+
+    /// Whether the kernel may pass the writes to this database's log through: then they are heard of, which needs a watch
+    /// of its directory, and its commits do not wait for the store.
+    pub fn may_pass_log(&self, db: &Database) -> bool {
+        let waits = || db.policy().durability == Durability::Store;
+        let Some(watch) = self.watch.as_ref().filter(|_| !waits()) else {
+            return false;
+        };
+        let directory = db.path.parent().unwrap_or(Path::new(""));
+        match watch.add(&self.shared.backing, directory) {
+            Ok(()) => true,
+            Err(error) => {
+                self.tell_unwatched(directory, &error);
+                false
+            }
+        }
+    }
+
+    /// Says once why logs go through the daemon.
+    fn tell_unwatched(&self, directory: &Path, error: &std::io::Error) {
+        let text = format!(
+            "{}: writes to logs can't be watched ({error}), so they go through the daemon; raise fs.inotify.max_user_watches",
+            self.seen_at.join(directory).display()
+        );
+        if self.unwatched.set(text.clone()).is_ok() {
+            tracing::warn!("{text}");
+        }
+    }
+
+    /// Whether the kernel may pass writes to logs through.
+    pub fn passes_logs(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Why it does not for all directories.
+    pub fn unwatched(&self) -> Option<String> {
+        self.unwatched.get().cloned()
     }
 
     /// The database that the file at `path` (relative to the watch path's root) belongs to, and as what;
@@ -342,13 +436,13 @@ impl Capture {
             .client()
             .is_none_or(|client| client.progress().status == Status::Refused)
         {
-            if gate.destroys_frames() {
+            if gate.destroys_frames() || db.is_log_passed() {
                 // Should it be admitted later: nothing that an earlier run knew goes on from here.
                 db.note_gate_missed();
             }
             return proceed(Passing::begin(db, gate));
         }
-        if gate.destroys_frames() {
+        if gate.destroys_frames() || db.ends_unseen(Some(gate)) {
             return self.workers.gate(db, gate, proceed);
         }
         match db.take_record(&self.shared.backing, gate) {

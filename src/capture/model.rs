@@ -43,6 +43,8 @@ pub struct Model {
     pub random: Random,
     /// Whether each reset passes its gate, as it has to.
     pub gated: bool,
+    /// Whether the kernel passes writes to the log through: then that gate is the complete checkpoint.
+    passed: bool,
 }
 
 impl Model {
@@ -80,7 +82,18 @@ impl Model {
             connection,
             random,
             gated: true,
+            passed: false,
         }
+    }
+
+    /// From now on resets of the log are not seen.
+    pub fn pass_log(&mut self) {
+        let how = OpenedAs {
+            writable: true,
+            passthrough: true,
+        };
+        self.db.opened(FileKind::Wal, how);
+        self.passed = true;
     }
 
     fn path(&self) -> PathBuf {
@@ -99,7 +112,7 @@ impl Model {
     /// One statement, or several, between the gates that it may pass.
     pub fn run(&mut self, sql: &str) {
         self.gate(Gate::DatabaseTruncate);
-        let passing = self.gate(Gate::WalOverwrite);
+        let passing = (!self.passed).then(|| self.gate(Gate::WalOverwrite));
         self.connection.execute_batch(sql).expect("run");
         drop(passing);
         self.gate(Gate::DatabaseTruncate);
@@ -133,14 +146,20 @@ impl Model {
 
     /// One operation. Any of them may reset the log, so each passes the gate first.
     pub fn step(&mut self) {
-        self.gate(Gate::DatabaseTruncate);
-        let passing = self.gated.then(|| self.gate(Gate::WalOverwrite));
+        let operation = self.random.below(100);
+        let passing = self.gated.then(|| {
+            self.gate(Gate::DatabaseTruncate);
+            match self.passed {
+                false => Some(self.gate(Gate::WalOverwrite)),
+                true => (operation >= 70).then(|| self.gate(Gate::WalTruncate { kept: 0 })),
+            }
+        });
         if passing.is_some() && self.random.below(3) == 0 {
             // A look may come between a gate and what it was for.
             workers::drain(&self.db, &self.capture.shared).expect("looked");
         }
         let run = |sql: &str| self.connection.execute_batch(sql).expect("run");
-        match self.random.below(100) {
+        match operation {
             0..60 => {
                 run("BEGIN");
                 for _ in 0..1 + self.random.below(6) {
@@ -199,6 +218,7 @@ fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Datab
     let root = Arc::new(OwnedFd::from(File::open(data).expect("open")));
     let settings = Settings {
         gate_timeout: Duration::from_secs(5),
+        passes_logs: false,
         spool: SpoolLimits {
             bytes: 1 << 30,
             reserve: 0,

@@ -339,6 +339,9 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
     let db = &held.db.newest();
     let guarded = caught(db, || match gate.destroys_frames() {
         true => drain_at(db, shared, gate),
+        false if db.ends_unseen(Some(gate)) => {
+            record(shared, db, gate, held.deadline).and_then(|()| drain_at(db, shared, gate))
+        }
         false => record(shared, db, gate, held.deadline),
     });
     match guarded {
@@ -362,6 +365,9 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
     // What was written before this run's first look is not asked for by its moments.
     let had_lost_way = history.resync.filter(|_| history.unconfirmed.is_none());
     let drained = history.drain(db, shared, Some(gate), since)?;
+    if drained.next == Next::Unknown && !gate.destroys_frames() {
+        return Err(CaptureError::Disturbed);
+    }
     match had_lost_way {
         // Nor is it kept for an image that is being made.
         Some(reason) if drained.next == Next::Image && history.image.is_none() => {

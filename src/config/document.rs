@@ -294,14 +294,6 @@ limits: {maxTenantsPerInstance: 3, spoolBytes: 1 GiB, spoolReserve: 10%, maxLag:
     }
 
     #[test]
-    fn what_does_not_work_yet_is_refused_where_it_stands() {
-        let problem = refused("mount:\n  capture: passthrough\n");
-        assert_eq!(problem.line, 2, "{problem:?}");
-        assert!(problem.reason.contains("`passthrough`"), "{problem:?}");
-        assert!(problem.reason.contains("not supported yet"), "{problem:?}");
-    }
-
-    #[test]
     fn an_unknown_key_names_its_place_and_the_nearest() {
         let problem = refused("s3:\nlimits:\n    maxLags: 3s\n");
         assert_eq!((problem.line, problem.column), (3, 5));

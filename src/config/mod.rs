@@ -59,6 +59,31 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether the kernel may pass reads and writes of `.db` and `-shm` through.
     pub passthrough: bool,
+    /// How commits are heard of.
+    pub capture_way: CaptureWay,
+}
+
+/// How commits are heard of (`mount.capture`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CaptureWay {
+    /// At present by interception.
+    #[default]
+    Auto,
+    /// Writes to logs go through the daemon.
+    Intercept,
+    /// The kernel passes them to the backing file, and the daemon is told.
+    Passthrough,
+}
+
+impl CaptureWay {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CaptureWay::Auto => "auto",
+            CaptureWay::Intercept => "intercept",
+            CaptureWay::Passthrough => "passthrough",
+        }
+    }
 }
 
 /// A tenant's own store, or its own keys to the store of all.

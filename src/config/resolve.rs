@@ -9,8 +9,8 @@ use super::directories::{Directory, absolute, outside, settled, watch_paths};
 use super::encryption::encryption;
 use super::tenants::{NamedBelow, named, own_stores, terms};
 use super::{
-    Config, ConfigError, DEFAULT_PORT, DEFAULT_STATE_FOLDER, Limits, SpoolReserve, WatchPath,
-    Written,
+    CaptureWay, Config, ConfigError, DEFAULT_PORT, DEFAULT_STATE_FOLDER, Limits, SpoolReserve,
+    WatchPath, Written,
 };
 use crate::replicate::drills::{Drills, Sample};
 use crate::store::spec::StoreSpec;
@@ -65,6 +65,14 @@ impl Written {
 
     fn resolve_with(mut self, absent: &mut Absent) -> Result<Config, ConfigError> {
         self.s3.encryption = encryption(&self)?;
+        if self.no_passthrough && self.capture_way == Some(CaptureWay::Passthrough) {
+            return Err(ConfigError::Key {
+                key: "mount.capture".to_owned(),
+                reason:
+                    "`passthrough` contradicts -no-passthrough; write `auto`, or leave out the flag"
+                        .to_owned(),
+            });
+        }
         let own_stores = own_stores(&self)?;
         let each_has_its_own =
             !self.tenants.is_empty() && self.tenants.iter().all(|tenant| tenant.bucket.is_some());
@@ -127,6 +135,7 @@ impl Written {
             state_dir,
             log_format: self.log_format,
             passthrough: !self.no_passthrough,
+            capture_way: self.capture_way.unwrap_or_default(),
             store: self.store,
             s3: self.s3,
         })

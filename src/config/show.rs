@@ -36,7 +36,9 @@ impl Section {
 impl Config {
     /// Every key that has a value, defaults too, with secrets masked.
     pub fn show(&self) -> String {
-        let mount = Section::default().put("gateTimeout", show_duration(self.gate_timeout));
+        let mount = Section::default()
+            .put("capture", self.capture_way.as_str())
+            .put("gateTimeout", show_duration(self.gate_timeout));
         let all = Section::default()
             .put_some("bucket", self.store.as_ref().map(ToString::to_string))
             .put("server", self.shown_server())

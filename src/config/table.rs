@@ -1,5 +1,6 @@
 //! The table of keys: one row each, with the default and the sentence that the documentation shows.
 
+use super::CaptureWay;
 use super::keys::Key;
 use super::keys::Meaning::{self, List, Value};
 use super::lists::{self, CLIENTS, TENANTS, WATCH_PATHS};
@@ -122,7 +123,7 @@ pub const KEYS: &[Key] = &[
         "mount.capture",
         Value(capture),
         "auto",
-        "`intercept`: writes to `-wal` go through the daemon; `auto` picks, at present always `intercept`",
+        "`passthrough`: the kernel passes writes to `-wal` to the file underneath, and the daemon is told; refused at start where it can't. `intercept`: they go through the daemon; `auto` picks, at present always `intercept`",
     ),
     key(
         "mount.gateTimeout",
@@ -347,12 +348,15 @@ fn port(text: &str) -> Result<u16, String> {
         .map_err(|_| format!("{text:?} is no port: write 0 to 65535"))
 }
 
-fn capture(_: &mut Written, text: &str) -> Result<(), String> {
-    match text {
-        "auto" | "intercept" => Ok(()),
-        "passthrough" => Err("`passthrough` is not supported yet by this version".to_owned()),
-        _ => Err(format!("{text:?} is none of auto, intercept, passthrough")),
-    }
+fn capture(written: &mut Written, text: &str) -> Result<(), String> {
+    let ways = [
+        CaptureWay::Auto,
+        CaptureWay::Intercept,
+        CaptureWay::Passthrough,
+    ];
+    let way = ways.into_iter().find(|way| way.as_str() == text);
+    let way = way.ok_or_else(|| format!("{text:?} is none of auto, intercept, passthrough"));
+    put(&mut written.capture_way, way)
 }
 
 fn pattern(written: &mut Written, text: &str) -> Result<(), String> {

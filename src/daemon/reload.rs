@@ -103,6 +103,7 @@ fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
         ),
         ("autoDiscovery.watchPaths", paths(present) != paths(new)),
         ("verification", present.drills != new.drills),
+        ("mount.capture", present.capture_way != new.capture_way),
         (
             "mount.gateTimeout",
             present.gate_timeout != new.gate_timeout,

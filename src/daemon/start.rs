@@ -11,7 +11,7 @@ use super::Error;
 use super::mounts::Mounts;
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{self, Capture, Database, STATE_FOLDER};
-use crate::config::{Config, SpoolReserve, WatchPath};
+use crate::config::{CaptureWay, Config, SpoolReserve, WatchPath};
 use crate::mount::{MountOptions, Mounted, open_backing_directory};
 use crate::replicate::{Replicator, Ship, Uplink};
 use crate::tenant::places::Places;
@@ -64,6 +64,7 @@ fn ready(
             mountpoint: watch_path.mountpoint.clone(),
             prefix: watch_path.prefix.clone(),
             passthrough: config.passthrough,
+            needs_passthrough: config.capture_way == CaptureWay::Passthrough,
             threads: FUSE_THREADS,
             restrictions,
         },
@@ -82,6 +83,7 @@ fn start_capture(
     };
     let settings = capture::Settings {
         gate_timeout: config.gate_timeout,
+        passes_logs: config.capture_way == CaptureWay::Passthrough,
         spool: SpoolLimits {
             // Each watch path has its own spool; together they keep to the limit.
             bytes: config.limits.spool_bytes / config.watch_paths.len() as u64,

@@ -13,6 +13,8 @@ pub struct WalIndex {
     pub salt: Salt,
     /// The last frame that is committed and published; 0 where none is.
     pub max_frame: u32,
+    /// Counts the transactions that the live connections have seen, over all resets of the log; wraps around.
+    pub change: u32,
     /// 0 before the first commit that the index has seen.
     pub page_size: u32,
 }
@@ -38,6 +40,7 @@ impl WalIndex {
             // Copied as they stand in the log, byte for byte.
             salt: pair(first, 32),
             max_frame: ne32(16),
+            change: ne32(8),
             // 65536 is stored as 1.
             page_size: (page_size & 0xfe00) + ((page_size & 1) << 16),
         })
@@ -53,6 +56,7 @@ mod tests {
         assert_eq!(WalIndex::decode(&[0; INDEX_HEADERS_SIZE]), None);
         let mut copy = [0u8; 48];
         copy[12] = 1;
+        copy[8..12].copy_from_slice(&9u32.to_ne_bytes());
         copy[16..20].copy_from_slice(&5u32.to_ne_bytes());
         copy[14..16].copy_from_slice(&1u16.to_ne_bytes());
         copy[32..40].copy_from_slice(&[0, 0, 0, 11, 0, 0, 0, 13]);
@@ -67,6 +71,7 @@ mod tests {
             Some(WalIndex {
                 salt: (11, 13),
                 max_frame: 5,
+                change: 9,
                 page_size: 65536
             })
         );

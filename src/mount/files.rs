@@ -113,17 +113,23 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         handle: &Handle,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> Service<B> {
-        match handle.tracked.as_ref().map(|(_, kind)| *kind) {
-            Some(FileKind::Wal) => return Service::Direct,
-            Some(FileKind::Journal) => return Service::PageCache,
-            Some(FileKind::Database) if capture::is_better_seen(&handle.file) => {
+        // A log that is not passed through comes as it is written, so that one write is one request.
+        let otherwise = match &handle.tracked {
+            Some((_, FileKind::Journal)) => return Service::PageCache,
+            Some((_, FileKind::Database)) if capture::is_better_seen(&handle.file) => {
                 return Service::PageCache;
             }
-            Some(FileKind::Database | FileKind::Shm) | None => {}
-        }
+            Some((_, FileKind::Wal)) => Service::Direct,
+            Some((_, FileKind::Database | FileKind::Shm)) | None => Service::PageCache,
+        };
         // A passed-through write takes set-id bits away whoever writes; through us it is the writer's rights that count.
         if !self.is_passthrough() || has_set_id_bits(&handle.file) {
-            return Service::PageCache;
+            return otherwise;
+        }
+        if let Some((database, FileKind::Wal)) = &handle.tracked
+            && !self.capture.may_pass_log(database)
+        {
+            return otherwise;
         }
         // The kernel writes to the backing file with the rights that this thread has now.
         let registered = without_set_id(|| {
@@ -134,7 +140,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Ok(backing) => Service::KernelPassthrough(Arc::new(backing)),
             Err(error) => {
                 self.passthrough_refused(error);
-                Service::PageCache
+                otherwise
             }
         }
     }

@@ -58,6 +58,11 @@ pub enum MountError {
         path.display(), list(holders)
     )]
     HeldOpen { path: PathBuf, holders: Vec<Holder> },
+    #[error(
+        "{}: the kernel passes no files through ({reason}), which `mount.capture: passthrough` asks for: write `auto`",
+        path.display()
+    )]
+    NoPassthrough { path: PathBuf, reason: &'static str },
     #[error("{}: could not {action}: {source}", path.display())]
     Failed {
         path: PathBuf,

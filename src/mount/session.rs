@@ -45,6 +45,8 @@ pub struct MountOptions {
     pub prefix: String,
     /// Whether the kernel may pass reads and writes of `.db`, `-shm` and plain files through.
     pub passthrough: bool,
+    /// Whether it is no mount without that.
+    pub needs_passthrough: bool,
     /// Threads that serve requests.
     pub threads: usize,
     /// What is forbidden beyond what the backing mount forbids.
@@ -99,6 +101,13 @@ impl Mounted {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
         let files = Arc::new(files);
+        let refuse = |reason| {
+            let path = path.clone();
+            Err(MountError::NoPassthrough { path, reason })
+        };
+        if options.needs_passthrough && fusermount::is_needed() {
+            return refuse("it needs root, or CAP_SYS_ADMIN");
+        }
 
         let device = if fusermount::is_needed() {
             fusermount::mount(&options.watch_path, &path, flags)?
@@ -116,7 +125,13 @@ impl Mounted {
             .and_then(|session| {
                 let lookout = |device| Lookout::new(&options, device, backing, capture);
                 Self::serve(options.clone(), files.clone(), session, lookout)
-            });
+            })
+            .and_then(
+                |mounted| match options.needs_passthrough && !files.is_passthrough() {
+                    true => refuse("it needs Linux 6.9"),
+                    false => Ok(mounted),
+                },
+            );
         if started.is_err()
             && let Err(error) = fusermount::unmount(&path, true)
         {
@@ -180,14 +195,18 @@ impl Mounted {
             SessionState::Serving => self.lookout.verdict(),
             SessionState::Ended { error } => ("unmounted", error.clone()),
         };
+        let passes_logs = self.files.is_passthrough() && self.files.capture.passes_logs();
         MountStatus {
             watch_path: self.options.watch_path.clone(),
             mountpoint: self.options.mountpoint.clone(),
             prefix: self.options.prefix.clone(),
-            capture: "intercept",
+            capture: match passes_logs {
+                true => "passthrough",
+                false => "intercept",
+            },
             file_passthrough: self.files.is_passthrough(),
             state,
-            error,
+            error: error.or_else(|| self.files.capture.unwatched().filter(|_| passes_logs)),
             take_over: self.files.take_over_progress(),
         }
     }

@@ -42,6 +42,7 @@ fn scratch() -> Scratch {
     let backing = Arc::new(OwnedFd::from(open));
     let settings = Settings {
         gate_timeout: DEADLINE,
+        passes_logs: false,
         spool: SpoolLimits {
             bytes: 1 << 20,
             reserve: 0,

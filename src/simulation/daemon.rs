@@ -45,6 +45,7 @@ impl Daemon {
         let data = root.join("data");
         let backing = Arc::new(OwnedFd::from(File::open(&data).expect("a directory")));
         let settings = Settings {
+            passes_logs: false,
             gate_timeout: Duration::from_millis(50),
             spool: SpoolLimits {
                 bytes: profile.spool_bytes,

@@ -71,6 +71,7 @@ pub struct Bench {
     pub db: Arc<Database>,
     client: Arc<Client>,
     store: Arc<dyn ObjectStore>,
+    is_log_passed: bool,
 }
 
 pub const VISIBLE: OpenedAs = OpenedAs {
@@ -102,6 +103,7 @@ impl Bench {
             db,
             client,
             store,
+            is_log_passed: false,
         }
     }
 
@@ -126,18 +128,32 @@ impl Bench {
         self.db.resized(FileKind::Shm, 3);
     }
 
+    /// From now on the kernel passes writes to the log through, so that its resets are not seen.
+    pub fn pass_log(&mut self) {
+        self.db.opened(FileKind::Wal, VISIBLE);
+        self.is_log_passed = true;
+    }
+
     /// What the mount would do before any operation that may reset the log.
     pub fn gates(&self) {
-        for gate in [Gate::DatabaseTruncate, Gate::WalOverwrite] {
-            let (passed, wait) = std::sync::mpsc::channel();
-            self.capture.gate(
-                &self.db,
-                gate,
-                Box::new(move |_| passed.send(()).expect("waits")),
-            );
-            wait.recv_timeout(Duration::from_secs(10))
-                .expect("the gate");
+        self.gate(Gate::DatabaseTruncate);
+        if !self.is_log_passed {
+            self.gate(Gate::WalOverwrite);
         }
+    }
+
+    /// Before the log may be destroyed.
+    pub fn gates_of_truncation(&self) {
+        self.gates();
+        self.gate(Gate::WalTruncate { kept: 0 });
+    }
+
+    fn gate(&self, gate: Gate) {
+        let (passed, wait) = std::sync::mpsc::channel();
+        let proceed = Box::new(move |_| passed.send(()).expect("waits"));
+        self.capture.gate(&self.db, gate, proceed);
+        wait.recv_timeout(Duration::from_secs(10))
+            .expect("the gate");
     }
 
     /// Looks until there is nothing more to see, and moves what was captured into the store.
@@ -210,6 +226,7 @@ fn start_capture(
     let root = std::fs::File::open(dir.join("data")).expect("open");
     let settings = Settings {
         gate_timeout: Duration::from_secs(5),
+        passes_logs: false,
         spool: SpoolLimits {
             bytes: 1 << 30,
             reserve: 0,

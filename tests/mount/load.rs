@@ -70,3 +70,61 @@ fn four_writers_with_every_kind_of_step() {
 fn four_writers_with_every_kind_of_step_without_passthrough() {
     four_writers(Options::served(false), 2, ALL_STEPS);
 }
+
+/// Nothing is lost between a checkpoint and the reset of the log that follows: every commit is a transaction of the history.
+fn each_commit_is_captured_once(capture: &str, synchronous: &str) {
+    let daemon = Daemon::start(Options {
+        // A debug build takes long to capture what three writers make at full speed.
+        config: format!("mount: {{capture: {capture}, gateTimeout: 60s}}\n"),
+        ..Options::default()
+    });
+    assert_eq!(daemon.get("/api/health").1["mounts"][0]["capture"], capture);
+    let client = guid(1);
+    let database = daemon.database(&client);
+    // Makes the tables, and is the first snapshot.
+    let first = daemon.path("first");
+    Workload::start(&database, &first, "--transactions 1").finish();
+    let before = daemon.sync(&client);
+    let acks = daemon.path("acks");
+    let writers: Vec<_> = (1..=3)
+        .map(|seed| {
+            let autocheckpoint = [7, 20, 50][seed % 3];
+            let writing = format!(
+                "--seconds 3 --seed {seed} --synchronous {synchronous} --autocheckpoint {autocheckpoint} \
+                 --steps insert,insert,update,rollback,checkpoint-passive,checkpoint-full,checkpoint-restart,checkpoint-truncate"
+            );
+            Workload::start(&database, &acks, &writing)
+        })
+        .collect();
+    writers.into_iter().for_each(Workload::finish);
+    let commits = acknowledged(&acks).len() as u64;
+    assert!(commits > 100, "{commits}");
+    let log = daemon.log.text();
+    assert_eq!(
+        daemon.sync(&client),
+        before + commits,
+        "{synchronous}: {log}"
+    );
+    assert!(!log.contains("has to be compared page by page"), "{log}");
+    let metrics = daemon.metrics();
+    assert!(
+        metrics.contains("litestream_gates_missed_total 0\n"),
+        "{metrics}"
+    );
+    let restored = daemon.restore(&client, &[], "restored.db");
+    sqlite::assert_same(&database, &restored);
+}
+
+#[test]
+fn each_commit_is_captured_once_where_the_kernel_passes_logs_through() {
+    for synchronous in ["off", "normal", "full"] {
+        each_commit_is_captured_once("passthrough", synchronous);
+    }
+}
+
+#[test]
+fn each_commit_is_captured_once_where_logs_go_through_the_daemon() {
+    for synchronous in ["off", "normal", "full"] {
+        each_commit_is_captured_once("intercept", synchronous);
+    }
+}

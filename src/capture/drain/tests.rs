@@ -104,3 +104,36 @@ fn a_look_between_a_gate_and_its_operation_does_not_lose_the_way() {
         assert!(!history.log_ended, "{kind}");
     }
 }
+
+/// Where the kernel passes writes to the log through, a reset is only seen afterwards: what was committed since its last
+/// complete checkpoint is counted by the live connections.
+#[test]
+fn a_reset_that_is_not_seen_is_in_order_only_behind_a_complete_checkpoint() {
+    for is_gated in [true, false] {
+        let mut model = Model::new(6, 16 << 20);
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        model.pass_log();
+        workers::make_image(&db, &shared).expect("a first image");
+        model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
+        workers::drain(&db, &shared).expect("captured");
+        let txid = db.history().mark.expect("a mark").txid;
+
+        // As SQLite did before 3.51.3: it may reset a log that was not checkpointed to its end.
+        if !is_gated {
+            model.execute("INSERT INTO t VALUES (1001, 'lost'); PRAGMA wal_checkpoint(RESTART)");
+        }
+        model.execute("INSERT INTO t VALUES (1002, 'after')");
+        let drained = workers::drain(&db, &shared).expect("looked");
+        let history = db.history();
+        match is_gated {
+            true => {
+                assert_eq!((drained.next, history.resync), (Next::Nothing, None));
+                assert_eq!(history.mark.expect("a mark").txid, txid + 1);
+            }
+            false => {
+                let expected = (Next::Image, Some("reset_missed"));
+                assert_eq!((drained.next, history.resync), expected);
+            }
+        }
+    }
+}

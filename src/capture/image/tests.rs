@@ -36,6 +36,9 @@ fn a_snapshot_among_writes_equals_what_sqlite_shows() {
     for seed in 1..=60 {
         // Both in memory and in a scratch file.
         let mut model = Model::new(seed, if seed % 2 == 0 { 16 << 20 } else { 1 });
+        if seed % 3 == 0 {
+            model.pass_log();
+        }
         for _ in 0..model.random.below(20) {
             model.step();
         }

@@ -1,0 +1,170 @@
+//! Hears of writes to logs that the kernel passes through to the backing files: one inotify watch for each directory
+//! that has such a log, and one thread that sleeps while nothing is written.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+
+use super::backing::Backing;
+use super::database::Database;
+use super::gate::Gate;
+
+/// Between two readings: what is written meanwhile is heard of at once, and the writers have the processor.
+const BREATH: Duration = Duration::from_millis(1);
+const BUFFER_SIZE: usize = 64 << 10;
+
+/// What was heard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    /// The log of the database at this path (relative to the watch path) was written.
+    Log(PathBuf),
+    /// Too much at once: any log may have been written.
+    Anything,
+}
+
+/// The watched directories of one watch path.
+#[derive(Debug)]
+pub(super) struct Watch {
+    events: OwnedFd,
+    /// Readable once nobody is to listen any more.
+    end: OwnedFd,
+    /// By the number of their watch; relative to the watch path.
+    directories: Mutex<HashMap<i32, PathBuf>>,
+}
+
+impl Watch {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            events: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            end: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
+            directories: Mutex::default(),
+        })
+    }
+
+    /// Watches a directory from now on; one that is watched already stays so.
+    ///
+    /// # Errors
+    /// The system's limit of watches, above all.
+    pub fn add(&self, backing: &Backing, directory: &Path) -> io::Result<()> {
+        let opened = backing.directory(directory)?;
+        // By its descriptor, so that it is the directory underneath, whatever is mounted over it.
+        let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        let mut directories = self.lock();
+        let number = inotify::add_watch(&self.events, path, WatchFlags::MODIFY)?;
+        directories.insert(number, directory.to_owned());
+        Ok(())
+    }
+
+    /// A directory with all below it has another name.
+    pub fn moved(&self, from: &Path, to: &Path) {
+        for path in self.lock().values_mut() {
+            if let Ok(rest) = path.strip_prefix(from) {
+                *path = if rest.as_os_str().is_empty() {
+                    to.to_owned()
+                } else {
+                    to.join(rest)
+                };
+            }
+        }
+    }
+
+    /// Tells what is heard, until `end`.
+    pub fn listen(&self, mut tell: impl FnMut(Heard)) -> io::Result<()> {
+        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
+        loop {
+            let mut ready = [
+                PollFd::new(&self.events, PollFlags::IN),
+                PollFd::new(&self.end, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut ready, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if !ready[1].revents().is_empty() {
+                return Ok(());
+            }
+            self.read(&mut buffer, &mut tell)?;
+            std::thread::sleep(BREATH);
+        }
+    }
+
+    /// Reads all that there is.
+    fn read(&self, buffer: &mut [MaybeUninit<u8>], tell: &mut impl FnMut(Heard)) -> io::Result<()> {
+        let mut reader = inotify::Reader::new(&self.events, buffer);
+        let mut last = None;
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                tell(Heard::Anything);
+                continue;
+            }
+            if event.events().contains(ReadFlags::IGNORED) {
+                // The directory is gone.
+                self.lock().remove(&event.wd());
+                continue;
+            }
+            let Some(database) = event.file_name().and_then(|name| of_log(name.to_bytes())) else {
+                continue;
+            };
+            let Some(directory) = self.lock().get(&event.wd()).cloned() else {
+                continue;
+            };
+            let path = directory.join(database);
+            if last.as_ref() != Some(&path) {
+                tell(Heard::Log(path.clone()));
+                last = Some(path);
+            }
+        }
+    }
+
+    /// Ends `listen`.
+    pub fn end(&self) {
+        if let Err(error) = rustix::io::write(self.end.as_fd(), &1_u64.to_ne_bytes()) {
+            tracing::error!(%error, "The thread that hears of writes can't be ended");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, PathBuf>> {
+        self.directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Database {
+    /// Its log was written, as is heard afterwards: the kernel passed it through.
+    pub(super) fn heard_of(self: &Arc<Self>) {
+        self.newest().mark_dirty();
+    }
+
+    /// Whether its log may be reset without a request to the mount.
+    pub(super) fn is_log_passed(&self) -> bool {
+        self.is_log_passed.load(Ordering::SeqCst)
+    }
+
+    /// Whether `gate` is the last that is heard before a reset of its log.
+    pub(super) fn ends_unseen(&self, gate: Option<Gate>) -> bool {
+        gate == Some(Gate::DatabaseTruncate) && self.is_log_passed()
+    }
+}
+
+/// The name of the database that a log of this name belongs to.
+fn of_log(name: &[u8]) -> Option<&OsStr> {
+    name.strip_suffix(b"-wal").map(OsStr::from_bytes)
+}

@@ -180,6 +180,10 @@ fn a_full_disk_under_the_state_is_told_and_mends_itself() {
     scene.wait_for_commits();
     scene.writer.take().expect("it writes").kill9();
     scene.assert_writers_is_whole("first.db");
+    // Its registration is noted at the next attempt.
+    scene
+        .daemon
+        .wait_health(&new, |health| health["status"] == "active");
     scene.assert_restores(&new, "new.db");
     scene
         .daemon

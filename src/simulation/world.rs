@@ -50,9 +50,12 @@ pub struct Profile {
 impl Profile {
     pub fn of(dice: &Dice) -> Self {
         let deaths = dice.chance(750);
+        let memory_bytes = dice.pick(&[16 << 20, 16 << 20, 20_000, 1]);
+        // What finds room neither in memory nor in the spool can't be stored at all.
+        let is_spool_small = dice.chance(80) && memory_bytes == 16 << 20;
         Self {
-            memory_bytes: dice.pick(&[16 << 20, 16 << 20, 20_000, 1]),
-            spool_bytes: if dice.chance(80) { 30_000 } else { 1 << 30 },
+            memory_bytes,
+            spool_bytes: if is_spool_small { 30_000 } else { 1 << 30 },
             sync_ms: dice.pick(&[0, 0, 20, 1000]),
             snapshot_ms: dice.pick(&[300, 5_000, 3_600_000]),
             passthrough: dice.chance(700),

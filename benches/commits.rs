@@ -2,7 +2,8 @@
 //!
 //! Both sides do the same in the same round, in turns, and the ratio is taken within the round; the median of the
 //! rounds is printed. This process is the application; the daemon is another one, and replicates to a directory.
-//! `cargo bench --bench commits -- WORD` runs those whose name has that word.
+//! `cargo bench --bench commits -- WORD` runs those whose name has that word; with `CAPTURE=passthrough` in the
+//! environment the kernel passes writes to logs through.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -116,8 +117,11 @@ const CASES: [Case; 9] = [
 
 fn main() {
     let word = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let capture = std::env::var("CAPTURE").unwrap_or_else(|_| "intercept".to_owned());
+    println!("mount.capture: {capture}");
     let daemon = Daemon::start(Options {
         sync_interval: "1s",
+        config: format!("mount: {{capture: {capture}}}\n"),
         time_limit: Duration::from_secs(1_800),
         ..Options::default()
     });

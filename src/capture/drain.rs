@@ -125,6 +125,10 @@ impl History {
             db.set_captured_end(0);
             self.rest_after(gate, stamps.database);
         }
+        if self.making.is_some() && gate.is_none() && drained.next != Next::Image {
+            // What an image has yielded does not wait for the store yet, and is no less captured: all is not said.
+            return Ok(Drained::only(Next::Unknown));
+        }
         Ok(Drained {
             stamps: (drained.next == Next::Nothing).then_some(stamps),
             ..drained

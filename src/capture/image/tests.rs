@@ -181,6 +181,10 @@ fn a_comparison_that_comes_to_nothing_is_made_again_in_the_same_history() {
             !matches!(work, Ok(Work::Snapshot(_)) | Err(_)),
             "seed {seed}"
         );
+        // Until it is written down, nobody may be told that all is stored.
+        let is_made = db.history().making.is_some();
+        let next = workers::drain(&db, &shared).expect("looked").next;
+        assert_eq!(next == Next::Unknown, is_made, "seed {seed}: {next:?}");
         db.history().give_up_image(&db, &shared).expect("given up");
 
         workers::make_image(&db, &shared).expect("made again");

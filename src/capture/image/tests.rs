@@ -31,6 +31,50 @@ fn snapshot(model: &mut Model) -> Result<Vec<u8>, CaptureError> {
     Ok(pages_of(&segment.body))
 }
 
+/// A database whose first snapshot is stored.
+fn stored(seed: u64) -> Model {
+    let mut model = Model::new(seed, 16 << 20);
+    for _ in 0..5 {
+        model.step();
+    }
+    snapshot(&mut model).expect("a snapshot");
+    let (db, shared) = (&model.db, &model.capture.shared);
+    db.history().stored(db, shared).expect("stored");
+    model
+}
+
+/// Unseen by any look, as while the daemon was away.
+fn change_unseen(model: &mut Model) {
+    model.gated = false;
+    for _ in 0..3 {
+        model.step();
+    }
+    model.gated = true;
+    model.db.history().resync = Some("test");
+}
+
+/// An image that has been read, and is not finished.
+fn copied(model: &Model) -> Image {
+    let (db, shared) = (&model.db, &model.capture.shared);
+    let file = begin(db, shared).expect("begun").expect("a file");
+    let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
+    copy(&mut read, db, shared, CHUNK).expect("copied")
+}
+
+/// All that is captured becomes durable, and the sums are then those of its end.
+fn assert_sums_are_of_the_end(model: &Model, seed: u64) {
+    let mut history = model.db.history();
+    let end = history.mark.expect("a mark");
+    while history.front().is_some() {
+        let stored = history.stored(&model.db, &model.capture.shared);
+        stored.expect("stored");
+    }
+    let table = history.sums.as_ref().expect("a table");
+    let (header, total) = table.load().expect("load").expect("a whole table");
+    assert_eq!(header, sums_header(&end), "seed {seed}");
+    assert_eq!(total, end.checksum, "seed {seed}");
+}
+
 #[test]
 fn a_snapshot_among_writes_equals_what_sqlite_shows() {
     for seed in 1..=60 {
@@ -88,24 +132,10 @@ fn a_journal_that_comes_up_meanwhile_drops_the_image() {
 #[test]
 fn what_is_captured_while_an_image_is_written_comes_after_it() {
     for seed in 1..=20 {
-        let mut model = Model::new(seed, 16 << 20);
-        for _ in 0..5 {
-            model.step();
-        }
-        snapshot(&mut model).expect("a snapshot");
+        let mut model = stored(seed);
         let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-        db.history().stored(&db, &shared).expect("stored");
-        // Unseen by any look, as while the daemon was away.
-        model.gated = false;
-        for _ in 0..3 {
-            model.step();
-        }
-        model.gated = true;
-        db.history().resync = Some("test");
-
-        let file = begin(&db, &shared).expect("begun").expect("a file");
-        let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
-        let mut image = copy(&mut read, &db, &shared, CHUNK).expect("copied");
+        change_unseen(&mut model);
+        let mut image = copied(&model);
         let work = db
             .history()
             .finish_image(&db, &shared, &mut image)
@@ -116,15 +146,7 @@ fn what_is_captured_while_an_image_is_written_comes_after_it() {
         write_down(&db, &shared, &image, work, 0).expect("written down");
         model.gate(Gate::WalOverwrite);
 
-        let mut history = db.history();
-        let end = history.mark.expect("a mark");
-        while history.front().is_some() {
-            history.stored(&db, &shared).expect("stored");
-        }
-        let table = history.sums.as_ref().expect("a table");
-        let (header, total) = table.load().expect("load").expect("a whole table");
-        assert_eq!(header, sums_header(&end), "seed {seed}");
-        assert_eq!(total, end.checksum, "seed {seed}");
+        assert_sums_are_of_the_end(&model, seed);
     }
 }
 
@@ -134,9 +156,7 @@ fn an_image_that_ends_between_a_gate_and_its_operation_does_not_lose_the_way() {
     let mut model = Model::new(1, 16 << 20);
     let (db, shared) = (model.db.clone(), model.capture.shared.clone());
     model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
-    let file = begin(&db, &shared).expect("begun").expect("a file");
-    let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
-    let mut image = copy(&mut read, &db, &shared, CHUNK).expect("copied");
+    let mut image = copied(&model);
     let passing = model.gate(Gate::WalOverwrite);
     let work = db.history().finish_image(&db, &shared, &mut image);
     write_down(&db, &shared, &image, work.expect("finished"), 0).expect("written down");
@@ -155,27 +175,14 @@ fn an_image_that_ends_between_a_gate_and_its_operation_does_not_lose_the_way() {
 #[test]
 fn a_comparison_that_comes_to_nothing_is_made_again_in_the_same_history() {
     for seed in 1..=20 {
-        let mut model = Model::new(seed, 16 << 20);
-        for _ in 0..5 {
-            model.step();
-        }
-        snapshot(&mut model).expect("a snapshot");
+        let mut model = stored(seed);
         let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-        db.history().stored(&db, &shared).expect("stored");
         // Captured, and only in memory.
         model.run("REPLACE INTO t VALUES (1, randomblob(900))");
         workers::drain(&db, &shared).expect("captured");
         let before = db.history().mark.expect("a mark");
-        model.gated = false;
-        for _ in 0..3 {
-            model.step();
-        }
-        model.gated = true;
-        db.history().resync = Some("test");
-
-        let file = begin(&db, &shared).expect("begun").expect("a file");
-        let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
-        let mut image = copy(&mut read, &db, &shared, CHUNK).expect("copied");
+        change_unseen(&mut model);
+        let mut image = copied(&model);
         let work = db.history().finish_image(&db, &shared, &mut image);
         assert!(
             !matches!(work, Ok(Work::Snapshot(_)) | Err(_)),
@@ -197,17 +204,7 @@ fn a_comparison_that_comes_to_nothing_is_made_again_in_the_same_history() {
             Some(end),
             "seed {seed}: all of it was captured"
         );
-        let mut history = db.history();
-        while history.front().is_some() {
-            history.stored(&db, &shared).expect("stored");
-        }
-        let table = history.sums.as_ref().expect("a table");
-        let (header, total) = table.load().expect("load").expect("a whole table");
-        assert_eq!(
-            (header, total),
-            (sums_header(&end), end.checksum),
-            "seed {seed}"
-        );
+        assert_sums_are_of_the_end(&model, seed);
     }
 }
 

@@ -6,14 +6,15 @@
 //! never written, and what was captured of it is taken back by a correcting segment.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::database::Database;
+use super::database::{Database, locked};
 use super::drain::{Next, committed_extent};
 use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::History;
+use super::once::Once;
 use super::wal_reader::WalReader;
 use super::workers::without_panic;
 use super::{Capture, Shared};
@@ -53,7 +54,7 @@ pub struct WalWrite {
 pub(super) struct HeldCommit {
     db: Arc<Database>,
     write: WalWrite,
-    decide: Arc<Mutex<Option<Decide>>>,
+    decide: Once<Decide>,
     pub deadline: Instant,
 }
 
@@ -88,7 +89,7 @@ impl std::fmt::Debug for Commits {
 
 impl Commits {
     fn lock(&self) -> MutexGuard<'_, Vec<(Stage, HeldCommit)>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.held)
     }
 
     /// Held ones that `is_meant`, which stay in the list.
@@ -101,31 +102,25 @@ impl Commits {
 
 impl HeldCommit {
     pub fn is_decided(&self) -> bool {
-        let decide = self.decide.lock().unwrap_or_else(PoisonError::into_inner);
-        decide.is_none()
-    }
-
-    fn take(&self) -> Option<Decide> {
-        let mut decide = self.decide.lock().unwrap_or_else(PoisonError::into_inner);
-        decide.take()
+        self.decide.is_taken()
     }
 
     /// It stays in the list until it is carried out: until then the log lacks it.
     fn decide(&self, verdict: Verdict) {
-        if let Some(decide) = self.take() {
+        if let Some(decide) = self.decide.take() {
             decide(verdict);
             self.leave();
         }
     }
 
     fn leave(&self) {
-        let same = |held: &HeldCommit| Arc::ptr_eq(&held.decide, &self.decide);
-        self.db.commits.lock().retain(|(_, held)| !same(held));
+        let mut held = self.db.commits.lock();
+        held.retain(|(_, held)| !held.decide.is(&self.decide));
     }
 
     /// The store has not taken it in time, or it can't be captured.
     pub fn give_up(&self, why: &str) {
-        let Some(decide) = self.take() else {
+        let Some(decide) = self.decide.take() else {
             return;
         };
         meter::DURABILITY_TIMEOUTS.add(1);
@@ -159,7 +154,7 @@ impl Capture {
         self.workers.commit(HeldCommit {
             db,
             write,
-            decide: Arc::new(Mutex::new(Some(decide))),
+            decide: Once::new(decide),
             deadline: Instant::now() + timeout,
         });
     }

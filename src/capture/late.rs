@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
+use super::database::locked;
 use super::wishes::RemovedClient;
 use super::{Capture, StateError};
 use crate::clock::UnixMs;
@@ -30,13 +31,11 @@ pub(super) struct Late {
 
 impl Late {
     fn registrations(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.registrations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        locked(&self.registrations)
     }
 
     fn removals(&self) -> MutexGuard<'_, Vec<Removed>> {
-        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.removals)
     }
 }
 

@@ -28,6 +28,7 @@ mod merge;
 #[cfg(test)]
 mod model;
 mod newcomers;
+mod once;
 mod page_sums;
 mod queue;
 #[cfg(test)]
@@ -63,7 +64,6 @@ use crate::clock::{UnixMs, now_ms};
 use crate::random;
 use crate::store::Body;
 use crate::tenant::discovery::Rules;
-use crate::tenant::policy::Durability;
 use crate::tenant::roster::{Client, Roster, Status};
 
 pub use crate::tenant::discovery::FileKind;
@@ -90,7 +90,7 @@ use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
 use turns::Write;
-use watch::{Heard, Watch};
+use watch::{Watch, Watching};
 use wishes::Wish;
 use workers::Workers;
 #[cfg(test)]
@@ -222,17 +222,7 @@ pub struct Capture {
     queue: Arc<Queue>,
     workers: Workers,
     /// None where logs are not passed through.
-    watch: Option<Arc<Watch>>,
-    /// Why some are not.
-    unwatched: OnceLock<String>,
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.end();
-        }
-    }
+    watch: Option<Watching>,
 }
 
 /// Makes the state directory where there is none, and keeps other instances out of it.
@@ -275,10 +265,8 @@ impl Capture {
         let shared = Shared::open(root, directory, settings.spool)?;
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
-        let watch = match settings.passes_logs {
-            true => Some(Arc::new(Watch::new().map_err(StartError::Watch)?)),
-            false => None,
-        };
+        let watch = settings.passes_logs.then(Watch::new).transpose();
+        let watch = watch.map_err(StartError::Watch)?;
         Self::with((shared, workers, watch), seen_at, rules, roster, room)
     }
 
@@ -300,7 +288,7 @@ impl Capture {
     }
 
     fn with(
-        (shared, workers, watch): (Arc<Shared>, Workers, Option<Arc<Watch>>),
+        (shared, workers, watch): (Arc<Shared>, Workers, Option<Watch>),
         seen_at: &Path,
         rules: Rules,
         roster: Arc<Roster>,
@@ -323,77 +311,10 @@ impl Capture {
             leaving: DashMap::new(),
             queue,
             workers,
-            watch,
-            unwatched: OnceLock::new(),
+            watch: watch.map(Watching::new),
         });
         capture.listen().map_err(StartError::Threads)?;
         Ok((capture, dirty))
-    }
-
-    /// Starts the thread that hears of writes to logs.
-    fn listen(self: &Arc<Self>) -> std::io::Result<()> {
-        let Some(watch) = self.watch.clone() else {
-            return Ok(());
-        };
-        let capture = Arc::downgrade(self);
-        let tell = move |heard| {
-            let Some(capture) = capture.upgrade() else {
-                return;
-            };
-            match heard {
-                Heard::Log(path) => capture.at_path(&path).iter().for_each(Database::heard_of),
-                Heard::Anything => {
-                    let all = capture.all().into_iter();
-                    all.filter(|db| db.is_log_passed())
-                        .for_each(|db| db.heard_of());
-                }
-            }
-        };
-        let listen = move || {
-            if let Err(error) = watch.listen(tell) {
-                tracing::error!(%error, "Writes to logs are not heard of any more; they are captured at their checkpoints");
-            }
-        };
-        let thread = std::thread::Builder::new().name("watch".to_owned());
-        thread.spawn(listen).map(drop)
-    }
-
-    /// Whether the kernel may pass the writes to this database's log through: then they are heard of, which needs a watch
-    /// of its directory, and its commits do not wait for the store.
-    pub fn may_pass_log(&self, db: &Database) -> bool {
-        let waits = || db.policy().durability == Durability::Store;
-        let Some(watch) = self.watch.as_ref().filter(|_| !waits()) else {
-            return false;
-        };
-        let directory = db.path.parent().unwrap_or(Path::new(""));
-        match watch.add(&self.shared.backing, directory) {
-            Ok(()) => true,
-            Err(error) => {
-                self.tell_unwatched(directory, &error);
-                false
-            }
-        }
-    }
-
-    /// Says once why logs go through the daemon.
-    fn tell_unwatched(&self, directory: &Path, error: &std::io::Error) {
-        let text = format!(
-            "{}: writes to logs can't be watched ({error}), so they go through the daemon; raise fs.inotify.max_user_watches",
-            self.seen_at.join(directory).display()
-        );
-        if self.unwatched.set(text.clone()).is_ok() {
-            tracing::warn!("{text}");
-        }
-    }
-
-    /// Whether the kernel may pass writes to logs through.
-    pub fn passes_logs(&self) -> bool {
-        self.watch.is_some()
-    }
-
-    /// Why it does not for all directories.
-    pub fn unwatched(&self) -> Option<String> {
-        self.unwatched.get().cloned()
     }
 
     /// The database that the file at `path` (relative to the watch path's root) belongs to, and as what;

@@ -12,9 +12,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use rusqlite::ffi;
+
+use super::database::locked;
 
 /// What is done to a file.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +45,6 @@ thread_local! {
 
 /// SQLite's open files, by address.
 static OPEN: Mutex<BTreeMap<usize, Opened>> = Mutex::new(BTreeMap::new());
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// From now on `watcher` hears of the changes that this thread makes.
 pub(crate) fn set(watcher: Option<Watcher>) {
@@ -160,7 +158,7 @@ unsafe extern "C" fn open(
             unix,
             has_index: false,
         };
-        lock(&OPEN).insert(file as usize, opened);
+        locked(&OPEN).insert(file as usize, opened);
         code
     }
 }
@@ -183,7 +181,7 @@ fn methods_over(unix: &'static ffi::sqlite3_io_methods) -> *const ffi::sqlite3_i
     static MADE: Mutex<BTreeMap<usize, &'static ffi::sqlite3_io_methods>> =
         Mutex::new(BTreeMap::new());
     let key = std::ptr::from_ref(unix) as usize;
-    *lock(&MADE).entry(key).or_insert_with(|| {
+    *locked(&MADE).entry(key).or_insert_with(|| {
         Box::leak(Box::new(ffi::sqlite3_io_methods {
             xClose: Some(close),
             xWrite: Some(write),
@@ -197,18 +195,18 @@ fn methods_over(unix: &'static ffi::sqlite3_io_methods) -> *const ffi::sqlite3_i
 }
 
 fn opened(file: *mut ffi::sqlite3_file) -> Opened {
-    lock(&OPEN)[&(file as usize)].clone()
+    locked(&OPEN)[&(file as usize)].clone()
 }
 
 fn note_index(file: *mut ffi::sqlite3_file, is_open: bool) {
-    let mut open = lock(&OPEN);
+    let mut open = locked(&OPEN);
     let known = open.get_mut(&(file as usize)).expect("it is open");
     known.has_index = is_open;
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     let known = opened(file);
-    lock(&OPEN).remove(&(file as usize));
+    locked(&OPEN).remove(&(file as usize));
     // SAFETY: hands on SQLite's own argument.
     let mut close = || unsafe { known.unix.xClose.expect("it closes")(file) };
     (known.around)(&Change::Close(&known.path), &mut close)

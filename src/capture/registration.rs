@@ -252,8 +252,8 @@ impl Capture {
 
     /// A directory with all below it has another name now.
     pub fn directory_moved(&self, from: &Path, to: &Path) {
-        if let Some(watch) = &self.watch {
-            watch.moved(from, to);
+        if let Some(watching) = &self.watch {
+            watching.watch.moved(from, to);
         }
         let moved: Vec<PathBuf> = self
             .databases

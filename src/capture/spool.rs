@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use super::database::locked;
 use super::disk::{self, DiskFile};
 use super::shares::{Shares, most_of};
 use crate::meter;
@@ -107,7 +108,7 @@ impl Spool {
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.shares)
     }
 
     /// Where the segment with these transactions of a database lies, by the database's number.

@@ -4,8 +4,9 @@
 //! It waits for `mount.gateTimeout` at most. Whoever was held in vain is left alone for a while, and each time for longer.
 //! Without locks, and without a clock of its own.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use super::once::Once;
 
 /// A comparison that takes long asks for its turn when it was disturbed for so long; one of a few pages asks at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,7 +20,7 @@ pub type Write = Box<dyn FnOnce() + Send>;
 /// A write that waits: whoever comes first carries it out, the comparison's end or the time limit.
 #[derive(Clone)]
 pub(super) struct HeldWrite {
-    write: Arc<Mutex<Option<Write>>>,
+    write: Once<Write>,
     pub deadline: Instant,
 }
 
@@ -32,27 +33,24 @@ impl std::fmt::Debug for HeldWrite {
 impl HeldWrite {
     pub fn new(write: Write, deadline: Instant) -> Self {
         Self {
-            write: Arc::new(Mutex::new(Some(write))),
+            write: Once::new(write),
             deadline,
         }
     }
 
     /// Carries it out, once. Returns false where that was done already.
     pub fn go(&self) -> bool {
-        let write = self.write.lock();
-        let write = write
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take();
-        let is_first = write.is_some();
-        if let Some(write) = write {
-            write();
+        match self.write.take() {
+            Some(write) => {
+                write();
+                true
+            }
+            None => false,
         }
-        is_first
     }
 
-    /// Whether nobody else has it any more.
     pub fn is_over(&self) -> bool {
-        Arc::strong_count(&self.write) == 1
+        self.write.is_taken()
     }
 }
 

@@ -9,16 +9,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
+use super::Capture;
 use super::backing::Backing;
-use super::database::Database;
+use super::database::{Database, locked};
 use super::gate::Gate;
+use crate::tenant::policy::Durability;
 
 /// Between two readings: what is written meanwhile is heard of at once, and the writers have the processor.
 const BREATH: Duration = Duration::from_millis(1);
@@ -141,9 +143,98 @@ impl Watch {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, PathBuf>> {
-        self.directories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        locked(&self.directories)
+    }
+}
+
+/// A watch that is listened to as long as this lives.
+#[derive(Debug)]
+pub(super) struct Watching {
+    pub watch: Arc<Watch>,
+    /// Why some logs are not passed through.
+    unwatched: OnceLock<String>,
+}
+
+impl Watching {
+    pub fn new(watch: Watch) -> Self {
+        Self {
+            watch: Arc::new(watch),
+            unwatched: OnceLock::new(),
+        }
+    }
+
+    /// Says once why logs go through the daemon.
+    fn tell_unwatched(&self, directory: &Path, error: &io::Error) {
+        let text = format!(
+            "{}: writes to logs can't be watched ({error}), so they go through the daemon; raise fs.inotify.max_user_watches",
+            directory.display()
+        );
+        if self.unwatched.set(text.clone()).is_ok() {
+            tracing::warn!("{text}");
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.watch.end();
+    }
+}
+
+impl Capture {
+    /// Starts the thread that hears of writes to logs.
+    pub(super) fn listen(self: &Arc<Self>) -> io::Result<()> {
+        let Some(watch) = self.watch.as_ref().map(|watching| watching.watch.clone()) else {
+            return Ok(());
+        };
+        let capture = Arc::downgrade(self);
+        let tell = move |heard| {
+            let Some(capture) = capture.upgrade() else {
+                return;
+            };
+            match heard {
+                Heard::Log(path) => capture.at_path(&path).iter().for_each(Database::heard_of),
+                Heard::Anything => {
+                    let all = capture.all().into_iter();
+                    all.filter(|db| db.is_log_passed())
+                        .for_each(|db| db.heard_of());
+                }
+            }
+        };
+        let listen = move || {
+            if let Err(error) = watch.listen(tell) {
+                tracing::error!(%error, "Writes to logs are not heard of any more; they are captured at their checkpoints");
+            }
+        };
+        let thread = std::thread::Builder::new().name("watch".to_owned());
+        thread.spawn(listen).map(drop)
+    }
+
+    /// Whether the kernel may pass the writes to this database's log through: then they are heard of, which needs a watch
+    /// of its directory, and its commits do not wait for the store.
+    pub fn may_pass_log(&self, db: &Database) -> bool {
+        let waits = || db.policy().durability == Durability::Store;
+        let Some(watching) = self.watch.as_ref().filter(|_| !waits()) else {
+            return false;
+        };
+        let directory = db.path.parent().unwrap_or(Path::new(""));
+        match watching.watch.add(&self.shared.backing, directory) {
+            Ok(()) => true,
+            Err(error) => {
+                watching.tell_unwatched(&self.seen_at.join(directory), &error);
+                false
+            }
+        }
+    }
+
+    /// Whether the kernel may pass writes to logs through.
+    pub fn passes_logs(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Why it does not for all directories.
+    pub fn unwatched(&self) -> Option<String> {
+        self.watch.as_ref()?.unwatched.get().cloned()
     }
 }
 

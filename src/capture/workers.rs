@@ -4,7 +4,7 @@
 //! longer than `mount.gateTimeout`, is passed all the same: the application is never held up, the client is `gapped`.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::drain::{Drained, Next};
 use super::error::CaptureError;
 use super::files::SEEN_FROM;
 use super::gate::{Gate, Passing};
+use super::once::Once;
 use super::turns::{HeldWrite, Write};
 use super::{Proceed, Shared, commits, image, merge};
 use crate::clock::{UnixMs, now_ms};
@@ -41,19 +42,14 @@ pub(super) type Look = Box<dyn FnOnce(&Shared) + Send>;
 #[derive(Clone)]
 struct Held {
     db: Arc<Database>,
-    proceed: Arc<Mutex<Option<(Proceed, Passing)>>>,
+    proceed: Once<(Proceed, Passing)>,
     deadline: Instant,
 }
 
 impl Held {
     /// Carries the operation out, once. Returns false where that was done already.
     fn go(&self) -> bool {
-        let proceed = self
-            .proceed
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take();
-        match proceed {
+        match self.proceed.take() {
             Some((proceed, passing)) => {
                 proceed(passing);
                 true
@@ -82,8 +78,7 @@ impl Waiting {
 
     fn is_over(&self) -> bool {
         match self {
-            // The other holder is the gate's worker, or its place in the queue.
-            Waiting::Operation(held) => Arc::strong_count(&held.proceed) == 1,
+            Waiting::Operation(held) => held.proceed.is_taken(),
             Waiting::Commit(held) => held.is_decided(),
             Waiting::Write(_, held) => held.is_over(),
         }
@@ -204,7 +199,7 @@ impl Workers {
     pub fn gate(&self, db: &Arc<Database>, gate: Gate, proceed: Proceed) {
         let held = Held {
             db: db.clone(),
-            proceed: Arc::new(Mutex::new(Some((proceed, Passing::begin(db, gate))))),
+            proceed: Once::new((proceed, Passing::begin(db, gate))),
             deadline: Instant::now() + self.gate_timeout,
         };
         let watched = self.watch.try_send(Waiting::Operation(held.clone()));

@@ -3,9 +3,14 @@
 //!
 //! The kernel shows the locks of processes that this one can see: those of another PID namespace may be hidden.
 
+use std::fs::File;
+use std::io::{self, Read};
+
 use super::Shared;
 use super::error::CaptureError;
 
+/// A table of more than a page may lack a lock; hardly that of one file several times in a row.
+const READINGS: usize = 3;
 /// SQLite's bytes: PENDING, RESERVED, and those that readers share and a writer has for itself.
 const FIRST_BYTE: u64 = 1 << 30;
 const LAST_BYTE: u64 = FIRST_BYTE + 1 + 510;
@@ -16,9 +21,30 @@ impl Shared {
         let Some(&device) = self.mount_device.get() else {
             return Ok(false);
         };
-        let table = std::fs::read_to_string("/proc/locks");
-        let table = table.map_err(CaptureError::io("read the table of locks"))?;
-        Ok(table.lines().any(|line| is_writers(line, device, inode)))
+        for _ in 0..READINGS {
+            let table = table().map_err(CaptureError::io("read the table of locks"))?;
+            if table.lines().any(|line| is_writers(line, device, inode)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The kernel's table of locks. It is whole for what one read gives, which is a page of it at most; between two reads
+/// others take and release locks, and one that stays may be left out. So it is read with a large buffer, and not with
+/// the small ones that a file of unknown size begins with.
+fn table() -> io::Result<String> {
+    let mut file = File::open("/proc/locks")?;
+    let mut table = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&table).into_owned()),
+            Ok(length) => table.extend_from_slice(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -38,6 +64,36 @@ fn is_writers(line: &str, (major, minor): (u32, u32), inode: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Others come and go in the table meanwhile.
+    #[test]
+    fn a_lock_that_is_held_is_in_each_reading() {
+        let held = tempfile::tempfile().expect("a file");
+        held.lock().expect("locked");
+        let line = format!(":{} ", held.metadata().expect("its stamp").ino());
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let others: Vec<File> = (0..8)
+                        .map(|_| tempfile::tempfile().expect("a file"))
+                        .collect();
+                    while !is_over.load(Ordering::Relaxed) {
+                        others.iter().for_each(|file| file.lock().expect("locked"));
+                        others
+                            .iter()
+                            .for_each(|file| file.unlock().expect("unlocked"));
+                    }
+                });
+            }
+            let readings = (0..500).map(|_| table().expect("read"));
+            let missed = readings.filter(|table| !table.contains(&line)).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(missed, 0, "of 500");
+        });
+    }
 
     #[test]
     fn locks_of_writers_are_told_from_others() {

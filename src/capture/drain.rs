@@ -12,6 +12,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::tail::{self, Newer};
 use super::wal_reader::WalReader;
+use super::whole_log::Complete;
 use crate::clock::UnixMs;
 use crate::fault::{Defect, Point};
 use crate::format::ltx::{lock_page, page_checksum};
@@ -33,15 +34,6 @@ pub enum Next {
     Unknown,
     /// The whole file has to be read: a new generation, or a comparison.
     Image,
-}
-
-/// The state of a log that was captured to its end at a complete checkpoint. SQLite resets a log only when a checkpoint
-/// was complete and nothing was committed since.
-#[derive(Clone, Copy, Debug)]
-pub struct Complete {
-    pub place: WalMark,
-    /// `WalIndex::change` then; none where nobody could see it.
-    pub change: Option<u32>,
 }
 
 /// What came of a look.
@@ -100,24 +92,31 @@ impl History {
         // Before the log is opened: what a gate has captured for may be carried out at any time.
         let is_passing = db.is_passing();
         let stamps = shared.stamps(db)?;
+        let goes_on = self.resync.is_none() && self.seen_changes == db.changes();
+        if db.ends_unseen(gate) && (self.mark.is_none() || !goes_on) {
+            self.note_complete(db, shared)?;
+        }
         if self.mark.is_none() {
             return self.drained_without_mark(db, shared, stamps);
         }
-        if self.resync.is_some() || self.seen_changes != db.changes() {
+        if !goes_on {
             return Ok(Drained::only(Next::Image));
         }
         let drained = match open_log(db, shared)? {
             Log::None => self.drained_without_log(db, shared, stamps)?,
             Log::Valid(log) => self.drain_log(db, shared, log, (gate, is_passing), since)?,
         };
-        let is_captured = matches!(drained.next, Next::Nothing | Next::LookAgain);
-        if db.ends_unseen(gate) && is_captured {
-            self.spool_all(shared)?;
-            let place = self.mark.and_then(|mark| mark.wal);
-            self.complete = place.map(|place| Complete {
-                place,
-                change: self.seen_change,
-            });
+        match drained.next {
+            Next::Nothing | Next::LookAgain if db.ends_unseen(gate) => {
+                self.spool_all(shared)?;
+                let place = self.mark.and_then(|mark| mark.wal);
+                self.complete = place.map(|place| Complete {
+                    place,
+                    change: self.seen_change,
+                });
+            }
+            Next::Image if db.ends_unseen(gate) => self.note_complete(db, shared)?,
+            _ => {}
         }
         if self.ends_log(gate) && drained.next != Next::Image {
             self.spool_all(shared)?;
@@ -317,10 +316,7 @@ impl History {
             self.mark = None;
             return Ok(None);
         }
-        let start = WalMark {
-            salt: log.header.salt,
-            position: log.header.start(),
-        };
+        let start = log.mark_at(log.header.start());
         match mark.wal {
             Some(place) if place.salt == log.header.salt => {
                 let chains = log
@@ -342,13 +338,6 @@ impl History {
             }
             _ => Ok(Some(start)),
         }
-    }
-
-    /// Whether nothing was captured since a complete checkpoint.
-    fn is_complete(&self) -> bool {
-        let place = self.mark.and_then(|mark| mark.wal);
-        self.complete
-            .is_some_and(|complete| Some(complete.place) == place)
     }
 
     /// Makes segments of committed transactions: one, or one for each where every moment is wanted.

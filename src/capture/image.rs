@@ -15,7 +15,6 @@ use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
 use super::dirty_pages;
-use super::drain::{Complete, committed_extent};
 use super::error::CaptureError;
 use super::files::{Log, open_log, read_header};
 use super::foreign::CUT;
@@ -24,11 +23,11 @@ use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::tail::is_checkpointed;
-use super::wal_reader::WalReader;
+use super::whole_log::{Committed, Complete, committed};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Defect;
 use crate::format::ltx::DatabaseChecksum;
-use crate::format::scanner::{PageRef, Transaction};
+use crate::format::scanner::PageRef;
 use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
 
@@ -299,10 +298,7 @@ impl History {
         run.resets.push(reset);
         run.ended = Some(log.header.salt);
         self.complete = Some(Complete {
-            place: WalMark {
-                salt: log.header.salt,
-                position: last.end,
-            },
+            place: log.mark_at(last.end),
             change,
         });
         run.lost |= page_size != run.page_size;
@@ -404,10 +400,7 @@ impl History {
         }
         let last = transactions.last();
         *commit = last.map(|last| last.commit).or(*commit);
-        let mark = WalMark {
-            salt: log.header.salt,
-            position: last.map_or(log.header.start(), |last| last.end),
-        };
+        let mark = log.mark_at(last.map_or(log.header.start(), |last| last.end));
         let last = last.map_or_else(Vec::new, |last| {
             newest_pages(std::slice::from_ref(last), image.page_size)
         });
@@ -546,36 +539,6 @@ struct Laid {
     last: Vec<PageRef>,
     /// `WalIndex::change` then.
     change: Option<u32>,
-}
-
-/// What a whole log says.
-struct Committed {
-    transactions: Vec<Transaction>,
-    /// Nobody but the chain itself says that they are committed.
-    by_chain: bool,
-    /// `WalIndex::change` then.
-    change: Option<u32>,
-}
-
-/// The committed transactions of the whole log; none where nothing can be said now.
-fn committed(
-    db: &Database,
-    shared: &Shared,
-    log: &mut WalReader,
-    at_gate: bool,
-) -> Result<Option<Committed>, CaptureError> {
-    let Some(extent) = committed_extent(db, shared, log, at_gate)? else {
-        return Ok(None);
-    };
-    let end = extent.end.min(log.len);
-    let transactions = log
-        .transactions(log.header.start(), end)
-        .map_err(CaptureError::io("read the log"))?;
-    Ok(Some(Committed {
-        transactions,
-        by_chain: extent.by_chain,
-        change: extent.change,
-    }))
 }
 
 /// The size of a database of which no log has a frame: nobody may have written it while it was read.

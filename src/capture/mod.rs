@@ -45,6 +45,7 @@ mod tail;
 mod turns;
 mod wal_reader;
 mod watch;
+mod whole_log;
 pub mod wishes;
 mod workers;
 mod writes;
@@ -90,7 +91,7 @@ use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
 use turns::Write;
-use watch::{Watch, Watching};
+use watch::Watching;
 use wishes::Wish;
 use workers::Workers;
 #[cfg(test)]
@@ -104,8 +105,18 @@ pub const STATE_FOLDER: &str = ".litestream-multitenant";
 pub struct Settings {
     pub gate_timeout: Duration,
     pub spool: SpoolLimits,
-    /// Whether the kernel may pass writes to logs through.
-    pub passes_logs: bool,
+    /// Whether the kernel is to pass writes to logs through.
+    pub log_passing: LogPassing,
+}
+
+/// Whether the kernel is to pass writes to logs through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogPassing {
+    Never,
+    /// Where they can be heard of; elsewhere they go through the daemon.
+    WherePossible,
+    /// Where they can't be heard of at all nothing starts.
+    Required,
 }
 
 /// What all databases of a watch path share.
@@ -222,7 +233,7 @@ pub struct Capture {
     queue: Arc<Queue>,
     workers: Workers,
     /// None where logs are not passed through.
-    watch: Option<Watching>,
+    watching: Watching,
 }
 
 /// Makes the state directory where there is none, and keeps other instances out of it.
@@ -265,9 +276,8 @@ impl Capture {
         let shared = Shared::open(root, directory, settings.spool)?;
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
-        let watch = settings.passes_logs.then(Watch::new).transpose();
-        let watch = watch.map_err(StartError::Watch)?;
-        Self::with((shared, workers, watch), seen_at, rules, roster, room)
+        let watching = Watching::begin(settings.log_passing).map_err(StartError::Watch)?;
+        Self::with((shared, workers, watching), seen_at, rules, roster, room)
     }
 
     /// The same without threads: their work is done by hand.
@@ -283,12 +293,18 @@ impl Capture {
         const ROOM: usize = 16;
         let shared = Shared::open(root, directory, settings.spool)?;
         let (workers, by_hand) = ByHand::new(&shared, settings.gate_timeout, ROOM);
-        let (capture, dirty) = Self::with((shared, workers, None), seen_at, rules, roster, ROOM)?;
+        let (capture, dirty) = Self::with(
+            (shared, workers, Watching::default()),
+            seen_at,
+            rules,
+            roster,
+            ROOM,
+        )?;
         Ok((capture, dirty, by_hand))
     }
 
     fn with(
-        (shared, workers, watch): (Arc<Shared>, Workers, Option<Watch>),
+        (shared, workers, watching): (Arc<Shared>, Workers, Watching),
         seen_at: &Path,
         rules: Rules,
         roster: Arc<Roster>,
@@ -311,7 +327,7 @@ impl Capture {
             leaving: DashMap::new(),
             queue,
             workers,
-            watch: watch.map(Watching::new),
+            watching,
         });
         capture.listen().map_err(StartError::Threads)?;
         Ok((capture, dirty))

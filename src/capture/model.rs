@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::database::Database;
 use super::gate::{Gate, Passing};
 use super::spool::SpoolLimits;
-use super::{Capture, FileKind, OpenedAs, Settings, workers};
+use super::{Capture, FileKind, LogPassing, OpenedAs, Settings, workers};
 use crate::format::ltx::Decoder;
 use crate::format::wal_index::INDEX_HEADERS_SIZE;
 use crate::store::Body;
@@ -218,7 +218,7 @@ fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Datab
     let root = Arc::new(OwnedFd::from(File::open(data).expect("open")));
     let settings = Settings {
         gate_timeout: Duration::from_secs(5),
-        passes_logs: false,
+        log_passing: LogPassing::Never,
         spool: SpoolLimits {
             bytes: 1 << 30,
             reserve: 0,

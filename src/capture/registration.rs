@@ -252,9 +252,7 @@ impl Capture {
 
     /// A directory with all below it has another name now.
     pub fn directory_moved(&self, from: &Path, to: &Path) {
-        if let Some(watching) = &self.watch {
-            watching.watch.moved(from, to);
-        }
+        self.watching.moved(from, to);
         let moved: Vec<PathBuf> = self
             .databases
             .iter()

@@ -52,6 +52,14 @@ impl WalReader {
         self.window.clear();
     }
 
+    /// A place in this log.
+    pub fn mark_at(&self, position: Position) -> WalMark {
+        WalMark {
+            salt: self.header.salt,
+            position,
+        }
+    }
+
     /// Whether the log still holds what was captured: the frame that ends at `mark` is the same one.
     pub fn chains(&self, mark: &WalMark) -> io::Result<bool> {
         if mark.salt != self.header.salt {

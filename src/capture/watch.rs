@@ -16,10 +16,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::Capture;
 use super::backing::Backing;
 use super::database::{Database, locked};
 use super::gate::Gate;
+use super::{Capture, LogPassing};
 use crate::tenant::policy::Durability;
 
 /// Between two readings: what is written meanwhile is heard of at once, and the writers have the processor.
@@ -147,44 +147,60 @@ impl Watch {
     }
 }
 
-/// A watch that is listened to as long as this lives.
-#[derive(Debug)]
+/// A watch that is listened to as long as this lives; none where no log is passed through.
+#[derive(Debug, Default)]
 pub(super) struct Watching {
-    pub watch: Arc<Watch>,
-    /// Why some logs are not passed through.
+    watch: Option<Arc<Watch>>,
+    /// Why some logs are not passed through, or none of them.
     unwatched: OnceLock<String>,
 }
 
 impl Watching {
-    pub fn new(watch: Watch) -> Self {
-        Self {
-            watch: Arc::new(watch),
-            unwatched: OnceLock::new(),
+    /// # Errors
+    /// Where it is required, what keeps it from being had: the system's limit of instances, above all.
+    pub fn begin(wanted: LogPassing) -> io::Result<Self> {
+        let mut watching = Self::default();
+        if wanted == LogPassing::Never {
+            return Ok(watching);
         }
+        match Watch::new() {
+            Ok(watch) => watching.watch = Some(Arc::new(watch)),
+            Err(error) if wanted == LogPassing::Required => return Err(error),
+            Err(error) => watching.tell_unwatched("everywhere", &error, "instances"),
+        }
+        Ok(watching)
     }
 
     /// Says once why logs go through the daemon.
-    fn tell_unwatched(&self, directory: &Path, error: &io::Error) {
+    fn tell_unwatched(&self, place: &str, error: &io::Error, limit: &str) {
         let text = format!(
-            "{}: writes to logs can't be watched ({error}), so they go through the daemon; raise fs.inotify.max_user_watches",
-            directory.display()
+            "{place}: writes to logs can't be watched ({error}), so they go through the daemon; raise fs.inotify.max_user_{limit}"
         );
         if self.unwatched.set(text.clone()).is_ok() {
             tracing::warn!("{text}");
+        }
+    }
+
+    /// A directory with all below it has another name.
+    pub fn moved(&self, from: &Path, to: &Path) {
+        if let Some(watch) = &self.watch {
+            watch.moved(from, to);
         }
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.watch.end();
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
     }
 }
 
 impl Capture {
     /// Starts the thread that hears of writes to logs.
     pub(super) fn listen(self: &Arc<Self>) -> io::Result<()> {
-        let Some(watch) = self.watch.as_ref().map(|watching| watching.watch.clone()) else {
+        let Some(watch) = self.watching.watch.clone() else {
             return Ok(());
         };
         let capture = Arc::downgrade(self);
@@ -214,14 +230,15 @@ impl Capture {
     /// of its directory, and its commits do not wait for the store.
     pub fn may_pass_log(&self, db: &Database) -> bool {
         let waits = || db.policy().durability == Durability::Store;
-        let Some(watching) = self.watch.as_ref().filter(|_| !waits()) else {
+        let Some(watch) = self.watching.watch.as_ref().filter(|_| !waits()) else {
             return false;
         };
         let directory = db.path.parent().unwrap_or(Path::new(""));
-        match watching.watch.add(&self.shared.backing, directory) {
+        match watch.add(&self.shared.backing, directory) {
             Ok(()) => true,
             Err(error) => {
-                watching.tell_unwatched(&self.seen_at.join(directory), &error);
+                let place = self.seen_at.join(directory).display().to_string();
+                self.watching.tell_unwatched(&place, &error, "watches");
                 false
             }
         }
@@ -229,12 +246,12 @@ impl Capture {
 
     /// Whether the kernel may pass writes to logs through.
     pub fn passes_logs(&self) -> bool {
-        self.watch.is_some()
+        self.watching.watch.is_some()
     }
 
-    /// Why it does not for all directories.
+    /// Why it does not, or not for all directories.
     pub fn unwatched(&self) -> Option<String> {
-        self.watch.as_ref()?.unwatched.get().cloned()
+        self.watching.unwatched.get().cloned()
     }
 }
 

@@ -321,8 +321,9 @@ fn attend_to(shared: &Shared, urgent: Urgent, merges: &Sender<Look>) {
     match urgent {
         Urgent::Gate(held, gate) => survived(|| {
             pass_gate(shared, &held, gate);
-            if gate.destroys_frames() {
-                merge_soon(shared, &held.db.newest(), merges);
+            let db = held.db.newest();
+            if gate.destroys_frames() || db.ends_unseen(Some(gate)) {
+                merge_soon(shared, &db, merges);
             }
         }),
         Urgent::Commit(held) => survived(|| commits::capture_held(shared, held, now_ms())),

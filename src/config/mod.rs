@@ -66,7 +66,7 @@ pub struct Config {
 /// How commits are heard of (`mount.capture`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CaptureWay {
-    /// At present by interception.
+    /// By passthrough where that works, else by interception.
     #[default]
     Auto,
     /// Writes to logs go through the daemon.

@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
         "mount.capture",
         Value(capture),
         "auto",
-        "`passthrough`: the kernel passes writes to `-wal` to the file underneath, and the daemon is told; refused at start where it can't. `intercept`: they go through the daemon; `auto` picks, at present always `intercept`",
+        "`passthrough`: the kernel passes writes to `-wal` to the file underneath, and the daemon is told; refused at start where it can't. `intercept`: they go through the daemon. `auto`: `passthrough` where it works",
     ),
     key(
         "mount.gateTimeout",

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::Error;
 use super::mounts::Mounts;
 use crate::capture::spool::SpoolLimits;
-use crate::capture::{self, Capture, Database, STATE_FOLDER};
+use crate::capture::{self, Capture, Database, LogPassing, STATE_FOLDER};
 use crate::config::{CaptureWay, Config, SpoolReserve, WatchPath};
 use crate::mount::{MountOptions, Mounted, open_backing_directory};
 use crate::replicate::{Replicator, Ship, Uplink};
@@ -83,7 +83,12 @@ fn start_capture(
     };
     let settings = capture::Settings {
         gate_timeout: config.gate_timeout,
-        passes_logs: config.capture_way == CaptureWay::Passthrough,
+        log_passing: match config.capture_way {
+            CaptureWay::Intercept => LogPassing::Never,
+            CaptureWay::Auto if !config.passthrough => LogPassing::Never,
+            CaptureWay::Auto => LogPassing::WherePossible,
+            CaptureWay::Passthrough => LogPassing::Required,
+        },
         spool: SpoolLimits {
             // Each watch path has its own spool; together they keep to the limit.
             bytes: config.limits.spool_bytes / config.watch_paths.len() as u64,

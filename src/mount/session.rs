@@ -195,18 +195,19 @@ impl Mounted {
             SessionState::Serving => self.lookout.verdict(),
             SessionState::Ended { error } => ("unmounted", error.clone()),
         };
-        let passes_logs = self.files.is_passthrough() && self.files.capture.passes_logs();
+        let capture = &self.files.capture;
+        let is_passthrough = self.files.is_passthrough();
         MountStatus {
             watch_path: self.options.watch_path.clone(),
             mountpoint: self.options.mountpoint.clone(),
             prefix: self.options.prefix.clone(),
-            capture: match passes_logs {
+            capture: match is_passthrough && capture.passes_logs() {
                 true => "passthrough",
                 false => "intercept",
             },
-            file_passthrough: self.files.is_passthrough(),
+            file_passthrough: is_passthrough,
             state,
-            error: error.or_else(|| self.files.capture.unwatched().filter(|_| passes_logs)),
+            error: error.or_else(|| capture.unwatched().filter(|_| is_passthrough)),
             take_over: self.files.take_over_progress(),
         }
     }

@@ -19,7 +19,7 @@ use super::inodes::{NodeId, ROOT};
 use super::names::EntryName;
 use super::passthrough::FileSystem;
 use crate::capture::spool::SpoolLimits;
-use crate::capture::{Capture, Database, STATE_FOLDER, Settings};
+use crate::capture::{Capture, Database, LogPassing, STATE_FOLDER, Settings};
 use crate::tenant::discovery::{Rules, RulesWritten};
 use crate::tenant::roster::Roster;
 
@@ -42,7 +42,7 @@ fn scratch() -> Scratch {
     let backing = Arc::new(OwnedFd::from(open));
     let settings = Settings {
         gate_timeout: DEADLINE,
-        passes_logs: false,
+        log_passing: LogPassing::Never,
         spool: SpoolLimits {
             bytes: 1 << 20,
             reserve: 0,

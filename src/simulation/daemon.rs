@@ -14,7 +14,7 @@ use super::chance::Dice;
 use super::store::SimulatedStore;
 use super::world::{Profile, STATE};
 use crate::capture::spool::SpoolLimits;
-use crate::capture::{ByHand, Capture, Kind, Settings, StartError};
+use crate::capture::{ByHand, Capture, Kind, LogPassing, Settings, StartError};
 use crate::replicate::{Replicator, SyncError, Synced, Uplink};
 use crate::store::ObjectStore;
 use crate::store::stores::Stores;
@@ -45,7 +45,7 @@ impl Daemon {
         let data = root.join("data");
         let backing = Arc::new(OwnedFd::from(File::open(&data).expect("a directory")));
         let settings = Settings {
-            passes_logs: false,
+            log_passing: LogPassing::Never,
             gate_timeout: Duration::from_millis(50),
             spool: SpoolLimits {
                 bytes: profile.spool_bytes,

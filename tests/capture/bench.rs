@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use litestream_multitenant::capture::spool::SpoolLimits;
 use litestream_multitenant::capture::{
-    Capture, Database, FileKind, Gate, Next, OpenedAs, Settings,
+    Capture, Database, FileKind, Gate, LogPassing, Next, OpenedAs, Settings,
 };
 use litestream_multitenant::restore::{At, Target, restore_to_file};
 use litestream_multitenant::store::directory::DirectoryStore;
@@ -226,7 +226,7 @@ fn start_capture(
     let root = std::fs::File::open(dir.join("data")).expect("open");
     let settings = Settings {
         gate_timeout: Duration::from_secs(5),
-        passes_logs: false,
+        log_passing: LogPassing::Never,
         spool: SpoolLimits {
             bytes: 1 << 30,
             reserve: 0,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::process::{output, succeeded};
 use super::support::sqlite::{self, Session, companion};
 
@@ -30,8 +30,8 @@ impl Daemon {
 /// The wal-index is memory that processes share; the daemon has it from the backing file.
 #[test]
 fn sqlite_30_processes_see_each_others_commits_at_once() {
-    for passthrough in [true, false] {
-        let daemon = Daemon::start(Options::served(passthrough));
+    for served in Served::ALL {
+        let daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = daemon.database(&client);
         sqlite::query(&database, CREATE);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::sqlite::{self, Session};
 
 const CREATE: &str =
@@ -84,8 +84,8 @@ impl Daemon {
 
 #[test]
 fn sqlite_17_a_page_that_is_written_past_sqlite_is_named_and_stored() {
-    for passthrough in [true, false] {
-        let mut daemon = Daemon::start(Options::served(passthrough));
+    for served in Served::ALL {
+        let mut daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = daemon.database(&client);
         sqlite::query(&database, CREATE);

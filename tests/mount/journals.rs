@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::fault;
 use super::support::process::wait_until;
 use super::support::sqlite::{self, Session, companion};
@@ -128,8 +128,8 @@ fn sqlite_23_a_connection_without_a_journal_is_followed_while_it_stays_open() {
 /// A writer that pauses in the middle of its pages, for longer than a file has to be left alone, holds a lock on it.
 #[test]
 fn sqlite_23_a_transaction_without_a_journal_is_not_stored_before_it_ends() {
-    for (mode, passthrough) in [("MEMORY", true), ("OFF", false)] {
-        let daemon = Daemon::start(Options::served(passthrough));
+    for (mode, served) in [("MEMORY", Served::LogsPassed), ("OFF", Served::ByDaemon)] {
+        let daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = scene(&daemon, &client, "DELETE");
         assert_eq!(daemon.health(&client)["lastError"], serde_json::Value::Null);
@@ -212,8 +212,11 @@ const LOAD_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 /// Stored while it is written without a pause: each moment is a committed state, and there are several.
 #[test]
 fn sqlite_20_what_is_stored_under_load_is_never_half_a_transaction() {
-    for (mode, passthrough) in [("DELETE", true), ("TRUNCATE", false)] {
-        let daemon = Daemon::start(Options::served(passthrough));
+    for (mode, served) in [
+        ("DELETE", Served::LogsPassed),
+        ("TRUNCATE", Served::ByDaemon),
+    ] {
+        let daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = daemon.database(&client);
         sqlite::query(&database, &format!("PRAGMA journal_mode = {mode}; {ROWS}"));
@@ -228,8 +231,11 @@ fn sqlite_20_what_is_stored_under_load_is_never_half_a_transaction() {
 /// Between two transactions there is hardly a moment: each comparison gets its turn all the same.
 #[test]
 fn sqlite_20_what_is_written_without_a_pause_is_stored_meanwhile() {
-    for (mode, passthrough) in [("DELETE", true), ("PERSIST", false)] {
-        let daemon = Daemon::start(Options::served(passthrough));
+    for (mode, served) in [
+        ("DELETE", Served::LogsPassed),
+        ("PERSIST", Served::ByDaemon),
+    ] {
+        let daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = scene(&daemon, &client, mode);
         let txid = || {
@@ -278,8 +284,11 @@ fn sqlite_20_a_commit_in_a_large_database_costs_what_it_writes() {
     const LARGE: &str = "CREATE TABLE large (a INTEGER PRIMARY KEY, b);
         WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
         INSERT INTO large SELECT i, randomblob(3900) FROM n";
-    for (mode, passthrough) in [("DELETE", true), ("PERSIST", false)] {
-        let mut daemon = Daemon::start(Options::served(passthrough));
+    for (mode, served) in [
+        ("DELETE", Served::LogsPassed),
+        ("PERSIST", Served::ByDaemon),
+    ] {
+        let mut daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = daemon.database(&client);
         sqlite::query(&database, &format!("PRAGMA journal_mode = {mode}; {LARGE}"));
@@ -471,8 +480,8 @@ fn sqlite_37_a_hot_journal_at_the_take_over_is_waited_for() {
 /// In the middle of each snapshot and comparison, too: what is read is then of two states, and dropped.
 #[test]
 fn sqlite_37_switches_of_the_journal_mode_under_load_mix_no_states() {
-    for passthrough in [true, false] {
-        let daemon = Daemon::start(Options::served(passthrough));
+    for served in Served::ALL {
+        let daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let database = scene(&daemon, &client, "WAL");
         let switches =

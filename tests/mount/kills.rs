@@ -1,17 +1,17 @@
 //! The daemon is killed under load, then the writers, round after round: nothing that was acknowledged and synced is
 //! missing, and after settling the replica equals the source.
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::sqlite;
 use super::support::workload::{Workload, acknowledged, assert_has_all};
 
 const ROUNDS: u32 = 20;
 
-fn rounds(passthrough: bool) {
+fn rounds(served: Served) {
     let mut daemon = Daemon::start(Options {
         sync_interval: "20ms",
         time_limit: std::time::Duration::from_secs(170),
-        ..Options::served(passthrough)
+        ..Options::served(served)
     });
     let clients = [guid(1), guid(2)];
     for round in 0..ROUNDS {
@@ -78,10 +78,15 @@ fn rounds(passthrough: bool) {
 
 #[test]
 fn twenty_rounds_of_kills() {
-    rounds(true);
+    rounds(Served::LogsPassed);
 }
 
 #[test]
 fn twenty_rounds_of_kills_without_passthrough() {
-    rounds(false);
+    rounds(Served::ByDaemon);
+}
+
+#[test]
+fn twenty_rounds_of_kills_intercepted() {
+    rounds(Served::LogsIntercepted);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::sqlite;
 use super::support::tree::tree;
 
@@ -162,8 +162,8 @@ fn without_its_state_a_history_goes_on_in_a_new_generation() {
 /// Its connections keep their handles, and go on committing through these.
 #[test]
 fn a_directory_that_is_renamed_takes_its_live_databases_along() {
-    for passthrough in [true, false] {
-        let daemon = Daemon::start(Options::served(passthrough));
+    for served in Served::ALL {
+        let daemon = Daemon::start(Options::served(served));
         let client = guid(1);
         let (here, there) = (daemon.data().join("here"), daemon.data().join("there"));
         std::fs::create_dir(&here).expect("a folder");

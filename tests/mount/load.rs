@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::sqlite;
 use super::support::workload::{Workload, acknowledged, assert_has_all};
 
@@ -43,32 +43,37 @@ fn four_writers(options: Options, databases: u32, arguments: &str) {
 
 #[test]
 fn four_writers_on_four_databases() {
-    four_writers(Options::served(true), 4, "");
+    four_writers(Options::served(Served::LogsPassed), 4, "");
 }
 
 #[test]
 fn four_writers_on_one_database() {
-    four_writers(Options::served(true), 1, "");
+    four_writers(Options::served(Served::LogsPassed), 1, "");
 }
 
 #[test]
 fn four_writers_on_four_databases_without_passthrough() {
-    four_writers(Options::served(false), 4, "");
+    four_writers(Options::served(Served::ByDaemon), 4, "");
 }
 
 #[test]
 fn four_writers_on_one_database_without_passthrough() {
-    four_writers(Options::served(false), 1, "");
+    four_writers(Options::served(Served::ByDaemon), 1, "");
 }
 
 #[test]
 fn four_writers_with_every_kind_of_step() {
-    four_writers(Options::served(true), 2, ALL_STEPS);
+    four_writers(Options::served(Served::LogsPassed), 2, ALL_STEPS);
 }
 
 #[test]
 fn four_writers_with_every_kind_of_step_without_passthrough() {
-    four_writers(Options::served(false), 2, ALL_STEPS);
+    four_writers(Options::served(Served::ByDaemon), 2, ALL_STEPS);
+}
+
+#[test]
+fn four_writers_with_every_kind_of_step_intercepted() {
+    four_writers(Options::served(Served::LogsIntercepted), 2, ALL_STEPS);
 }
 
 /// Nothing is lost between a checkpoint and the reset of the log that follows: every commit is a transaction of the history.

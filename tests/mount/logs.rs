@@ -6,17 +6,17 @@ use std::process::Command;
 
 use litestream_multitenant::format::wal::WalHeader;
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::moments::Moments;
 use super::support::process::succeeded;
 use super::support::sqlite::{self, Session, companion};
 use super::support::wal::rewritten;
 
 /// A daemon to which each transaction is a moment, and the database of its one client.
-fn scene(passthrough: bool) -> (Daemon, String, PathBuf) {
+fn scene(served: Served) -> (Daemon, String, PathBuf) {
     let daemon = Daemon::start(Options {
         sync_interval: "0s",
-        ..Options::served(passthrough)
+        ..Options::served(served)
     });
     let client = guid(1);
     let database = daemon.database(&client);
@@ -49,8 +49,8 @@ const MANY_ROWS: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i +
 /// Frames of an open transaction are in the log, and are written again and again, before it ends.
 #[test]
 fn sqlite_02_a_transaction_that_spilled_is_captured_when_it_ends() {
-    for passthrough in [true, false] {
-        let (daemon, client, database) = scene(passthrough);
+    for served in Served::ALL {
+        let (daemon, client, database) = scene(served);
         let (mut session, first) = begun(&daemon, &client, SPILLING);
         let log = || fs::read(companion(&database, "-wal")).expect("a log");
         for round in 1..=3 {
@@ -73,8 +73,8 @@ fn sqlite_02_a_transaction_that_spilled_is_captured_when_it_ends() {
 /// What was taken back stays in the log, valid and without an end, until the next transaction goes over it.
 #[test]
 fn sqlite_03_what_was_rolled_back_is_never_stored() {
-    for passthrough in [true, false] {
-        let (daemon, client, _) = scene(passthrough);
+    for served in Served::ALL {
+        let (daemon, client, _) = scene(served);
         let (mut session, first) = begun(&daemon, &client, SPILLING);
         let mut moments = Moments::of(&daemon, &client);
         let before: Vec<u64> = (1..first).collect();
@@ -99,8 +99,8 @@ fn sqlite_03_what_was_rolled_back_is_never_stored() {
 /// The log is begun anew every few commits, and its old frames stay behind the new ones.
 #[test]
 fn sqlite_05_each_commit_is_captured_once_however_often_the_log_begins_anew() {
-    for passthrough in [true, false] {
-        let (daemon, client, database) = scene(passthrough);
+    for served in Served::ALL {
+        let (daemon, client, database) = scene(served);
         let (mut session, first) = begun(&daemon, &client, "PRAGMA synchronous = OFF;");
         session.run("PRAGMA wal_autocheckpoint = 3;");
         for row in 1..=100 {
@@ -137,7 +137,7 @@ fn sqlite_05_whatever_else_destroys_a_log_is_a_gate() {
         &["fallocate", "-p", "-o", "32", "-l", "8192", "LOG"],
         &["fallocate", "-z", "-o", "0", "-l", "4096", "LOG"],
     ] {
-        let (daemon, client, database) = scene(true);
+        let (daemon, client, database) = scene(Served::LogsPassed);
         let (mut session, first) = begun(&daemon, &client, "");
         let status = format!("/api/databases/{client}/{client}/status");
         let paused = daemon.send("PUT", &status, "{\"status\":\"paused\"}");
@@ -172,8 +172,8 @@ fn sqlite_05_whatever_else_destroys_a_log_is_a_gate() {
 /// `journal_size_limit` cuts the log in the first commit after a reset, behind the new frames.
 #[test]
 fn sqlite_06_a_log_that_is_cut_behind_its_commits_goes_on() {
-    for passthrough in [true, false] {
-        let (mut daemon, client, database) = scene(passthrough);
+    for served in Served::ALL {
+        let (mut daemon, client, database) = scene(served);
         let mut session = Session::open(&database);
         session.run("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 20000;");
         session.run("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(200000));");
@@ -204,8 +204,8 @@ fn sqlite_06_a_log_that_is_cut_behind_its_commits_goes_on() {
 
 #[test]
 fn sqlite_06_every_kind_of_checkpoint_at_every_level_of_synchronous_loses_nothing() {
-    for passthrough in [true, false] {
-        let (daemon, client, database) = scene(passthrough);
+    for served in Served::ALL {
+        let (daemon, client, database) = scene(served);
         let (mut session, mut txid) = begun(&daemon, &client, "PRAGMA wal_autocheckpoint = 0;");
         for level in ["OFF", "NORMAL", "FULL", "EXTRA"] {
             session.run(&format!("PRAGMA synchronous = {level};"));
@@ -228,8 +228,8 @@ fn sqlite_06_every_kind_of_checkpoint_at_every_level_of_synchronous_loses_nothin
 /// salts.
 #[test]
 fn sqlite_07_a_log_that_goes_with_each_close_is_captured_before() {
-    for passthrough in [true, false] {
-        let (daemon, client, database) = scene(passthrough);
+    for served in Served::ALL {
+        let (daemon, client, database) = scene(served);
         let (session, first) = begun(&daemon, &client, "");
         drop(session);
         for row in 1..=40 {
@@ -252,7 +252,7 @@ fn sqlite_07_a_log_that_goes_with_each_close_is_captured_before() {
 #[test]
 fn sqlite_08_a_commit_that_shortens_the_database_restores_to_its_size() {
     for auto_vacuum in ["NONE", "FULL", "INCREMENTAL"] {
-        let (daemon, client, _) = scene(true);
+        let (daemon, client, _) = scene(Served::LogsPassed);
         let pragmas = format!("PRAGMA auto_vacuum = {auto_vacuum};");
         let (mut session, first) = begun(&daemon, &client, &pragmas);
         let before: Vec<u64> = (1..first).collect();
@@ -278,7 +278,7 @@ fn sqlite_08_a_commit_that_shortens_the_database_restores_to_its_size() {
 /// The page size can change only outside WAL mode, by VACUUM. No segment spans it.
 #[test]
 fn sqlite_09_another_page_size_begins_a_generation() {
-    let (daemon, client, database) = scene(true);
+    let (daemon, client, database) = scene(Served::LogsPassed);
     let mut session = Session::open(&database);
     session.run("PRAGMA page_size = 4096; PRAGMA journal_mode = WAL;");
     session.run("CREATE TABLE t (a); INSERT INTO t VALUES ('before');");
@@ -339,7 +339,7 @@ fn sqlite_10_a_log_in_the_other_byte_order_is_gone_on_with() {
 /// Without powersafe overwrite the commit frame is repeated up to the end of the sector.
 #[test]
 fn sqlite_12_padding_to_the_sectors_end_is_no_transaction() {
-    let (daemon, client, database) = scene(true);
+    let (daemon, client, database) = scene(Served::LogsPassed);
     let uri = format!("file:{}?psow=0", database.display());
     let mut session = Session::open(Path::new(&uri));
     session.run("PRAGMA page_size = 512; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
@@ -365,8 +365,8 @@ fn sqlcipher(database: &Path) -> Session {
 /// No page is plain, not even the first: page size and size come from the log, and checksums are of what is there.
 #[test]
 fn sqlite_13_an_encrypted_database_is_replicated_without_its_key() {
-    for passthrough in [true, false] {
-        let (mut daemon, client, database) = scene(passthrough);
+    for served in Served::ALL {
+        let (mut daemon, client, database) = scene(served);
         let mut session = sqlcipher(&database);
         session.run("PRAGMA journal_mode = WAL; CREATE TABLE t (a);");
         session.run("INSERT INTO t VALUES ('kept from everybody');");

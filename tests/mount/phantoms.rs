@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::support::daemon::{Daemon, Options, guid};
+use super::support::daemon::{Daemon, Options, Served, guid};
 use super::support::fault::{self, AFTER_COMMIT, AFTER_COMMIT_HEADER};
 use super::support::moments::Moments;
 use super::support::sqlite::{self, Session, companion};
@@ -16,11 +16,11 @@ const PHANTOM: &str = "INSERT INTO t VALUES ('never seen')";
 /// More frames than what comes after it.
 const LONG_PHANTOM: &str = "UPDATE t SET a = 'never seen'; INSERT INTO t VALUES (zeroblob(30000))";
 
-fn start(passthrough: bool) -> Daemon {
+fn start(served: Served) -> Daemon {
     Daemon::start(Options {
         // Each transaction is a moment.
         sync_interval: "0s",
-        ..Options::served(passthrough)
+        ..Options::served(served)
     })
 }
 
@@ -78,8 +78,8 @@ impl Daemon {
 
 #[test]
 fn sqlite_01_a_commit_is_a_whole_chain_and_no_mark() {
-    for passthrough in [true, false] {
-        let daemon = start(passthrough);
+    for served in Served::ALL {
+        let daemon = start(served);
         let (client, database, mut session, mut moments) = watched(&daemon);
         let first = moments.see(&mut session);
         // The header that has the mark is in the log, and its page is not.
@@ -96,46 +96,50 @@ fn sqlite_01_a_commit_is_a_whole_chain_and_no_mark() {
 
 #[test]
 fn sqlite_04_a_commit_whose_writer_died_before_it_was_published_is_not_stored() {
-    let daemon = start(true);
-    let (client, database, mut session, mut moments) = watched(&daemon);
-    let first = moments.see(&mut session);
-    for (round, phantom) in [PHANTOM, LONG_PHANTOM, PHANTOM].into_iter().enumerate() {
-        fault::dies(&database, AFTER_COMMIT, phantom);
-        let txid = moments.see(&mut session);
-        assert_eq!(txid, first + round as u64, "it was taken for a commit");
-        // The next writer overwrites it.
-        session.run(&format!("INSERT INTO t VALUES ({round});"));
-        assert_eq!(moments.see(&mut session), txid + 1);
+    for served in Served::PASSED {
+        let daemon = start(served);
+        let (client, database, mut session, mut moments) = watched(&daemon);
+        let first = moments.see(&mut session);
+        for (round, phantom) in [PHANTOM, LONG_PHANTOM, PHANTOM].into_iter().enumerate() {
+            fault::dies(&database, AFTER_COMMIT, phantom);
+            let txid = moments.see(&mut session);
+            assert_eq!(txid, first + round as u64, "it was taken for a commit");
+            // The next writer overwrites it.
+            session.run(&format!("INSERT INTO t VALUES ({round});"));
+            assert_eq!(moments.see(&mut session), txid + 1);
+        }
+        moments.assert_restored(&daemon.moments_before(&client, first));
+        drop(session);
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
     }
-    moments.assert_restored(&daemon.moments_before(&client, first));
-    drop(session);
-    assert_replica_equals(&daemon, &client, &database, "restored.db");
 }
 
 #[test]
 fn sqlite_04_a_commit_whose_sync_failed_is_not_stored() {
-    let daemon = start(true);
-    let (client, database, mut session, mut moments) = watched(&daemon);
-    let first = moments.see(&mut session);
-    let mut failing = fault::session(&database, "fail sync -wal 1");
-    failing.run("PRAGMA synchronous = FULL;");
-    failing.run(&format!("{LONG_PHANTOM};"));
-    assert_eq!(moments.see(&mut session), first);
-    assert_eq!(moments.see(&mut failing), first, "it was rolled back");
-    // Both go on.
-    for (round, writer) in [&mut session, &mut failing].into_iter().enumerate() {
-        writer.run(&format!("INSERT INTO t VALUES ({round});"));
-        assert_eq!(moments.see(writer), first + 1 + round as u64);
+    for served in Served::PASSED {
+        let daemon = start(served);
+        let (client, database, mut session, mut moments) = watched(&daemon);
+        let first = moments.see(&mut session);
+        let mut failing = fault::session(&database, "fail sync -wal 1");
+        failing.run("PRAGMA synchronous = FULL;");
+        failing.run(&format!("{LONG_PHANTOM};"));
+        assert_eq!(moments.see(&mut session), first);
+        assert_eq!(moments.see(&mut failing), first, "it was rolled back");
+        // Both go on.
+        for (round, writer) in [&mut session, &mut failing].into_iter().enumerate() {
+            writer.run(&format!("INSERT INTO t VALUES ({round});"));
+            assert_eq!(moments.see(writer), first + 1 + round as u64);
+        }
+        moments.assert_restored(&daemon.moments_before(&client, first));
+        drop(failing);
+        drop(session);
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
     }
-    moments.assert_restored(&daemon.moments_before(&client, first));
-    drop(failing);
-    drop(session);
-    assert_replica_equals(&daemon, &client, &database, "restored.db");
 }
 
 #[test]
 fn sqlite_04_at_a_reset_an_unpublished_commit_is_kept_aside_and_not_stored() {
-    let mut daemon = start(true);
+    let mut daemon = start(Served::LogsIntercepted);
     let (client, database, mut session, mut moments) = watched(&daemon);
     let first = moments.see(&mut session);
     fault::dies(&database, AFTER_COMMIT, PHANTOM);
@@ -158,13 +162,13 @@ fn sqlite_04_at_a_reset_an_unpublished_commit_is_kept_aside_and_not_stored() {
 /// What the last close destroys with its log was never committed, whatever was believed of it before.
 #[test]
 fn sqlite_04_at_the_last_close_an_unpublished_commit_is_not_part_of_the_database() {
-    for passthrough in [true, false] {
-        let daemon = start(passthrough);
+    for served in Served::ALL {
+        let daemon = start(served);
         let (client, database, session) = live_database(&daemon);
         let before = daemon.sync(&client);
         fault::dies(&database, AFTER_COMMIT, PHANTOM);
         let seen = daemon.sync(&client);
-        assert_eq!(seen, before + u64::from(!passthrough));
+        assert_eq!(seen, before + u64::from(served == Served::ByDaemon));
         drop(session);
         assert!(!companion(&database, "-wal").exists());
         assert_replica_equals(&daemon, &client, &database, "restored.db");
@@ -176,64 +180,68 @@ fn sqlite_04_at_the_last_close_an_unpublished_commit_is_not_part_of_the_database
 /// wal-index speaks of the next log by then, or is gone. Nothing was looked at before: the gate alone captures.
 #[test]
 fn sqlite_04a_the_header_lies_at_the_gates() {
-    const RESTART: &str = "INSERT INTO t VALUES ('begins the next log')";
-    const TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
-    let daemon = start(true);
-    let (client, database, mut session, mut moments) = watched(&daemon);
-    let first = moments.see(&mut session);
-    let mut txid = first;
-    for (event, how, lets_in) in [
-        ("write-at-start", RESTART, ""),
-        ("truncate", TRUNCATE, ""),
-        ("write-at-start", RESTART, PHANTOM),
-        ("truncate", TRUNCATE, PHANTOM),
-    ] {
-        for action in ["die", "die-after"] {
-            daemon.set_status(&client, "paused");
-            for text in ["committed", "too"] {
-                session.run(&format!("INSERT INTO t VALUES ('{text} {txid}');"));
+    for served in Served::PASSED {
+        const RESTART: &str = "INSERT INTO t VALUES ('begins the next log')";
+        const TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let daemon = start(served);
+        let (client, database, mut session, mut moments) = watched(&daemon);
+        let first = moments.see(&mut session);
+        let mut txid = first;
+        for (event, how, lets_in) in [
+            ("write-at-start", RESTART, ""),
+            ("truncate", TRUNCATE, ""),
+            ("write-at-start", RESTART, PHANTOM),
+            ("truncate", TRUNCATE, PHANTOM),
+        ] {
+            for action in ["die", "die-after"] {
+                daemon.set_status(&client, "paused");
+                for text in ["committed", "too"] {
+                    session.run(&format!("INSERT INTO t VALUES ('{text} {txid}');"));
+                    txid += 1;
+                    moments.note(txid, &mut session);
+                }
+                if !lets_in.is_empty() {
+                    fault::dies(&database, AFTER_COMMIT, lets_in);
+                }
+                session.run("PRAGMA wal_checkpoint(PASSIVE);");
+                fault::dies(&database, &format!("{action} {event} -wal 1"), how);
+                moments.note(txid, &mut session);
+                session.run(&format!("INSERT INTO t VALUES ('after {event}');"));
                 txid += 1;
                 moments.note(txid, &mut session);
+                daemon.set_status(&client, "active");
+                assert_eq!(moments.see(&mut session), txid, "{action} {event}");
             }
-            if !lets_in.is_empty() {
-                fault::dies(&database, AFTER_COMMIT, lets_in);
-            }
-            session.run("PRAGMA wal_checkpoint(PASSIVE);");
-            fault::dies(&database, &format!("{action} {event} -wal 1"), how);
-            moments.note(txid, &mut session);
-            session.run(&format!("INSERT INTO t VALUES ('after {event}');"));
-            txid += 1;
-            moments.note(txid, &mut session);
-            daemon.set_status(&client, "active");
-            assert_eq!(moments.see(&mut session), txid, "{action} {event}");
         }
+        moments.assert_restored(&daemon.moments_before(&client, first));
+        drop(session);
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
+        let log = daemon.log.text();
+        assert!(!log.contains("A gate was passed before"), "{log}");
     }
-    moments.assert_restored(&daemon.moments_before(&client, first));
-    drop(session);
-    assert_replica_equals(&daemon, &client, &database, "restored.db");
-    let log = daemon.log.text();
-    assert!(!log.contains("A gate was passed before"), "{log}");
 }
 
 /// The last close takes the wal-index away first: whoever dies then leaves a log that no index speaks of.
 #[test]
 fn sqlite_04a_at_the_last_close_the_index_is_gone_before_its_log() {
-    let daemon = start(true);
-    let (client, database, mut session, mut moments) = watched(&daemon);
-    let first = moments.see(&mut session);
-    drop(session);
-    for action in ["die", "die-after"] {
-        daemon.set_status(&client, "paused");
-        let sql = format!("INSERT INTO t VALUES ('{action}')");
-        fault::dies(&database, &format!("{action} unlink -wal 1"), &sql);
-        assert!(!companion(&database, "-shm").exists());
-        assert_eq!(companion(&database, "-wal").exists(), action == "die");
-        daemon.set_status(&client, "active");
-        let mut session = Session::open(&database);
-        moments.see(&mut session);
+    for served in Served::PASSED {
+        let daemon = start(served);
+        let (client, database, mut session, mut moments) = watched(&daemon);
+        let first = moments.see(&mut session);
+        drop(session);
+        for action in ["die", "die-after"] {
+            daemon.set_status(&client, "paused");
+            let sql = format!("INSERT INTO t VALUES ('{action}')");
+            fault::dies(&database, &format!("{action} unlink -wal 1"), &sql);
+            assert!(!companion(&database, "-shm").exists());
+            assert_eq!(companion(&database, "-wal").exists(), action == "die");
+            daemon.set_status(&client, "active");
+            let mut session = Session::open(&database);
+            moments.see(&mut session);
+        }
+        assert_eq!(daemon.sync(&client), first + 2);
+        moments.assert_restored(&daemon.moments_before(&client, first));
     }
-    assert_eq!(daemon.sync(&client), first + 2);
-    moments.assert_restored(&daemon.moments_before(&client, first));
 }
 
 /// What was believed because nothing but the chain could be seen is overwritten by something longer, so that the place
@@ -244,7 +252,7 @@ fn sqlite_04b_what_was_stored_too_early_and_overwritten_is_retracted() {
         "INSERT INTO t VALUES (3);",
         "INSERT INTO t VALUES (zeroblob(50000));",
     ] {
-        let daemon = start(false);
+        let daemon = start(Served::ByDaemon);
         let (client, database, mut session, mut moments) = watched(&daemon);
         let first = moments.see(&mut session);
         fault::dies(&database, AFTER_COMMIT, LONG_PHANTOM);
@@ -266,22 +274,24 @@ fn sqlite_04b_what_was_stored_too_early_and_overwritten_is_retracted() {
 /// Whoever opens the database then recovers it: with a commit whose page came, without one whose page did not.
 #[test]
 fn sqlite_15_after_all_writers_died_the_chain_decides_as_recovery_does() {
-    for (fault, commits) in [(AFTER_COMMIT, 1), (AFTER_COMMIT_HEADER, 0)] {
-        let daemon = start(true);
-        let (client, database, session) = live_database(&daemon);
-        let before = daemon.sync(&client);
-        fault::dies(&database, fault, LONG_PHANTOM);
-        assert_eq!(daemon.sync(&client), before);
-        session.kill9();
-        let then = daemon.sync(&client);
-        assert_eq!(then, before + commits, "{fault}");
-        // The torn tail stays in the file, and the next writer goes over it.
-        let mut session = Session::open(&database);
-        session.run("INSERT INTO t VALUES ('after');");
-        assert_eq!(daemon.sync(&client), then + 1, "{fault}");
-        drop(session);
-        assert_replica_equals(&daemon, &client, &database, "restored.db");
-        assert_eq!(daemon.generations(&client).len(), 1);
+    for served in Served::PASSED {
+        for (fault, commits) in [(AFTER_COMMIT, 1), (AFTER_COMMIT_HEADER, 0)] {
+            let daemon = start(served);
+            let (client, database, session) = live_database(&daemon);
+            let before = daemon.sync(&client);
+            fault::dies(&database, fault, LONG_PHANTOM);
+            assert_eq!(daemon.sync(&client), before);
+            session.kill9();
+            let then = daemon.sync(&client);
+            assert_eq!(then, before + commits, "{fault}");
+            // The torn tail stays in the file, and the next writer goes over it.
+            let mut session = Session::open(&database);
+            session.run("INSERT INTO t VALUES ('after');");
+            assert_eq!(daemon.sync(&client), then + 1, "{fault}");
+            drop(session);
+            assert_replica_equals(&daemon, &client, &database, "restored.db");
+            assert_eq!(daemon.generations(&client).len(), 1);
+        }
     }
 }
 
@@ -289,73 +299,81 @@ fn sqlite_15_after_all_writers_died_the_chain_decides_as_recovery_does() {
 /// known, and nothing is said of it.
 #[test]
 fn with_an_index_that_cannot_be_read_nothing_is_said_to_be_stored() {
-    let daemon = Daemon::start(Options::served(true));
-    let (client, database, _session) = live_database(&daemon);
-    let index = companion(&database, "-shm");
-    let index = OpenOptions::new().read(true).write(true).open(index);
-    let index = index.expect("the wal-index");
-    let mut first_salt = [0; 4];
-    index.read_exact_at(&mut first_salt, 32).expect("read");
-    index.write_all_at(&[0xff; 4], 32).expect("written");
-    let sync = format!("/api/databases/{client}/{client}/sync?timeout=300ms");
-    let (status, answer) = daemon.post(&sync);
-    assert_eq!(status, 504, "{answer}");
-    index.write_all_at(&first_salt, 32).expect("written");
-    assert_replica_equals(&daemon, &client, &database, "restored.db");
+    for served in Served::PASSED {
+        let daemon = Daemon::start(Options::served(served));
+        let (client, database, _session) = live_database(&daemon);
+        let index = companion(&database, "-shm");
+        let index = OpenOptions::new().read(true).write(true).open(index);
+        let index = index.expect("the wal-index");
+        let mut first_salt = [0; 4];
+        index.read_exact_at(&mut first_salt, 32).expect("read");
+        index.write_all_at(&[0xff; 4], 32).expect("written");
+        let sync = format!("/api/databases/{client}/{client}/sync?timeout=300ms");
+        let (status, answer) = daemon.post(&sync);
+        assert_eq!(status, 504, "{answer}");
+        index.write_all_at(&first_salt, 32).expect("written");
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
+    }
 }
 
 /// The index that a crash leaves behind is valid, has the log's salts, and says less than the log.
 #[test]
 fn sqlite_14_an_index_that_a_crash_left_behind_says_nothing() {
-    let daemon = Daemon::start(Options::served(true));
-    let (client, database, session) = live_database(&daemon);
-    session.kill9();
-    let acks = daemon.path("acks");
-    Workload::start(
-        &database,
-        &acks,
-        "--transactions 200 --locking-mode exclusive --autocheckpoint 20",
-    )
-    .finish();
-    daemon.sync(&client);
-    let restored = daemon.restore(&client, &[], "restored.db");
-    assert_has_all(&restored, &acknowledged(&acks));
-    sqlite::assert_same(&database, &restored);
-    assert_eq!(daemon.generations(&client).len(), 1);
+    for served in Served::PASSED {
+        let daemon = Daemon::start(Options::served(served));
+        let (client, database, session) = live_database(&daemon);
+        session.kill9();
+        let acks = daemon.path("acks");
+        Workload::start(
+            &database,
+            &acks,
+            "--transactions 200 --locking-mode exclusive --autocheckpoint 20",
+        )
+        .finish();
+        daemon.sync(&client);
+        let restored = daemon.restore(&client, &[], "restored.db");
+        assert_has_all(&restored, &acknowledged(&acks));
+        sqlite::assert_same(&database, &restored);
+        assert_eq!(daemon.generations(&client).len(), 1);
+    }
 }
 
 /// Whoever has the database for itself dies with a commit in the log, beside an index that an earlier crash left.
 #[test]
 fn sqlite_14_what_an_exclusive_writer_leaves_counts_beside_a_stale_index() {
-    const EXCLUSIVE: &str = "PRAGMA locking_mode = EXCLUSIVE; INSERT INTO t VALUES ('alone')";
-    for (fault, commits) in [(AFTER_COMMIT, 1), (AFTER_COMMIT_HEADER, 0)] {
-        let daemon = start(true);
-        let (client, database, session) = live_database(&daemon);
-        let before = daemon.sync(&client);
-        session.kill9();
-        assert!(companion(&database, "-shm").exists(), "the stale index");
-        fault::dies(&database, fault, EXCLUSIVE);
-        assert_eq!(daemon.sync(&client), before + commits, "{fault}");
-        assert_replica_equals(&daemon, &client, &database, "restored.db");
-        assert_eq!(daemon.generations(&client).len(), 1);
+    for served in Served::PASSED {
+        const EXCLUSIVE: &str = "PRAGMA locking_mode = EXCLUSIVE; INSERT INTO t VALUES ('alone')";
+        for (fault, commits) in [(AFTER_COMMIT, 1), (AFTER_COMMIT_HEADER, 0)] {
+            let daemon = start(served);
+            let (client, database, session) = live_database(&daemon);
+            let before = daemon.sync(&client);
+            session.kill9();
+            assert!(companion(&database, "-shm").exists(), "the stale index");
+            fault::dies(&database, fault, EXCLUSIVE);
+            assert_eq!(daemon.sync(&client), before + commits, "{fault}");
+            assert_replica_equals(&daemon, &client, &database, "restored.db");
+            assert_eq!(daemon.generations(&client).len(), 1);
+        }
     }
 }
 
 #[test]
 fn sqlite_14_commits_in_exclusive_mode_are_captured_while_it_lasts() {
-    let daemon = Daemon::start(Options::served(true));
-    let client = guid(1);
-    let database = daemon.database(&client);
-    let mut session = Session::open(&database);
-    session.run("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;");
-    session.run("CREATE TABLE t (a); PRAGMA wal_autocheckpoint = 5;");
-    for row in 0..50 {
-        session.run(&format!("INSERT INTO t VALUES ({row});"));
+    for served in Served::PASSED {
+        let daemon = Daemon::start(Options::served(served));
+        let client = guid(1);
+        let database = daemon.database(&client);
+        let mut session = Session::open(&database);
+        session.run("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;");
+        session.run("CREATE TABLE t (a); PRAGMA wal_autocheckpoint = 5;");
+        for row in 0..50 {
+            session.run(&format!("INSERT INTO t VALUES ({row});"));
+        }
+        daemon.sync(&client);
+        let restored = daemon.restore(&client, &[], "restored.db");
+        assert_eq!(sqlite::query(&restored, "SELECT count(*) FROM t"), "50");
+        session.run("INSERT INTO t VALUES (50);");
+        drop(session);
+        assert_replica_equals(&daemon, &client, &database, "again.db");
     }
-    daemon.sync(&client);
-    let restored = daemon.restore(&client, &[], "restored.db");
-    assert_eq!(sqlite::query(&restored, "SELECT count(*) FROM t"), "50");
-    session.run("INSERT INTO t VALUES (50);");
-    drop(session);
-    assert_replica_equals(&daemon, &client, &database, "again.db");
 }

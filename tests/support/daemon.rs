@@ -68,18 +68,35 @@ impl Default for Options {
 }
 
 impl Options {
-    /// With files passed through by the kernel, or all served by the daemon.
-    pub fn served(passthrough: bool) -> Self {
-        let flags = if passthrough {
-            Vec::new()
-        } else {
-            vec!["-no-passthrough".to_owned()]
+    pub fn served(served: Served) -> Self {
+        let (flags, config) = match served {
+            Served::LogsPassed => (Vec::new(), "mount: {capture: passthrough}\n"),
+            Served::LogsIntercepted => (Vec::new(), "mount: {capture: intercept}\n"),
+            Served::ByDaemon => (vec!["-no-passthrough".to_owned()], ""),
         };
         Self {
             flags,
+            config: config.to_owned(),
             ..Self::default()
         }
     }
+}
+
+/// Which files the kernel passes through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Served {
+    /// All but rollback journals.
+    LogsPassed,
+    /// Logs go through the daemon as well.
+    LogsIntercepted,
+    /// None.
+    ByDaemon,
+}
+
+impl Served {
+    /// The wal-index is seen.
+    pub const PASSED: [Self; 2] = [Self::LogsPassed, Self::LogsIntercepted];
+    pub const ALL: [Self; 3] = [Self::LogsPassed, Self::LogsIntercepted, Self::ByDaemon];
 }
 
 const START_TIME: Duration = Duration::from_secs(15);

@@ -137,3 +137,18 @@ fn a_reset_that_is_not_seen_is_in_order_only_behind_a_complete_checkpoint() {
         }
     }
 }
+
+/// The same where the checkpoint comes before the first image is begun.
+#[test]
+fn a_complete_checkpoint_before_the_first_image_is_one_all_the_same() {
+    let mut model = Model::new(6, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
+    workers::make_image(&db, &shared).expect("a first image");
+    model.execute("INSERT INTO t VALUES (1001, 'after')");
+    let drained = workers::drain(&db, &shared).expect("looked");
+    let history = db.history();
+    assert_eq!((drained.next, history.resync), (Next::Nothing, None));
+    assert_eq!(history.mark.expect("a mark").txid, 2);
+}

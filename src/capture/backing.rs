@@ -134,21 +134,6 @@ impl Backing {
         Ok(None)
     }
 
-    /// Opens a directory to name it by its descriptor; empty is the root itself.
-    pub(super) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
-        let path = match path.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => path,
-        };
-        Ok(rustix::fs::openat2(
-            self.root.as_fd(),
-            path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )?)
-    }
-
     /// Every regular file and every symbolic link (then the second argument is true) below the directory, but for the
     /// one folder at its root that is named by `skip`.
     pub fn walk(&self, skip: &str, found: &mut dyn FnMut(PathBuf, bool)) -> io::Result<()> {

@@ -125,6 +125,7 @@ struct Shared {
     backing: Backing,
     state: StateDb,
     spool: Spool,
+    watching: Watching,
     /// Major and minor number of the mount's device, once it is there.
     mount_device: OnceLock<(u32, u32)>,
     /// Of the page sums and of scratch files.
@@ -138,12 +139,14 @@ impl Shared {
         root: Arc<OwnedFd>,
         directory: &Path,
         spool: SpoolLimits,
+        watching: Watching,
     ) -> Result<Arc<Self>, StartError> {
         let claim = claim_state(directory)?;
         Ok(Arc::new(Self {
             backing: Backing::new(root),
             state: StateDb::open(&directory.join("state.db"), random::number())?,
             spool: Spool::open(directory.join("spool"), spool)?,
+            watching,
             mount_device: OnceLock::new(),
             directory: directory.to_owned(),
             _claim: claim,
@@ -232,8 +235,6 @@ pub struct Capture {
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
     workers: Workers,
-    /// None where logs are not passed through.
-    watching: Watching,
 }
 
 /// Makes the state directory where there is none, and keeps other instances out of it.
@@ -273,11 +274,11 @@ impl Capture {
         roster: Arc<Roster>,
         room: usize,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Arc<Database>>), StartError> {
-        let shared = Shared::open(root, directory, settings.spool)?;
+        let watching = Watching::begin(settings.log_passing).map_err(StartError::Watch)?;
+        let shared = Shared::open(root, directory, settings.spool, watching)?;
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
-        let watching = Watching::begin(settings.log_passing).map_err(StartError::Watch)?;
-        Self::with((shared, workers, watching), seen_at, rules, roster, room)
+        Self::with((shared, workers), seen_at, rules, roster, room)
     }
 
     /// The same without threads: their work is done by hand.
@@ -291,20 +292,14 @@ impl Capture {
         roster: Arc<Roster>,
     ) -> Result<StartedByHand, StartError> {
         const ROOM: usize = 16;
-        let shared = Shared::open(root, directory, settings.spool)?;
+        let shared = Shared::open(root, directory, settings.spool, Watching::default())?;
         let (workers, by_hand) = ByHand::new(&shared, settings.gate_timeout, ROOM);
-        let (capture, dirty) = Self::with(
-            (shared, workers, Watching::default()),
-            seen_at,
-            rules,
-            roster,
-            ROOM,
-        )?;
+        let (capture, dirty) = Self::with((shared, workers), seen_at, rules, roster, ROOM)?;
         Ok((capture, dirty, by_hand))
     }
 
     fn with(
-        (shared, workers, watching): (Arc<Shared>, Workers, Watching),
+        (shared, workers): (Arc<Shared>, Workers),
         seen_at: &Path,
         rules: Rules,
         roster: Arc<Roster>,
@@ -327,7 +322,6 @@ impl Capture {
             leaving: DashMap::new(),
             queue,
             workers,
-            watching,
         });
         capture.listen().map_err(StartError::Threads)?;
         Ok((capture, dirty))

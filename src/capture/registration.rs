@@ -252,7 +252,6 @@ impl Capture {
 
     /// A directory with all below it has another name now.
     pub fn directory_moved(&self, from: &Path, to: &Path) {
-        self.watching.moved(from, to);
         let moved: Vec<PathBuf> = self
             .databases
             .iter()

@@ -182,7 +182,7 @@ impl Capture {
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         db: &Arc<Database>,
-        work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+        work: impl FnOnce(&Arc<Database>, &Shared) -> Result<T, CaptureError> + Send + 'static,
     ) -> Result<T, CaptureError> {
         let (look, answer) = asked(db, work);
         self.workers.look(look);
@@ -193,7 +193,7 @@ impl Capture {
     async fn ask_for_all_pages<T: Send + 'static>(
         &self,
         db: &Arc<Database>,
-        work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+        work: impl FnOnce(&Arc<Database>, &Shared) -> Result<T, CaptureError> + Send + 'static,
     ) -> Result<T, CaptureError> {
         let (look, answer) = asked(db, work);
         self.workers.image(look);
@@ -207,7 +207,7 @@ type Answer<T> = oneshot::Receiver<Result<T, CaptureError>>;
 /// Work for a worker, and where its answer comes.
 fn asked<T: Send + 'static>(
     db: &Arc<Database>,
-    work: impl FnOnce(&Database, &Shared) -> Result<T, CaptureError> + Send + 'static,
+    work: impl FnOnce(&Arc<Database>, &Shared) -> Result<T, CaptureError> + Send + 'static,
 ) -> (Look, Answer<T>) {
     let (done, answer) = oneshot::channel();
     let db = db.clone();

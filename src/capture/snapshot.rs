@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 
 use super::Shared;
 use super::backing::read_up_to;
@@ -41,7 +42,7 @@ pub enum Made {
 ///
 /// # Errors
 /// `Disturbed` where the file was changed past its history meanwhile; it may be tried again.
-pub(super) fn make(db: &Database, shared: &Shared) -> Result<Made, CaptureError> {
+pub(super) fn make(db: &Arc<Database>, shared: &Shared) -> Result<Made, CaptureError> {
     let nothing = || {
         let newest_txid = db.history().snapshot_txid();
         Ok(Made::Nothing { newest_txid })
@@ -65,7 +66,7 @@ pub(super) fn make(db: &Database, shared: &Shared) -> Result<Made, CaptureError>
 }
 
 /// Captures what is committed. The state that the history then has; none where there is none, or it has its snapshot.
-fn look(db: &Database, shared: &Shared) -> Result<Option<Mark>, CaptureError> {
+fn look(db: &Arc<Database>, shared: &Shared) -> Result<Option<Mark>, CaptureError> {
     if workers::drain(db, shared)?.next == Next::Image {
         return Err(CaptureError::Disturbed);
     }
@@ -100,7 +101,7 @@ fn copy(
 fn prove(
     image: &mut Image,
     file: &File,
-    db: &Database,
+    db: &Arc<Database>,
     shared: &Shared,
 ) -> Result<Option<(Mark, Numbers)>, CaptureError> {
     for _ in 0..ATTEMPTS {

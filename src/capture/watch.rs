@@ -1,22 +1,22 @@
-//! Hears of writes to logs that the kernel passes through to the backing files: one inotify watch for each directory
-//! that has such a log, and one thread that sleeps while nothing is written.
+//! Hears of writes to logs that the kernel passes through to the backing files: one inotify watch for each such log, and
+//! one thread that sleeps while nothing is written.
+//!
+//! A watch ends with what it has told, so that a writer pays for no more than the first write after each look; the next
+//! look begins with watching again.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::backing::Backing;
+use super::backing::{Backing, companion};
 use super::database::{Database, locked};
 use super::gate::Gate;
 use super::{Capture, LogPassing};
@@ -27,62 +27,49 @@ const BREATH: Duration = Duration::from_millis(1);
 const BUFFER_SIZE: usize = 64 << 10;
 
 /// What was heard.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Heard {
-    /// The log of the database at this path (relative to the watch path) was written.
-    Log(PathBuf),
+#[derive(Debug)]
+enum Heard {
+    /// The log of this database was written, or is gone.
+    Log(Arc<Database>),
     /// Too much at once: any log may have been written.
     Anything,
 }
 
-/// The watched directories of one watch path.
+/// The watched logs of one watch path.
 #[derive(Debug)]
-pub(super) struct Watch {
+struct Watch {
     events: OwnedFd,
     /// Readable once nobody is to listen any more.
     end: OwnedFd,
-    /// By the number of their watch; relative to the watch path.
-    directories: Mutex<HashMap<i32, PathBuf>>,
+    /// By the number of their watch.
+    logs: Mutex<HashMap<i32, Weak<Database>>>,
 }
 
 impl Watch {
-    pub fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             events: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             end: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
-            directories: Mutex::default(),
+            logs: Mutex::default(),
         })
     }
 
-    /// Watches a directory from now on; one that is watched already stays so.
+    /// Watches a log until it is next written; one that is watched already stays so.
     ///
     /// # Errors
     /// The system's limit of watches, above all.
-    pub fn add(&self, backing: &Backing, directory: &Path) -> io::Result<()> {
-        let opened = backing.directory(directory)?;
-        // By its descriptor, so that it is the directory underneath, whatever is mounted over it.
-        let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
-        let mut directories = self.lock();
-        let number = inotify::add_watch(&self.events, path, WatchFlags::MODIFY)?;
-        directories.insert(number, directory.to_owned());
+    fn add(&self, db: &Arc<Database>, log: BorrowedFd<'_>) -> io::Result<()> {
+        // By its descriptor, so that it is the file underneath, whatever its name is by now.
+        let path = format!("/proc/self/fd/{}", log.as_raw_fd());
+        let mut logs = self.lock();
+        let flags = WatchFlags::MODIFY | WatchFlags::ONESHOT;
+        let number = inotify::add_watch(&self.events, path, flags)?;
+        logs.insert(number, Arc::downgrade(db));
         Ok(())
     }
 
-    /// A directory with all below it has another name.
-    pub fn moved(&self, from: &Path, to: &Path) {
-        for path in self.lock().values_mut() {
-            if let Ok(rest) = path.strip_prefix(from) {
-                *path = if rest.as_os_str().is_empty() {
-                    to.to_owned()
-                } else {
-                    to.join(rest)
-                };
-            }
-        }
-    }
-
     /// Tells what is heard, until `end`.
-    pub fn listen(&self, mut tell: impl FnMut(Heard)) -> io::Result<()> {
+    fn listen(&self, mut tell: impl FnMut(Heard)) -> io::Result<()> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
         loop {
             let mut ready = [
@@ -104,7 +91,6 @@ impl Watch {
     /// Reads all that there is.
     fn read(&self, buffer: &mut [MaybeUninit<u8>], tell: &mut impl FnMut(Heard)) -> io::Result<()> {
         let mut reader = inotify::Reader::new(&self.events, buffer);
-        let mut last = None;
         loop {
             let event = match reader.next() {
                 Ok(event) => event,
@@ -116,34 +102,26 @@ impl Watch {
                 tell(Heard::Anything);
                 continue;
             }
-            if event.events().contains(ReadFlags::IGNORED) {
-                // The directory is gone.
-                self.lock().remove(&event.wd());
-                continue;
-            }
-            let Some(database) = event.file_name().and_then(|name| of_log(name.to_bytes())) else {
-                continue;
+            // A watch that has told, or whose log is gone, is told of once more, and that is its end.
+            let log = match event.events().contains(ReadFlags::IGNORED) {
+                true => self.lock().remove(&event.wd()),
+                false => self.lock().get(&event.wd()).cloned(),
             };
-            let Some(directory) = self.lock().get(&event.wd()).cloned() else {
-                continue;
-            };
-            let path = directory.join(database);
-            if last.as_ref() != Some(&path) {
-                tell(Heard::Log(path.clone()));
-                last = Some(path);
+            if let Some(db) = log.and_then(|db| db.upgrade()) {
+                tell(Heard::Log(db));
             }
         }
     }
 
     /// Ends `listen`.
-    pub fn end(&self) {
+    fn end(&self) {
         if let Err(error) = rustix::io::write(self.end.as_fd(), &1_u64.to_ne_bytes()) {
             tracing::error!(%error, "The thread that hears of writes can't be ended");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, PathBuf>> {
-        locked(&self.directories)
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Weak<Database>>> {
+        locked(&self.logs)
     }
 }
 
@@ -181,10 +159,21 @@ impl Watching {
         }
     }
 
-    /// A directory with all below it has another name.
-    pub fn moved(&self, from: &Path, to: &Path) {
-        if let Some(watch) = &self.watch {
-            watch.moved(from, to);
+    /// Before a look at a log that may be passed through: what is written from here on is heard of.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn listen_again(&self, db: &Arc<Database>, backing: &Backing) -> io::Result<()> {
+        let Some(watch) = &self.watch else {
+            return Ok(());
+        };
+        // Nobody writes a log who can't write its database.
+        if !db.is_log_passed() || !db.has_writers() {
+            return Ok(());
+        }
+        match backing.open(&companion(&db.path, "-wal"))? {
+            Some(log) => watch.add(db, log.as_fd()),
+            None => Ok(()),
         }
     }
 }
@@ -200,7 +189,7 @@ impl Drop for Watching {
 impl Capture {
     /// Starts the thread that hears of writes to logs.
     pub(super) fn listen(self: &Arc<Self>) -> io::Result<()> {
-        let Some(watch) = self.watching.watch.clone() else {
+        let Some(watch) = self.shared.watching.watch.clone() else {
             return Ok(());
         };
         let capture = Arc::downgrade(self);
@@ -209,7 +198,7 @@ impl Capture {
                 return;
             };
             match heard {
-                Heard::Log(path) => capture.at_path(&path).iter().for_each(Database::heard_of),
+                Heard::Log(db) => db.heard_of(),
                 Heard::Anything => {
                     let all = capture.all().into_iter();
                     all.filter(|db| db.is_log_passed())
@@ -227,18 +216,18 @@ impl Capture {
     }
 
     /// Whether the kernel may pass the writes to this database's log through: then they are heard of, which needs a watch
-    /// of its directory, and its commits do not wait for the store.
-    pub fn may_pass_log(&self, db: &Database) -> bool {
+    /// of it, and its commits do not wait for the store.
+    pub fn may_pass_log(&self, db: &Arc<Database>, log: BorrowedFd<'_>) -> bool {
         let waits = || db.policy().durability == Durability::Store;
-        let Some(watch) = self.watching.watch.as_ref().filter(|_| !waits()) else {
+        let watching = &self.shared.watching;
+        let Some(watch) = watching.watch.as_ref().filter(|_| !waits()) else {
             return false;
         };
-        let directory = db.path.parent().unwrap_or(Path::new(""));
-        match watch.add(&self.shared.backing, directory) {
+        match watch.add(db, log) {
             Ok(()) => true,
             Err(error) => {
-                let place = self.seen_at.join(directory).display().to_string();
-                self.watching.tell_unwatched(&place, &error, "watches");
+                let place = self.seen_at.join(&db.path).display().to_string();
+                watching.tell_unwatched(&place, &error, "watches");
                 false
             }
         }
@@ -246,12 +235,12 @@ impl Capture {
 
     /// Whether the kernel may pass writes to logs through.
     pub fn passes_logs(&self) -> bool {
-        self.watching.watch.is_some()
+        self.shared.watching.watch.is_some()
     }
 
     /// Why it does not, or not for all directories.
     pub fn unwatched(&self) -> Option<String> {
-        self.watching.unwatched.get().cloned()
+        self.shared.watching.unwatched.get().cloned()
     }
 }
 
@@ -270,9 +259,4 @@ impl Database {
     pub(super) fn ends_unseen(&self, gate: Option<Gate>) -> bool {
         gate == Some(Gate::DatabaseTruncate) && self.is_log_passed()
     }
-}
-
-/// The name of the database that a log of this name belongs to.
-fn of_log(name: &[u8]) -> Option<&OsStr> {
-    name.strip_suffix(b"-wal").map(OsStr::from_bytes)
 }

@@ -404,8 +404,8 @@ fn record(shared: &Shared, db: &Database, at: Gate, deadline: Instant) -> Result
 }
 
 /// Captures what was committed since the last look.
-pub(super) fn drain(db: &Database, shared: &Shared) -> Result<Drained, CaptureError> {
-    let seen = db.take_dirty();
+pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, CaptureError> {
+    let seen = begin_look(db, shared);
     let drained = db
         .history()
         .drain(db, shared, None, seen.unwrap_or_else(now_ms));
@@ -414,6 +414,16 @@ pub(super) fn drain(db: &Database, shared: &Shared) -> Result<Drained, CaptureEr
         .is_ok_and(|drained| matches!(drained.next, Next::Nothing | Next::LookAgain));
     settle_time(db, seen, found);
     drained
+}
+
+/// What is written from here on asks for another look. Returns when the oldest write was seen since the last one.
+fn begin_look(db: &Arc<Database>, shared: &Shared) -> Option<UnixMs> {
+    let seen = db.take_dirty();
+    if let Err(error) = shared.watching.listen_again(db, &shared.backing) {
+        tracing::warn!(client = %db.label(), %error, "Writes to a log can't be heard of; it is looked at again and again");
+        db.mark_dirty();
+    }
+    seen
 }
 
 /// The age of the oldest commit goes on counting where a look did not find it.
@@ -432,11 +442,11 @@ fn work_on_images(shared: &Shared, queue: &Receiver<Look>) {
 
 /// Reads the whole database: a new generation, or what differs. `Disturbed` where that is being done: whoever had asked
 /// for it may have gone away.
-pub(super) fn make_image(db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+pub(super) fn make_image(db: &Arc<Database>, shared: &Shared) -> Result<(), CaptureError> {
     if std::mem::replace(&mut db.history().is_imaged, true) {
         return Err(CaptureError::Disturbed);
     }
-    let seen = db.take_dirty();
+    let seen = begin_look(db, shared);
     let mut made = caught(db, || {
         image::capture(db, shared, seen.unwrap_or_else(now_ms))
     });

@@ -127,7 +127,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             return otherwise;
         }
         if let Some((database, FileKind::Wal)) = &handle.tracked
-            && !self.capture.may_pass_log(database)
+            && !self.capture.may_pass_log(database, handle.file.as_fd())
         {
             return otherwise;
         }

@@ -15,6 +15,7 @@ use super::gate::Gate;
 use super::handles::{Handles, OpenedAs, Sight, is_unseen};
 use super::history::History;
 use super::queue::Queue;
+use super::read_ahead::FollowedTo;
 use super::state::Stamps;
 use super::turns::Turn;
 use super::writes::Writes;
@@ -37,6 +38,7 @@ pub struct Database {
     wal_writes: AtomicU64,
     /// Up to which byte the present log has been captured; a write below it needs a gate.
     captured_end: AtomicU64,
+    pub(super) followed: FollowedTo,
     handles: Mutex<Handles>,
     /// Its directory has another name now: what is told of these handles is of that database.
     moved: OnceLock<Arc<Database>>,
@@ -94,6 +96,7 @@ impl Database {
             queue,
             wal_writes: AtomicU64::new(0),
             captured_end: AtomicU64::new(0),
+            followed: FollowedTo::default(),
             handles: Mutex::default(),
             moved: OnceLock::new(),
             writes: Mutex::default(),

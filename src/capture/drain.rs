@@ -236,10 +236,8 @@ impl History {
             self.compare_because(db, "retracted");
             return Ok(Drained::only(Next::Image));
         }
-        let read = CaptureError::io("read the log");
-        let transactions = log
-            .transactions(from.position, end.min(log.len))
-            .map_err(read)?;
+        let end = end.min(log.len);
+        let transactions = self.transactions(&mut log, from, end)?;
         if !self.log_ended && captured.is_some_and(|place| place.salt != from.salt) {
             // Its reset was not seen: the live connections have counted what was committed since.
             let before = self.complete.and_then(|complete| complete.change);
@@ -255,6 +253,7 @@ impl History {
             }
         }
         self.seen_change = extent.change;
+        db.followed.set(extent.change);
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);
         let has_ended = self.log_ended && is_passing && is_as_captured;

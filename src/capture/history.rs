@@ -15,6 +15,7 @@ use super::image::ImageRun;
 use super::mark::{Mark, PageSum, Segment};
 use super::merge::Numbers;
 use super::page_sums::{PageSums, SumsHeader};
+use super::read_ahead::Followed;
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::whole_log::Complete;
@@ -60,6 +61,8 @@ pub struct History {
     pub(super) log_ended: bool,
     /// Where a log was captured to its end at a complete checkpoint: it may be reset from there without a word.
     pub(super) complete: Option<Complete>,
+    /// What was read of the log behind `mark.wal`, ahead of its capture.
+    pub(super) followed: Option<Box<Followed>>,
     /// `WalIndex::change` at the newest captured commit, where it could be seen.
     pub(super) seen_change: Option<u32>,
     /// None once this run has found the mark in the files.

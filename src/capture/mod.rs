@@ -31,6 +31,7 @@ mod newcomers;
 mod once;
 mod page_sums;
 mod queue;
+mod read_ahead;
 #[cfg(test)]
 pub(crate) mod recorder;
 mod registration;

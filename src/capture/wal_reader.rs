@@ -91,18 +91,28 @@ impl WalReader {
 
     /// The committed transactions from `from` up to the byte `end`, where the chain does not end before.
     pub fn transactions(&mut self, from: Position, end: u64) -> io::Result<Vec<Transaction>> {
-        let mut scanner = Scanner::new(self.header, from);
         let mut out = Vec::new();
+        self.follow(&mut Scanner::new(self.header, from), end, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same from where a scanner of this log has come to; they are appended to `out`.
+    pub fn follow(
+        &mut self,
+        scanner: &mut Scanner,
+        end: u64,
+        out: &mut Vec<Transaction>,
+    ) -> io::Result<()> {
         let frame = self.header.frame_size();
         loop {
             let at = scanner.offset();
             let want = end.saturating_sub(at).min(WINDOW.max(frame));
             let want = want - want % frame;
             if want == 0 || self.fill(at, want as usize)? < frame as usize {
-                return Ok(out);
+                return Ok(());
             }
-            if !scanner.feed(&self.window, &mut out) {
-                return Ok(out);
+            if !scanner.feed(&self.window, out) {
+                return Ok(());
             }
         }
     }

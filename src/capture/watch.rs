@@ -31,6 +31,8 @@ const BUFFER_SIZE: usize = 64 << 10;
 enum Heard {
     /// The log of this database was written, or is gone.
     Log(Arc<Database>),
+    /// A breath has passed since.
+    Since(Arc<Database>),
     /// Too much at once: any log may have been written.
     Anything,
 }
@@ -83,8 +85,15 @@ impl Watch {
             if !ready[1].revents().is_empty() {
                 return Ok(());
             }
-            self.read(&mut buffer, &mut tell)?;
+            let mut logs = Vec::new();
+            self.read(&mut buffer, &mut |heard| {
+                if let Heard::Log(db) = &heard {
+                    logs.push(db.clone());
+                }
+                tell(heard);
+            })?;
             std::thread::sleep(BREATH);
+            logs.into_iter().for_each(|db| tell(Heard::Since(db)));
         }
     }
 
@@ -102,11 +111,8 @@ impl Watch {
                 tell(Heard::Anything);
                 continue;
             }
-            // A watch that has told, or whose log is gone, is told of once more, and that is its end.
-            let log = match event.events().contains(ReadFlags::IGNORED) {
-                true => self.lock().remove(&event.wd()),
-                false => self.lock().get(&event.wd()).cloned(),
-            };
+            // Written, or gone: either is the end of its watch.
+            let log = self.lock().remove(&event.wd());
             if let Some(db) = log.and_then(|db| db.upgrade()) {
                 tell(Heard::Log(db));
             }
@@ -199,6 +205,7 @@ impl Capture {
             };
             match heard {
                 Heard::Log(db) => db.heard_of(),
+                Heard::Since(db) => capture.read_ahead_soon(&db),
                 Heard::Anything => {
                     let all = capture.all().into_iter();
                     all.filter(|db| db.is_log_passed())

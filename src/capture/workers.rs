@@ -343,6 +343,9 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
     match guarded {
         Ok(()) => {
             Point::GatePassed.reach();
+            if db.ends_unseen(Some(gate)) {
+                listen_again(db, shared);
+            }
             held.go();
             db.look_soon();
         }
@@ -419,11 +422,15 @@ pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, Capt
 /// What is written from here on asks for another look. Returns when the oldest write was seen since the last one.
 fn begin_look(db: &Arc<Database>, shared: &Shared) -> Option<UnixMs> {
     let seen = db.take_dirty();
+    listen_again(db, shared);
+    seen
+}
+
+fn listen_again(db: &Arc<Database>, shared: &Shared) {
     if let Err(error) = shared.watching.listen_again(db, &shared.backing) {
         tracing::warn!(client = %db.label(), %error, "Writes to a log can't be heard of; it is looked at again and again");
         db.mark_dirty();
     }
-    seen
 }
 
 /// The age of the oldest commit goes on counting where a look did not find it.

@@ -152,3 +152,53 @@ fn a_complete_checkpoint_before_the_first_image_is_one_all_the_same() {
     assert_eq!((drained.next, history.resync), (Next::Nothing, None));
     assert_eq!(history.mark.expect("a mark").txid, 2);
 }
+
+/// Where a log is read ahead of its look, the look captures the same.
+#[test]
+fn what_was_read_ahead_is_captured_like_all_else() {
+    let mut model = Model::new(6, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    let insert = |rows: std::ops::Range<u32>| {
+        let rows = rows.map(|row| format!("REPLACE INTO t VALUES ({row}, 'text')"));
+        rows.collect::<Vec<_>>().join("; ")
+    };
+    let known = |db: &Database| {
+        let history = db.history();
+        let known = history.followed.as_ref();
+        known.map_or(0, |followed| followed.transactions.len())
+    };
+    model.execute(&insert(1000..1020));
+    for (written, expected) in [(1020..1020, 20), (1020..1050, 50)] {
+        if !written.is_empty() {
+            model.execute(&insert(written));
+        }
+        db.history().read_ahead(&db, &shared).expect("read");
+        assert_eq!(known(&db), expected);
+    }
+    model.execute(&insert(1050..1060));
+    assert_eq!(
+        workers::drain(&db, &shared).expect("looked").next,
+        Next::Nothing
+    );
+    assert_eq!(db.history().mark.expect("a mark").txid, 1 + 60);
+    assert_eq!(known(&db), 0);
+
+    // What was read of a log that is reset is captured at its last gate; what follows is of another log.
+    model.execute(&insert(1060..1070));
+    db.history().read_ahead(&db, &shared).expect("read");
+    model.run("PRAGMA wal_checkpoint(RESTART)");
+    model.execute(&insert(1070..1080));
+    db.history().read_ahead(&db, &shared).expect("read");
+    assert_eq!(known(&db), 10);
+    assert_eq!(
+        workers::drain(&db, &shared).expect("looked").next,
+        Next::Nothing
+    );
+    let history = db.history();
+    assert_eq!(
+        (history.resync, history.mark.expect("a mark").txid),
+        (None, 1 + 80)
+    );
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::FileKind;
 use super::authority::{Index, Record, Records};
@@ -13,7 +13,7 @@ use super::backing::{Backing, Stamp};
 use super::commits::Commits;
 use super::gate::Gate;
 use super::handles::{Handles, OpenedAs, Sight, is_unseen};
-use super::history::History;
+use super::kept::{HeldHistory, KeptHistory};
 use super::queue::Queue;
 use super::read_ahead::FollowedTo;
 use super::state::Stamps;
@@ -23,6 +23,7 @@ use crate::clock::{UnixMs, now_ms};
 use crate::format::wal::{HEADER_SIZE, Salt};
 use crate::tenant::cpu::CpuTime;
 use crate::tenant::policy::Policy;
+use crate::tenant::position::Position;
 use crate::tenant::roster::Client;
 
 /// A database below the watch path, registered or not yet.
@@ -75,14 +76,14 @@ pub struct Database {
     tickets: AtomicU64,
     /// The newest ticket that a round has begun with.
     attempted: AtomicU64,
-    settled: watch::Sender<u64>,
+    settled: Position,
     nudge: Notify,
     stir: Notify,
     lost_way: Notify,
 
     /// Those that wait for the store.
     pub(super) commits: Commits,
-    history: Mutex<History>,
+    history: KeptHistory,
     /// Spent for it, as far as that is limited.
     pub cpu: CpuTime,
 }
@@ -118,12 +119,12 @@ impl Database {
             queued: AtomicBool::new(false),
             tickets: AtomicU64::new(0),
             attempted: AtomicU64::new(0),
-            settled: watch::Sender::new(0),
+            settled: Position::default(),
             nudge: Notify::new(),
             stir: Notify::new(),
             lost_way: Notify::new(),
             commits: Commits::default(),
-            history: Mutex::new(History::default()),
+            history: KeptHistory::default(),
             cpu: CpuTime::default(),
         }
     }
@@ -431,7 +432,7 @@ impl Database {
 
     // ---- waiting for the store ----
 
-    /// Asks for a look at everything that is committed now. Returns a number to wait for in `watch_settled`.
+    /// Asks for a look at everything that is committed now. Returns a number to wait for with `settled`.
     pub fn request_settling(self: &Arc<Self>) -> u64 {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.enqueue();
@@ -452,15 +453,12 @@ impl Database {
     }
 
     pub(super) fn settle(&self, ticket: u64) {
-        self.settled.send_if_modified(|settled| {
-            let newer = ticket > *settled;
-            *settled = ticket.max(*settled);
-            newer
-        });
+        self.settled.raise(ticket);
     }
 
-    pub fn watch_settled(&self) -> watch::Receiver<u64> {
-        self.settled.subscribe()
+    /// Waits until everything is settled that was asked for with that number.
+    pub async fn settled(&self, ticket: u64) {
+        self.settled.reached(ticket).await;
     }
 
     /// Waits until somebody asks for a look.
@@ -489,8 +487,8 @@ impl Database {
     // ---- what the capture needs ----
 
     /// Only capture workers take it: it is held during I/O on this database's files.
-    pub(super) fn history(&self) -> MutexGuard<'_, History> {
-        locked(&self.history)
+    pub(super) fn history(&self) -> HeldHistory<'_> {
+        self.history.lock()
     }
 
     /// What the wal-index says now, to whoever may see it.

@@ -20,6 +20,7 @@ mod gate;
 mod handles;
 mod history;
 mod image;
+mod kept;
 mod late;
 mod leaving;
 mod locks;

@@ -150,15 +150,12 @@ impl Replicator {
             Status::Active | Status::Gapped | Status::Failing => self.capture.of_client(client),
         };
         let db = db.ok_or(SyncError::NotActive(status.as_str()))?;
-        let mut settled = db.watch_settled();
         let ticket = db.request_settling();
-        let done = settled.wait_for(|settled| *settled >= ticket);
-        match tokio::time::timeout(timeout, done).await {
-            Ok(Ok(_)) => Ok(Synced {
+        match tokio::time::timeout(timeout, db.settled(ticket)).await {
+            Ok(()) => Ok(Synced {
                 txid: client.progress().replicated_txid,
                 duration: begun.elapsed(),
             }),
-            Ok(Err(_)) => Err(SyncError::NotActive("unregistered")),
             Err(_) => Err(SyncError::TimedOut(timeout)),
         }
     }
@@ -172,14 +169,9 @@ impl Replicator {
         }
         let db = self.capture.of_client(client);
         let db = db.ok_or(SyncError::NotActive("unregistered"))?;
-        let mut snapshot = client.watch_snapshot();
         self.want_snapshot(&db);
-        let done = snapshot.wait_for(|txid| *txid >= synced.txid);
         let rest = timeout.saturating_sub(begun.elapsed());
-        let Ok(Ok(txid)) = tokio::time::timeout(rest, done)
-            .await
-            .map(|done| done.map(|txid| *txid))
-        else {
+        let Ok(txid) = tokio::time::timeout(rest, client.snapshot(synced.txid)).await else {
             return Err(SyncError::TimedOut(timeout));
         };
         Ok(Synced {
@@ -204,9 +196,8 @@ impl Replicator {
         }
         let mut left = Vec::new();
         for (db, ticket) in waiting {
-            let mut settled = db.watch_settled();
-            let done = settled.wait_for(|settled| *settled >= ticket);
-            if tokio::time::timeout_at(deadline, done).await.is_err() {
+            let settled = tokio::time::timeout_at(deadline, db.settled(ticket));
+            if settled.await.is_err() {
                 left.push(db.label());
             }
         }

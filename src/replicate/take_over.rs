@@ -63,12 +63,11 @@ pub(super) async fn run(replicator: Arc<Replicator>) {
 
 async fn take_over(db: Arc<Database>) {
     Point::TakenUp.reach();
-    let mut settled = db.watch_settled();
     db.mark_dirty();
     if is_uploaded(&db) {
         let ticket = db.request_settling();
         // A database that fails says so in health, and is tried again by its pipeline.
-        drop(timeout(PATIENCE, settled.wait_for(|settled| *settled >= ticket)).await);
+        drop(timeout(PATIENCE, db.settled(ticket)).await);
     }
 }
 

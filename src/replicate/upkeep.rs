@@ -249,11 +249,9 @@ impl Replicator {
         };
         match make().await {
             Err(CaptureError::Disturbed) => {
-                let mut settled = db.watch_settled();
                 let ticket = db.request_settling();
-                let mended = settled.wait_for(|settled| *settled >= ticket);
-                // The second attempt says whether it was.
-                drop(timeout(PATIENCE, mended).await);
+                // The second attempt says whether it was mended.
+                drop(timeout(PATIENCE, db.settled(ticket)).await);
                 make().await
             }
             other => other,
@@ -267,10 +265,9 @@ impl Replicator {
         segment: &Segment,
         numbers: &Numbers,
     ) -> Result<(), UpkeepError> {
-        let mut replicated = client.watch_replicated();
         db.look_soon();
-        let stored = replicated.wait_for(|txid| *txid >= segment.end.txid);
-        let in_time = matches!(timeout(PATIENCE, stored).await, Ok(Ok(_)));
+        let stored = client.replicated(segment.end.txid);
+        let in_time = timeout(PATIENCE, stored).await.is_ok();
         let same = client.progress().generation == Some(segment.end.generation);
         if !(in_time && same && self.capture.are_numbers_good(db, numbers).await?) {
             return Err(UpkeepError::NotStored);

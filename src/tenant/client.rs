@@ -4,11 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::watch;
-
 use super::events::{EventKind, Events};
 use super::ids::{ClientId, Identity};
 use super::policy::Policy;
+use super::position::Position;
 use crate::clock::{UnixMs, now_ms};
 use crate::store::keys::GenerationId;
 
@@ -216,8 +215,8 @@ pub struct Client {
     location: Option<String>,
     policy: RwLock<Arc<Policy>>,
     progress: Mutex<Progress>,
-    replicated: watch::Sender<u64>,
-    snapshot: watch::Sender<u64>,
+    replicated: Position,
+    snapshot: Position,
     /// The newest generation in the store is this one of another instance: ours has to come after it.
     overtaken_by: Mutex<Option<GenerationId>>,
     admission: Admission,
@@ -239,8 +238,8 @@ impl Client {
             location: identity.location,
             policy: RwLock::new(identity.policy),
             progress: Mutex::new(progress),
-            replicated: watch::Sender::new(0),
-            snapshot: watch::Sender::new(0),
+            replicated: Position::default(),
+            snapshot: Position::default(),
             overtaken_by: Mutex::default(),
             admission: Admission::default(),
             events: None,
@@ -350,21 +349,18 @@ impl Client {
         if let (Some(event), Some(events)) = (event, &self.events) {
             events.tell(event, &self.id, &self.label);
         }
-        let publish = |sender: &watch::Sender<u64>, txid| {
-            sender.send_if_modified(|known| std::mem::replace(known, txid) != txid);
-        };
-        publish(&self.replicated, replicated);
-        publish(&self.snapshot, snapshot);
+        self.replicated.set(replicated);
+        self.snapshot.set(snapshot);
     }
 
-    /// Follows `replicated_txid`.
-    pub fn watch_replicated(&self) -> watch::Receiver<u64> {
-        self.replicated.subscribe()
+    /// Waits until `replicated_txid` is `txid` or later.
+    pub async fn replicated(&self, txid: u64) {
+        self.replicated.reached(txid).await;
     }
 
-    /// Follows `snapshot_txid`.
-    pub fn watch_snapshot(&self) -> watch::Receiver<u64> {
-        self.snapshot.subscribe()
+    /// Waits until `snapshot_txid` is `txid` or later, and gives it.
+    pub async fn snapshot(&self, txid: u64) -> u64 {
+        self.snapshot.reached(txid).await
     }
 
     /// A new generation has to begin, after this one.

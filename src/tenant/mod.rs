@@ -9,6 +9,7 @@ pub mod ids;
 pub mod pace;
 pub mod places;
 pub mod policy;
+pub mod position;
 pub mod request;
 pub mod roster;
 pub mod terms;

@@ -131,15 +131,15 @@ pub fn lookup(state: &State, named: &Named, query: &Query) -> Result<Arc<Client>
     let mut found = match query.text("prefix") {
         Some(prefix) => {
             let id = ClientId {
-                prefix: prefix.to_owned(),
-                tenant: tenant.clone(),
-                db_name: db_name.clone(),
+                db_name: db_name.as_str().into(),
+                ..ClientId::single(&prefix, tenant)
             };
             state.roster.get(&id).into_iter().collect()
         }
         None => {
             let mut clients = state.roster.all();
-            clients.retain(|client| client.id.tenant == *tenant && client.id.db_name == *db_name);
+            clients
+                .retain(|client| *client.id.tenant == **tenant && *client.id.db_name == **db_name);
             clients
         }
     };

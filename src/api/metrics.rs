@@ -25,7 +25,7 @@ pub fn render(clients: &[Arc<Client>], now: UnixMs) -> String {
 type Known = (Vec<LabelPair>, Progress);
 
 fn labels(client: &Client) -> Vec<LabelPair> {
-    let mut labels = vec![label("client", client.label.clone())];
+    let mut labels = vec![label("client", client.label.to_string())];
     if let Some(prefix) = client.prefix() {
         labels.push(label("prefix", prefix.to_owned()));
     }
@@ -160,7 +160,11 @@ mod tests {
     }
 
     fn register(roster: &Roster, identity: Identity) -> Registration {
-        roster.register(identity, Path::new("abc.db"), &Path::new("/data").into())
+        roster.register(
+            identity,
+            Path::new("abc.db").into(),
+            &Path::new("/data").into(),
+        )
     }
 
     #[test]

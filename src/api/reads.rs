@@ -34,8 +34,8 @@ fn clients(state: &State, query: &Query) -> Vec<Arc<Client>> {
     let (tenant, prefix) = (query.text("tenant"), query.text("prefix"));
     let mut clients = state.roster.all();
     clients.retain(|client| {
-        tenant.is_none_or(|tenant| client.id.tenant == tenant)
-            && prefix.is_none_or(|prefix| client.id.prefix == prefix)
+        tenant.is_none_or(|tenant| *client.id.tenant == *tenant)
+            && prefix.is_none_or(|prefix| *client.id.prefix == *prefix)
     });
     clients
 }

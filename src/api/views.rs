@@ -128,9 +128,9 @@ pub struct Instance<'a> {
 pub fn identity(event: &Event) -> IdentityView {
     let id = &event.id;
     IdentityView {
-        tenant_id: id.tenant.clone(),
+        tenant_id: id.tenant.to_string(),
         client_id: event.label.clone(),
-        db_name: id.db_name.clone(),
+        db_name: id.db_name.to_string(),
         prefix: filled(&id.prefix),
     }
 }
@@ -139,9 +139,9 @@ pub fn database(client: &Client, status: Status) -> DatabaseView {
     let db_path = client.seen_path();
     let policy = client.policy();
     DatabaseView {
-        tenant_id: Some(client.id.tenant.clone()),
-        client_id: Some(client.label.clone()),
-        db_name: client.id.db_name.clone(),
+        tenant_id: Some(client.id.tenant.to_string()),
+        client_id: Some(client.label.to_string()),
+        db_name: client.id.db_name.to_string(),
         db_path: db_path.to_string_lossy().into_owned(),
         prefix: filled(&client.id.prefix),
         s3_prefix: Some(client.s3_prefix.clone()),
@@ -285,7 +285,7 @@ mod tests {
         let named = Named::single("12345678-1234-5678-9abc-123456789012");
         let identity = Terms::default().identity(prefix, &named);
         let path = "a/12345678-1234-5678-9abc-123456789012.db";
-        Client::new(identity, path.into(), Path::new("/data").into())
+        Client::new(identity, Path::new(path).into(), Path::new("/data").into())
     }
 
     #[test]

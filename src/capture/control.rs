@@ -77,7 +77,7 @@ impl Capture {
         let rules = self.rules();
         let identity = rules.identity(&named);
         if let Some(known) = self.roster.get(&identity.id)
-            && known.db_path == path
+            && *known.db_path == *path
             && known.seen_at == self.seen_at
         {
             return match known.s3_prefix == identity.s3_prefix {
@@ -232,7 +232,7 @@ impl Capture {
     pub fn exclude(&self, client: &Client) -> Result<(), RequestError> {
         let _one = self.one_by_hand();
         let path = &client.db_path;
-        let asked = self.wishes.get(path).map(|wish| wish.clone());
+        let asked = self.wishes.get(&**path).map(|wish| wish.clone());
         let wish = Wish {
             paused: false,
             excluded: true,
@@ -240,7 +240,7 @@ impl Capture {
         };
         self.note_removed(path, Some(client), Some(&wish))
             .map_err(unavailable)?;
-        self.wishes.insert(path.clone(), wish);
+        self.wishes.insert(path.to_path_buf(), wish);
         self.take_out(path, Some(client));
         Ok(())
     }
@@ -259,7 +259,7 @@ impl Capture {
     fn apply_pause(&self, client: &Client) {
         let asked = self
             .wishes
-            .get(&client.db_path)
+            .get(&*client.db_path)
             .is_some_and(|wish| wish.paused);
         let paused = asked || !client.policy().enabled;
         client.update(|progress| progress.paused = paused);
@@ -293,7 +293,7 @@ impl Capture {
                 Some(identity)
                     if identity.id == client.id
                         && identity.s3_prefix == client.s3_prefix
-                        && identity.location.as_deref() == client.location() =>
+                        && identity.location.as_ref() == client.location() =>
                 {
                     client.set_policy(identity.policy);
                     self.apply_pause(&client);

@@ -1,7 +1,7 @@
 //! One database as the mount's threads touch it: flags and counters, and no lock that is held during I/O.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
@@ -30,7 +30,7 @@ use crate::tenant::roster::Client;
 #[derive(Debug)]
 pub struct Database {
     /// Relative to the watch path.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     client: RwLock<Option<Arc<Client>>>,
     /// Its number in the state; 0 before its registration.
     id: AtomicI64,
@@ -89,7 +89,7 @@ pub struct Database {
 }
 
 impl Database {
-    pub(super) fn new(path: PathBuf, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(path: Arc<Path>, queue: Arc<Queue>) -> Self {
         Self {
             path,
             client: RwLock::new(None),
@@ -300,7 +300,7 @@ impl Database {
     pub fn label(&self) -> String {
         self.client().map_or_else(
             || self.path.display().to_string(),
-            |client| client.label.clone(),
+            |client| client.label.to_string(),
         )
     }
 

@@ -66,7 +66,7 @@ pub struct History {
     /// `WalIndex::change` at the newest captured commit, where it could be seen.
     pub(super) seen_change: Option<u32>,
     /// None once this run has found the mark in the files.
-    pub(super) unconfirmed: Option<Unconfirmed>,
+    pub(super) unconfirmed: Option<Box<Unconfirmed>>,
     /// The captured state's first page is not plain.
     pub(super) is_encrypted: bool,
     /// This run had found it there before a panic: the files can't be behind.
@@ -80,7 +80,7 @@ pub struct History {
     pub(super) seen_stamp: Stamp,
     /// The file's stamp when all was in it and its log gone, or empty: until there is a log, nothing may change it.
     pub(super) at_rest: Option<Stamp>,
-    pub(super) image: Option<ImageRun>,
+    pub(super) image: Option<Box<ImageRun>>,
     /// A worker reads the whole file, or writes down what came of that.
     pub(super) is_imaged: bool,
     /// A commit that was captured before it was written, and is not published yet.
@@ -136,9 +136,10 @@ impl History {
             self.is_newest_known = db.is_as_stored();
             self.at_rest = db.stamp_at_rest();
             let may_be_behind = !db.is_as_stored() && !self.was_confirmed;
-            self.unconfirmed = may_be_behind.then(|| Unconfirmed {
-                past: known.past.iter().copied().collect(),
-                former: Vec::new(),
+            self.unconfirmed = may_be_behind.then(|| {
+                let past = known.past.iter().copied().collect();
+                let former = Vec::new();
+                Box::new(Unconfirmed { past, former })
             });
             let unseen = last.mark.wal.is_none() && !db.is_as_stored();
             self.resync = unseen.then_some("restart");
@@ -452,12 +453,17 @@ impl History {
         Ok(shared.state.remove(self.id)?)
     }
 
-    /// Everything is stored: the next start need not look where the files are as they were.
+    /// Everything is stored: the next start need not look where the files are as they were, and until something is
+    /// written no more memory is held than that takes.
     pub(super) fn save_stamps(
-        &self,
+        &mut self,
         shared: &Shared,
         stamps: Option<Stamps>,
     ) -> Result<(), CaptureError> {
+        self.pending.shrink_to_fit();
+        if let Some(sums) = &mut self.sums {
+            sums.shrink();
+        }
         Ok(shared.state.save_stamps(self.id, stamps)?)
     }
 

@@ -124,7 +124,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     };
     db.take_touched();
     db.begin_whole();
-    history.image = Some(ImageRun {
+    history.image = Some(Box::new(ImageRun {
         changes,
         stamp,
         is_without_boundaries,
@@ -133,7 +133,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         saved: None,
         ended: None,
         lost: false,
-    });
+    }));
     Ok(Some(file))
 }
 

@@ -93,8 +93,8 @@ impl Capture {
         if !waits || seen.was_elsewhere(identity.location.as_deref()) {
             return Ok(false);
         }
-        let client = Client::new(identity, path, self.seen_at.clone());
-        let db = Arc::new(Database::new(at, self.queue.clone()));
+        let client = Client::new(identity, path.into(), self.seen_at.clone());
+        let db = Arc::new(Database::new(at.into(), self.queue.clone()));
         db.set_client(Arc::new(client), seen.id);
         self.leave(&db);
         Ok(true)

@@ -232,7 +232,7 @@ pub struct Capture {
     unmounted: AtomicBool,
     /// One registration by hand, or its end, at a time.
     by_hand: Mutex<()>,
-    databases: DashMap<PathBuf, Arc<Database>>,
+    databases: DashMap<Arc<Path>, Arc<Database>>,
     /// Those that were removed and have something left to store, by their number in the state.
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
@@ -344,7 +344,7 @@ impl Capture {
     /// A registered client's database.
     pub fn of_client(&self, client: &Client) -> Option<Arc<Database>> {
         self.databases
-            .get(&client.db_path)
+            .get(&*client.db_path)
             .map(|entry| entry.clone())
             .filter(|db| db.client().is_some_and(|known| known.id == client.id))
     }

@@ -88,7 +88,7 @@ mod tests {
         let newcomers = Newcomers::default();
         let (queue, _dirty) = Queue::new(1);
         let sizes = [30, 10, 20].map(|bytes| Newcomer {
-            db: Arc::new(Database::new("a.db".into(), queue.clone())),
+            db: Arc::new(Database::new(Path::new("a.db").into(), queue.clone())),
             bytes,
         });
         newcomers.add(sizes.into());

@@ -108,6 +108,11 @@ impl PageSums {
         self.overlay.clear();
     }
 
+    /// Gives back the memory that the overlay has no use for.
+    pub fn shrink(&mut self) {
+        self.overlay.shrink_to_fit();
+    }
+
     /// A segment has become durable: its sums go into the table, which then is that of `header`.
     pub fn make_durable(
         &mut self,

@@ -63,7 +63,7 @@ mod tests {
     fn what_finds_no_room_is_let_in_later() {
         let (queue, mut out) = Queue::new(1);
         let databases = [1, 2, 3].map(|n| {
-            let path = format!("{n}.db").into();
+            let path = std::path::Path::new(&format!("{n}.db")).into();
             Arc::new(Database::new(path, queue.clone()))
         });
         for db in &databases {

@@ -161,7 +161,9 @@ impl Capture {
             self.shared.spool.forget(id)?;
             return Ok(self.shared.state.remove(id)?);
         };
-        if let Registration::New(client) = self.roster.register(identity, path, &self.seen_at) {
+        if let Registration::New(client) =
+            self.roster.register(identity, path.into(), &self.seen_at)
+        {
             self.apply_wish(&client);
             client.when_admitted(|client| {
                 client.update(|progress| {
@@ -187,7 +189,7 @@ impl Capture {
 
     /// Registers a database before its file is there.
     pub(super) fn await_file(&self, identity: Identity, path: &Path) -> Registration {
-        let registration = self.roster.register(identity, path, &self.seen_at);
+        let registration = self.roster.register(identity, path.into(), &self.seen_at);
         if let Registration::New(client) = &registration {
             self.apply_wish(client);
             client.when_admitted(|client| {
@@ -255,7 +257,7 @@ impl Capture {
         let moved: Vec<PathBuf> = self
             .databases
             .iter()
-            .map(|entry| entry.key().clone())
+            .map(|entry| entry.key().to_path_buf())
             .filter(|path| path.starts_with(from))
             .collect();
         for path in moved {
@@ -339,9 +341,10 @@ impl Capture {
         if let Some(known) = self.databases.get(path) {
             return known.clone();
         }
+        let path: Arc<Path> = path.into();
         self.databases
-            .entry(path.to_owned())
-            .or_insert_with(|| Arc::new(Database::new(path.to_owned(), self.queue.clone())))
+            .entry(path.clone())
+            .or_insert_with(|| Arc::new(Database::new(path, self.queue.clone())))
             .clone()
     }
 
@@ -349,7 +352,10 @@ impl Capture {
         let Some(identity) = self.identify(path) else {
             return;
         };
-        let client = match self.roster.register(identity, path, &self.seen_at) {
+        let client = match self
+            .roster
+            .register(identity, db.path.clone(), &self.seen_at)
+        {
             Registration::New(client) => {
                 self.apply_wish(&client);
                 log_client(&client, "register", "New client registered");
@@ -411,7 +417,7 @@ impl Capture {
     fn apply_wish(&self, client: &Client) {
         if self
             .wishes
-            .get(&client.db_path)
+            .get(&*client.db_path)
             .is_some_and(|wish| wish.paused)
         {
             client.update(|progress| progress.paused = true);
@@ -470,7 +476,7 @@ impl Capture {
     ) -> RemovedClient<'a> {
         let registered = client.filter(|client| {
             let known = self.roster.get(&client.id);
-            known.is_some_and(|known| known.db_path == path && known.seen_at == self.seen_at)
+            known.is_some_and(|known| *known.db_path == *path && known.seen_at == self.seen_at)
         });
         let removal = registered.map(|client| {
             // A generation that begins later is of another database, whatever the clock does.
@@ -491,7 +497,7 @@ impl Capture {
     /// The client of a database to which the state could give no number.
     fn unnumbered_at(&self, path: &Path) -> Option<Arc<Client>> {
         let client = self.roster.get(&self.identify(path)?.id)?;
-        (client.db_path == path && client.seen_at == self.seen_at).then_some(client)
+        (*client.db_path == *path && client.seen_at == self.seen_at).then_some(client)
     }
 
     /// Stops the replication of what stood at `path`, once that is noted.

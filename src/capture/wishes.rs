@@ -303,7 +303,7 @@ mod tests {
                 ..Named::single("main")
             };
             let identity = Terms::default().identity("", &named);
-            Client::new(identity, path.to_owned(), Path::new("/data").into())
+            Client::new(identity, path.into(), Path::new("/data").into())
         };
         let (first, second) = (client("a"), client("b"));
         let id = state.id_of(path).expect("a number");

@@ -121,8 +121,8 @@ impl Replicas {
     fn listed(&self, identity: Identity) -> ListedClient {
         ListedClient {
             elsewhere: self.stores.is_elsewhere(&identity.id.tenant),
-            client: identity.label,
-            prefix: identity.id.prefix,
+            client: identity.label.to_string(),
+            prefix: identity.id.prefix.to_string(),
             s3_prefix: identity.s3_prefix,
             removed: None,
         }
@@ -135,7 +135,7 @@ impl Replicas {
             named.map(|named| watch_path.rules.identity(named))
         });
         let mut own = named
-            .filter(|own| own.label == client.client && own.id.prefix == client.prefix)
+            .filter(|own| *own.label == *client.client && *own.id.prefix == *client.prefix)
             .map(|own| own.policy);
         own.next().unwrap_or_else(|| {
             let tenant = Named::single(client.tenant());

@@ -108,7 +108,7 @@ impl Config {
             named.into_iter().map(|(path, named)| {
                 let identity = watch_path.rules.identity(named);
                 let section = Section::default()
-                    .put("clientId", identity.label)
+                    .put("clientId", &*identity.label)
                     .put(
                         "dbPath",
                         watch_path.mountpoint.join(path).display().to_string(),

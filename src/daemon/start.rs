@@ -129,7 +129,7 @@ fn refuse_shared_places(config: &Config, readied: &[Readied]) -> Result<(), Erro
             let Some(location) = &identity.location else {
                 continue;
             };
-            if let Err(other) = places.take(location, &shown) {
+            if let Err(other) = places.take(location, shown.clone()) {
                 return Err(Error::SharedPlace {
                     first: other,
                     second: shown,

@@ -131,7 +131,11 @@ mod tests {
 
     fn client(name: &str, replicated_txid: u64, last_proven_at: Option<i64>) -> Arc<Client> {
         let seen_at = std::path::Path::new("/data").into();
-        let client = Client::new(Identity::plain("", name), "x.db".into(), seen_at);
+        let client = Client::new(
+            Identity::plain("", name),
+            std::path::Path::new("x.db").into(),
+            seen_at,
+        );
         client.update(|progress| {
             progress.replicated_txid = replicated_txid;
             progress.last_proven_at = last_proven_at;
@@ -149,7 +153,10 @@ mod tests {
         ];
         let names = |count| -> Vec<_> {
             let chosen = sample(all.to_vec(), count);
-            chosen.iter().map(|client| client.label.clone()).collect()
+            chosen
+                .iter()
+                .map(|client| client.label.to_string())
+                .collect()
         };
         assert_eq!(names(Sample::Count(2)), ["never", "early"]);
         assert_eq!(names(Sample::Count(9)), ["never", "early", "late"]);

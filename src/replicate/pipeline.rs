@@ -114,7 +114,7 @@ async fn wait(db: &Database, deadline: Instant) {
 }
 
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
-    Defect::Pipeline.meet(|| client.label.clone());
+    Defect::Pipeline.meet(|| client.label.to_string());
     let removed = db.is_removed();
     let prepared = async {
         replicator.come_after_rival(db, client).await?;

@@ -213,7 +213,7 @@ impl Replicator {
 
     /// Makes a snapshot of the present generation and stores it, after the state that it is of.
     async fn snapshot_now(&self, db: &Arc<Database>, client: &Client) -> Result<(), UpkeepError> {
-        Defect::Upkeep.meet(|| client.label.clone());
+        Defect::Upkeep.meet(|| client.label.to_string());
         if self.is_overtaken(db, client).await? {
             // The new generation begins with a snapshot.
             return Ok(());

@@ -40,7 +40,7 @@ pub struct Uplink {
     pub stores: Stores,
     permits: Semaphore,
     /// By watch path's prefix and tenant; only of tenants that have a limit.
-    paces: Mutex<HashMap<(String, String), Paces>>,
+    paces: Mutex<HashMap<(Arc<str>, Arc<str>), Paces>>,
     /// When each store's clock was read, and how many milliseconds it was ahead of ours.
     clocks: Mutex<HashMap<String, (Instant, i64)>>,
     health: Mutex<StoreHealth>,

@@ -227,8 +227,7 @@ impl Replicator {
                 Ok(found) => Ok(found.map_or(0, |moment| moment.txid)),
                 Err(RestoreError::Store(error)) => Err(error),
                 Err(error) => {
-                    let client = &client.label;
-                    tracing::warn!(client, error = %error, "The numbers of an earlier history can't be told; they begin anew");
+                    tracing::warn!(client = %client.label, error = %error, "The numbers of an earlier history can't be told; they begin anew");
                     Ok(0)
                 }
             }
@@ -238,8 +237,8 @@ impl Replicator {
 
     async fn describe_generation(&self, client: &Client, segment: &Segment) {
         let description = json!({
-            "tenantId": client.id.tenant,
-            "dbName": client.id.db_name,
+            "tenantId": *client.id.tenant,
+            "dbName": *client.id.db_name,
             "path": client.db_path.to_string_lossy(),
             "instance": format!("{:016x}", self.capture.node_id()),
             "pageSize": segment.end.page_size,
@@ -409,7 +408,8 @@ mod tests {
     fn a_segment_from_before_a_gap_does_not_mend_it() {
         let identity = Identity::plain("", "12345678-1234-5678-9abc-123456789012");
         let seen_at = std::path::Path::new("/data").into();
-        let mut progress = Client::new(identity, "a.db".into(), seen_at).progress();
+        let mut progress =
+            Client::new(identity, std::path::Path::new("a.db").into(), seen_at).progress();
         progress.status = Status::Gapped;
         progress.last_error = Some("gapped: the spool is full".to_owned());
         note_accepted(&mut progress, 7);

@@ -203,16 +203,16 @@ impl fmt::Debug for Admission {
 pub struct Client {
     pub id: ClientId,
     /// What logs, metrics and the API call it: the GUID, or `tenant/dbName`.
-    pub label: String,
+    pub label: Arc<str>,
     /// The database file, relative to the watch path.
-    pub db_path: PathBuf,
+    pub db_path: Arc<Path>,
     /// Where applications see the watch path.
     pub seen_at: Arc<Path>,
     /// Where its objects lie below its store's root, without a slash at either end.
     pub s3_prefix: String,
     /// Whether the registry in the store has to name it.
     pub is_listed: bool,
-    location: Option<String>,
+    location: Option<Arc<str>>,
     policy: RwLock<Arc<Policy>>,
     progress: Mutex<Progress>,
     replicated: Position,
@@ -225,7 +225,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(identity: Identity, db_path: PathBuf, seen_at: Arc<Path>) -> Self {
+    pub fn new(identity: Identity, db_path: Arc<Path>, seen_at: Arc<Path>) -> Self {
         let mut progress = Progress::new();
         progress.paused = !identity.policy.enabled;
         Self {
@@ -284,14 +284,14 @@ impl Client {
     }
 
     /// Its store and its place there; none where there is no store for it.
-    pub fn location(&self) -> Option<&str> {
-        self.location.as_deref()
+    pub fn location(&self) -> Option<&Arc<str>> {
+        self.location.as_ref()
     }
 
     /// The same as it is noted; none where there is no store for it.
     pub fn place(&self) -> Option<Place> {
         Some(Place {
-            location: self.location.clone()?,
+            location: self.location()?.to_string(),
             s3_prefix: self.s3_prefix.clone(),
         })
     }
@@ -315,13 +315,13 @@ impl Client {
 
     /// The watch path's prefix, where it has one.
     pub fn prefix(&self) -> Option<&str> {
-        (!self.id.prefix.is_empty()).then_some(self.id.prefix.as_str())
+        (!self.id.prefix.is_empty()).then_some(&*self.id.prefix)
     }
 
     /// `PREFIX/` before the label where there is a prefix: the form that `restore` and `verify` take.
     pub fn full_label(&self) -> String {
         self.prefix().map_or_else(
-            || self.label.clone(),
+            || self.label.to_string(),
             |prefix| format!("{prefix}/{}", self.label),
         )
     }
@@ -426,7 +426,11 @@ mod tests {
 
     fn client() -> Client {
         let identity = Terms::default().identity("", &Named::single("a"));
-        Client::new(identity, "a.db".into(), Path::new("/data").into())
+        Client::new(
+            identity,
+            Path::new("a.db").into(),
+            Path::new("/data").into(),
+        )
     }
 
     #[test]

@@ -7,22 +7,26 @@ use super::policy::Policy;
 /// Which database a replica belongs to: the watch path's prefix, the tenant and the database's name.
 ///
 /// For a GUID database tenant and name are both the GUID. All parts are checked where they enter the program,
-/// so an identity can be put into a key or a log line as it is.
+/// so an identity can be put into a key or a log line as it is. What is said twice is kept once: there are many of them.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ClientId {
     /// The watch path's prefix; empty where it has none.
-    pub prefix: String,
-    pub tenant: String,
-    pub db_name: String,
+    pub prefix: Arc<str>,
+    pub tenant: Arc<str>,
+    pub db_name: Arc<str>,
 }
 
 impl ClientId {
     /// The identity of a database that goes by one name, as a GUID.
     pub fn single(prefix: &str, name: &str) -> Self {
+        let name: Arc<str> = name.into();
         Self {
-            prefix: prefix.to_owned(),
-            tenant: name.to_owned(),
-            db_name: name.to_owned(),
+            prefix: match prefix {
+                "" => Arc::default(),
+                prefix => prefix.into(),
+            },
+            tenant: name.clone(),
+            db_name: name,
         }
     }
 }
@@ -41,11 +45,11 @@ pub fn derived_prefix(id: &ClientId, single: bool) -> String {
 }
 
 /// What logs, metrics and the API call a database: the GUID, or `tenant/dbName`; without the watch path's prefix.
-pub fn label_of(id: &ClientId, single: bool) -> String {
+pub fn label_of(id: &ClientId, single: bool) -> Arc<str> {
     if single {
         id.tenant.clone()
     } else {
-        format!("{}/{}", id.tenant, id.db_name)
+        format!("{}/{}", id.tenant, id.db_name).into()
     }
 }
 
@@ -67,7 +71,7 @@ pub fn full_label(prefix: &str, label: &str) -> String {
 pub struct Identity {
     pub id: ClientId,
     /// The GUID, or `tenant/dbName`.
-    pub label: String,
+    pub label: Arc<str>,
     /// Where its objects lie below its store's root, without a slash at either end.
     pub s3_prefix: String,
     /// Whether the registry in the store has to name it: its place can't be told from its names, or no rule would take
@@ -75,7 +79,7 @@ pub struct Identity {
     pub is_listed: bool,
     /// The store and that place: no two databases' may be equal, or lie one within the other. None where there is no
     /// store for it.
-    pub location: Option<String>,
+    pub location: Option<Arc<str>>,
     pub policy: Arc<Policy>,
 }
 
@@ -108,7 +112,7 @@ mod tests {
     fn labels_and_places() {
         let plain = ClientId::single("", "12345678-1234-5678-9abc-123456789012");
         assert_eq!(
-            label_of(&plain, true),
+            &*label_of(&plain, true),
             "12345678-1234-5678-9abc-123456789012"
         );
         assert_eq!(

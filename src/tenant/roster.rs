@@ -1,6 +1,8 @@
 //! The clients that are known to this instance, who counts against which limit, and the files that are none of ours.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +20,7 @@ const MAX_IGNORED: usize = 10_000;
 /// All registered clients, by their identity.
 #[derive(Debug)]
 pub struct Roster {
-    clients: DashMap<ClientId, Arc<Client>>,
+    clients: DashMap<Known, ()>,
     census: Mutex<Census>,
     /// Files that look like databases and are none of ours, by the path that applications see.
     ignored: Mutex<BTreeMap<PathBuf, Ignored>>,
@@ -38,11 +40,35 @@ struct Census {
     /// `limits.maxTenantsPerInstance`
     max_tenants: usize,
     /// Databases of each tenant, by watch path's prefix and tenant.
-    tenants: HashMap<(String, String), usize>,
-    places: Places,
+    tenants: HashMap<(Arc<str>, Arc<str>), usize>,
+    places: Places<Arc<Client>>,
     /// Clients that were not admitted.
     refused: BTreeMap<ClientId, Arc<Client>>,
 }
+
+/// A client under its identity, which is kept in it alone.
+#[derive(Debug)]
+struct Known(Arc<Client>);
+
+impl Borrow<ClientId> for Known {
+    fn borrow(&self) -> &ClientId {
+        &self.0.id
+    }
+}
+
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for Known {}
 
 /// What came of a registration.
 #[derive(Debug)]
@@ -79,27 +105,27 @@ impl Roster {
     pub fn register(
         &self,
         identity: Identity,
-        db_path: &Path,
+        db_path: Arc<Path>,
         seen_at: &Arc<Path>,
     ) -> Registration {
-        match self.clients.entry(identity.id.clone()) {
+        let client = Client::new(identity, db_path.clone(), seen_at.clone());
+        let client = Arc::new(client.heard_by(self.events.clone()));
+        match self.clients.entry(Known(client.clone())) {
             Entry::Occupied(known) => {
-                let client = known.get();
+                let Known(client) = known.key();
                 if client.db_path == db_path && client.seen_at == *seen_at {
                     return Registration::Known(client.clone());
                 }
                 Registration::Taken(client.seen_path())
             }
             Entry::Vacant(vacant) => {
-                let client = Client::new(identity, db_path.to_owned(), seen_at.clone());
-                let client = Arc::new(client.heard_by(self.events.clone()));
                 let mut census = self.census();
                 if let Err(reason) = census.admit(&client) {
                     refuse(&client, reason);
                     census.refused.insert(client.id.clone(), client.clone());
                 }
                 drop(census);
-                vacant.insert(client.clone());
+                vacant.insert(());
                 self.events
                     .tell(EventKind::Registered, &client.id, &client.label);
                 Registration::New(client)
@@ -109,9 +135,9 @@ impl Roster {
 
     /// Takes a client out; none if it was not registered with this file.
     pub fn unregister(&self, id: &ClientId, db_path: &Path) -> Option<Arc<Client>> {
-        let (_, client) = self
+        let (Known(client), ()) = self
             .clients
-            .remove_if(id, |_, client| client.db_path == db_path)?;
+            .remove_if(id, |Known(client), ()| *client.db_path == *db_path)?;
         let mut census = self.census();
         if census.refused.remove(id).is_none() {
             census.dismiss(&client);
@@ -143,12 +169,16 @@ impl Roster {
     }
 
     pub fn get(&self, id: &ClientId) -> Option<Arc<Client>> {
-        self.clients.get(id).map(|entry| entry.clone())
+        self.clients.get(id).map(|entry| entry.key().0.clone())
     }
 
     /// Every client, ordered by identity.
     pub fn all(&self) -> Vec<Arc<Client>> {
-        let mut clients: Vec<_> = self.clients.iter().map(|entry| entry.clone()).collect();
+        let mut clients: Vec<_> = self
+            .clients
+            .iter()
+            .map(|entry| entry.key().0.clone())
+            .collect();
         clients.sort_by(|a, b| a.id.cmp(&b.id));
         clients
     }
@@ -222,7 +252,7 @@ fn refuse(client: &Client, reason: String) {
 
 impl Census {
     /// Counts a client, and takes its place; the error is a code and a sentence.
-    fn admit(&mut self, client: &Client) -> Result<(), String> {
+    fn admit(&mut self, client: &Arc<Client>) -> Result<(), String> {
         let Some(location) = client.location() else {
             return Err(format!(
                 "no_store: tenant {} has no store of its own, and there is none for all; set `bucket`",
@@ -243,13 +273,11 @@ impl Census {
                 "too_many_databases: limits.maxDatabasesPerTenant is {most}"
             ));
         }
-        if let Err(other) = self
-            .places
-            .take(location, &client.seen_path().to_string_lossy())
-        {
+        if let Err(other) = self.places.take(location, client.clone()) {
             return Err(format!(
-                "prefix_taken: its objects would lie at {}, where those of {other} are",
-                client.s3_prefix
+                "prefix_taken: its objects would lie at {}, where those of {} are",
+                client.s3_prefix,
+                other.seen_path().display()
             ));
         }
         self.tenants.insert(tenant, databases + 1);
@@ -291,7 +319,11 @@ mod tests {
 
     fn add(roster: &Roster, tenant: &str, db_name: &str) -> Arc<Client> {
         let path = format!("{tenant}/{db_name}.db");
-        match roster.register(identity(tenant, db_name), Path::new(&path), &seen_at()) {
+        match roster.register(
+            identity(tenant, db_name),
+            Path::new(&path).into(),
+            &seen_at(),
+        ) {
             Registration::New(client) => client,
             other => panic!("{other:?}"),
         }
@@ -363,7 +395,7 @@ mod tests {
         assert!(refusal(&around).contains("/data/acme/orders.db"));
         let mut homeless = identity("x", "x");
         homeless.location = None;
-        match roster.register(homeless, Path::new("x.db"), &seen_at()) {
+        match roster.register(homeless, Path::new("x.db").into(), &seen_at()) {
             Registration::New(client) => assert!(refusal(&client).starts_with("no_store: ")),
             other => panic!("{other:?}"),
         }
@@ -373,7 +405,8 @@ mod tests {
     fn one_identity_belongs_to_one_file() {
         let roster = Roster::new(10);
         let client = add(&roster, "x", "x");
-        let again = |path: &str| roster.register(identity("x", "x"), Path::new(path), &seen_at());
+        let again =
+            |path: &str| roster.register(identity("x", "x"), Path::new(path).into(), &seen_at());
         assert!(matches!(again("x/x.db"), Registration::Known(_)));
         assert!(matches!(
             again("b/x.db"),

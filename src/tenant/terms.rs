@@ -33,11 +33,10 @@ pub struct TenantTerms {
 impl Terms {
     /// The identity of a database below a watch path of that prefix.
     pub fn identity(&self, prefix: &str, named: &Named) -> Identity {
-        let id = ClientId {
-            prefix: prefix.to_owned(),
-            tenant: named.tenant.clone(),
-            db_name: named.db_name.clone(),
-        };
+        let mut id = ClientId::single(prefix, &named.tenant);
+        if named.db_name != named.tenant {
+            id.db_name = named.db_name.as_str().into();
+        }
         let tenant = self.tenants.get(&named.tenant);
         let configured = named.s3_prefix.clone().or_else(|| {
             let prefix = tenant?.prefix.as_ref()?;
@@ -47,7 +46,7 @@ impl Terms {
         let s3_prefix = configured.unwrap_or_else(|| derived_prefix(&id, named.single));
         let location = self
             .store_of(&named.tenant)
-            .map(|store| format!("{store}/{s3_prefix}"));
+            .map(|store| format!("{store}/{s3_prefix}").into());
         Identity {
             label: label_of(&id, named.single),
             policy: self.policy(&named.tenant, &named.policy),
@@ -114,7 +113,7 @@ mod tests {
             ..Named::single("")
         };
         let identity = terms().identity("eu", &orders);
-        assert_eq!(identity.label, "acme/orders");
+        assert_eq!(&*identity.label, "acme/orders");
         assert_eq!(identity.full_label(), "eu/acme/orders");
         assert_eq!(identity.s3_prefix, "tenants/acme/orders");
         assert_eq!(

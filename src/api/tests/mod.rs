@@ -121,10 +121,11 @@ impl Served {
 
     fn register(&self, prefix: &str, guid: &str) -> Arc<Client> {
         let path = format!("{guid}.db");
-        match self
-            .roster
-            .register(Identity::plain(prefix, guid), Path::new(&path), &seen_at())
-        {
+        match self.roster.register(
+            Identity::plain(prefix, guid),
+            Path::new(&path).into(),
+            &seen_at(),
+        ) {
             Registration::New(client) => client,
             other => panic!("{other:?}"),
         }
@@ -203,7 +204,7 @@ async fn sync(wanted: Wanted, client: Arc<Client>, timeout: Duration) -> Result<
 
 /// One generation with the transactions 1 and 3; of the client `nothing` nothing is stored, and that of `damaged` is.
 fn moments(client: &Client) -> Result<Vec<ListedGeneration>, RestoreError> {
-    match client.id.tenant.as_str() {
+    match &*client.id.tenant {
         "nothing" => Err(RestoreError::UnknownReplica {
             prefix: client.s3_prefix.clone(),
         }),
@@ -250,7 +251,7 @@ fn restore(client: &Client, target: &Target) -> Result<(Restored, File), Restore
     let mut file = tempfile::tempfile().expect("a file");
     let content = txid.to_string().repeat(512 * 1000);
     file.write_all(content.as_bytes()).expect("written");
-    let pages = if client.id.tenant == "large" {
+    let pages = if &*client.id.tenant == "large" {
         100_000
     } else {
         1000
@@ -323,7 +324,7 @@ fn register(roster: &Roster, request: RegisterRequest) -> Result<Registered, Req
     };
     let identity = identity.identity("", &named);
     let below = path.strip_prefix("/data").expect("below the watch path");
-    match roster.register(identity, below, &seen_at()) {
+    match roster.register(identity, below.into(), &seen_at()) {
         Registration::New(client) if client.progress().status == Status::Refused => {
             roster.unregister(&client.id, below);
             Err(RequestError::Limit {

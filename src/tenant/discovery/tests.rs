@@ -17,7 +17,9 @@ fn rules(change: impl FnOnce(&mut RulesWritten)) -> Rules {
 }
 
 fn label(rules: &Rules, path: &str) -> Option<String> {
-    rules.identify(Path::new(path)).map(|found| found.label)
+    rules
+        .identify(Path::new(path))
+        .map(|found| found.label.to_string())
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn any_name_will_do_where_guids_are_not_asked_for() {
     let found = rules
         .identify(Path::new("shop/orders.db"))
         .expect("a client");
-    assert_eq!(found.label, "orders");
+    assert_eq!(&*found.label, "orders");
     assert_eq!(found.s3_prefix, "databases/orders");
 }
 
@@ -80,7 +82,7 @@ fn a_tenants_directory() {
     let found = by_directory
         .identify(Path::new("acme/orders.sqlite"))
         .expect("a client");
-    assert_eq!(found.label, "acme/orders");
+    assert_eq!(&*found.label, "acme/orders");
     assert_eq!(found.s3_prefix, "databases/acme/orders");
     assert_eq!(
         label(&by_directory, "acme/acme.db").as_deref(),
@@ -122,7 +124,7 @@ fn a_database_that_was_named_needs_no_rule() {
     let found = rules
         .identify(Path::new("shared/system.dat"))
         .expect("a client");
-    assert_eq!((found.label.as_str(), found.is_listed), ("system", true));
+    assert_eq!((&*found.label, found.is_listed), ("system", true));
     assert_eq!(found.s3_prefix, "elsewhere/it");
     assert_eq!(
         rules.examine(Path::new(&format!("{GUID}.db"))),

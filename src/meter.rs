@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Transactions that were captured, of all databases.
 pub static TRANSACTIONS_CAPTURED: Counter = Counter::new();
-/// Gates that were passed before their capture had ended.
+/// Gates that were passed before their capture had ended, or that were not seen at all.
 pub static GATES_MISSED: Counter = Counter::new();
 /// Commits that the store did not take in time, though they were to wait for it.
 pub static DURABILITY_TIMEOUTS: Counter = Counter::new();

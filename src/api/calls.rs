@@ -132,7 +132,7 @@ pub fn lookup(state: &State, named: &Named, query: &Query) -> Result<Arc<Client>
         Some(prefix) => {
             let id = ClientId {
                 db_name: db_name.as_str().into(),
-                ..ClientId::single(&prefix, tenant)
+                ..ClientId::single(prefix, tenant)
             };
             state.roster.get(&id).into_iter().collect()
         }

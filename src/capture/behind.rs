@@ -37,6 +37,7 @@ impl History {
     /// The file has what was captured last: from here on it can't be behind.
     pub(super) fn confirm_files(&mut self) {
         self.unconfirmed = None;
+        self.has_found_place = true;
     }
 
     /// Whether an image shows what the database was before the state `mark`.

@@ -394,7 +394,7 @@ impl History {
         &mut self,
         db: &Database,
         shared: &Shared,
-        log: &WalReader,
+        log: &mut WalReader,
     ) -> Result<bool, CaptureError> {
         let place = self.mark.and_then(|mark| mark.wal);
         let (Some(unpublished), Some(place)) = (self.unpublished, place) else {

@@ -8,11 +8,11 @@ use super::files::{Log, in_wal_mode, open_log};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, WalMark};
+use super::resets::Counted;
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::tail::{self, Newer};
 use super::wal_reader::WalReader;
-use super::whole_log::Complete;
 use crate::clock::UnixMs;
 use crate::fault::{Defect, Point};
 use crate::format::ltx::{lock_page, page_checksum};
@@ -21,7 +21,7 @@ use crate::format::scanner::{PageRef, Transaction};
 /// So many pages of the newest transaction are looked for in the file before a log is destroyed: a gate has to be quick.
 pub(super) const TAIL_PAGES: usize = 4096;
 /// Where the wal-index has said that they are checkpointed, a few have to do.
-const SAMPLE_PAGES: usize = 16;
+pub(super) const SAMPLE_PAGES: usize = 16;
 
 /// What has to come next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,32 +92,19 @@ impl History {
         // Before the log is opened: what a gate has captured for may be carried out at any time.
         let is_passing = db.is_passing();
         let stamps = shared.stamps(db)?;
-        let goes_on = self.resync.is_none() && self.seen_changes == db.changes();
-        if db.ends_unseen(gate) && (self.mark.is_none() || !goes_on) {
-            self.note_complete(db, shared)?;
-        }
         if self.mark.is_none() {
+            self.note_complete(db, shared, gate, Next::Image)?;
             return self.drained_without_mark(db, shared, stamps);
         }
-        if !goes_on {
+        if self.resync.is_some() || self.seen_changes != db.changes() {
+            self.note_complete(db, shared, gate, Next::Image)?;
             return Ok(Drained::only(Next::Image));
         }
         let drained = match open_log(db, shared)? {
             Log::None => self.drained_without_log(db, shared, stamps)?,
             Log::Valid(log) => self.drain_log(db, shared, log, (gate, is_passing), since)?,
         };
-        match drained.next {
-            Next::Nothing | Next::LookAgain if db.ends_unseen(gate) => {
-                self.spool_all(shared)?;
-                let place = self.mark.and_then(|mark| mark.wal);
-                self.complete = place.map(|place| Complete {
-                    place,
-                    change: self.seen_change,
-                });
-            }
-            Next::Image if db.ends_unseen(gate) => self.note_complete(db, shared)?,
-            _ => {}
-        }
+        self.note_complete(db, shared, gate, drained.next)?;
         if self.ends_log(gate) && drained.next != Next::Image {
             self.spool_all(shared)?;
             self.log_ended = true;
@@ -163,12 +150,12 @@ impl History {
         stamps: Stamps,
     ) -> Result<Drained, CaptureError> {
         let log_is_missed = self.mark.is_some_and(|mark| mark.wal.is_some()) && !self.log_ended;
-        if log_is_missed && self.is_complete() {
+        if log_is_missed && self.may_begin_anew() {
             // The header of the next log is just being written.
             return Ok(Drained::only(Next::LookAgain));
         }
         if log_is_missed {
-            self.compare_because(db, "log_gone");
+            self.miss_gate(db, "log_gone");
             return Ok(Drained::only(Next::Image));
         }
         let (touched, written_to) = (db.take_touched(), db.has_writers());
@@ -208,7 +195,7 @@ impl History {
     ) -> Result<Drained, CaptureError> {
         db.note_page_size(log.header.page_size);
         db.note_commits_by_journal(false);
-        if self.is_ahead(db, shared, &log)? {
+        if self.is_ahead(db, shared, &mut log)? {
             match gate {
                 None => return Ok(Drained::only(Next::LookAgain)),
                 // Somebody else writes: whoever made it has died.
@@ -221,7 +208,7 @@ impl History {
         };
         self.confirm_files();
         let kept = gate.and_then(Gate::kept_bytes);
-        let extent = committed_extent(db, shared, &log, kept.is_some())?;
+        let extent = committed_extent(db, shared, &mut log, kept.is_some())?;
         let Some(extent) = extent else {
             return Ok(Drained::only(Next::Unknown));
         };
@@ -238,22 +225,20 @@ impl History {
         }
         let end = end.min(log.len);
         let transactions = self.transactions(&mut log, from, end)?;
-        if !self.log_ended && captured.is_some_and(|place| place.salt != from.salt) {
-            // Its reset was not seen: the live connections have counted what was committed since.
-            let before = self.complete.and_then(|complete| complete.change);
-            let since = before.zip(extent.change);
-            let counted = since.map(|(before, now)| now.wrapping_sub(before) as usize);
-            if counted.is_some_and(|counted| counted != transactions.len()) {
-                self.compare_because(db, "reset_missed");
-                return Ok(Drained::only(Next::Image));
-            }
-            let newer = Newer::of(&transactions);
-            if !self.tail_is_in(db, shared, SAMPLE_PAGES, &newer)? {
-                self.suspect_file(db);
-            }
+        let is_another = captured.is_none_or(|place| place.salt != from.salt);
+        if is_another && self.is_reset_missed(db, extent.counted, transactions.len()) {
+            self.miss_gate(db, "reset_missed");
+            return Ok(Drained::only(Next::Image));
         }
-        self.seen_change = extent.change;
-        db.followed.set(extent.change);
+        let is_unseen = is_another && captured.is_some() && !self.log_ended;
+        if is_unseen && !self.tail_was_written(db, shared, &mut log, from, &transactions)? {
+            self.suspect_file(db);
+        }
+        if extent.counted.is_some() || !transactions.is_empty() {
+            self.seen_count = extent.counted;
+        }
+        db.followed
+            .set(extent.counted.map(|counted| counted.change));
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);
         let has_ended = self.log_ended && is_passing && is_as_captured;
@@ -324,15 +309,15 @@ impl History {
                 match chains {
                     true => {}
                     // It was reset after its header was read.
-                    false if self.is_complete() => return Err(CaptureError::Disturbed),
+                    false if self.may_begin_anew() => return Err(CaptureError::Disturbed),
                     // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
                     false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
-                    false => self.compare_because(db, "overwritten"),
+                    false => self.miss_gate(db, "overwritten"),
                 }
                 Ok(chains.then_some(place))
             }
-            Some(_) if !self.log_ended && !self.is_complete() => {
-                self.compare_because(db, "reset_missed");
+            Some(_) if !self.log_ended && !self.may_begin_anew() => {
+                self.miss_gate(db, "reset_missed");
                 Ok(None)
             }
             _ => Ok(Some(start)),
@@ -461,8 +446,8 @@ pub(super) struct Extent {
     pub by_chain: bool,
     /// The wal-index has said that it is checkpointed to its end: it goes on to the next log, or is gone.
     pub is_over: bool,
-    /// `WalIndex::change`, where the wal-index speaks of this log.
-    pub change: Option<u32>,
+    /// Where the wal-index speaks of this log.
+    pub counted: Option<Counted>,
 }
 
 /// How far the log counts; none where nothing can be said now. Before a reset there is no second look: what recovery
@@ -470,12 +455,15 @@ pub(super) struct Extent {
 pub(super) fn committed_extent(
     db: &Database,
     shared: &Shared,
-    log: &WalReader,
+    log: &mut WalReader,
     before_reset: bool,
 ) -> Result<Option<Extent>, CaptureError> {
+    let number = db.index_number();
     let index = db
         .index(&shared.backing)
         .map_err(CaptureError::io("read the wal-index"))?;
+    log.note_growth()
+        .map_err(CaptureError::io("look at the log"))?;
     let (end, by_chain) = match authority::limit(
         log.header.salt,
         index,
@@ -492,15 +480,18 @@ pub(super) fn committed_extent(
         Index::Live(index) => index.salt != log.header.salt,
         Index::Absent | Index::Unreadable => !by_chain,
     };
-    let change = match index {
-        Index::Live(index) if index.salt == log.header.salt => Some(index.change),
+    let counted = match index {
+        Index::Live(index) if index.salt == log.header.salt => Some(Counted {
+            index: number,
+            change: index.change,
+        }),
         _ => None,
     };
     Ok(Some(Extent {
         end,
         by_chain,
         is_over,
-        change,
+        counted,
     }))
 }
 

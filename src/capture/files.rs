@@ -8,6 +8,7 @@ use super::database::Database;
 use super::error::CaptureError;
 use super::state::Stamps;
 use super::wal_reader::WalReader;
+use crate::clock::now_ms;
 use crate::format::sqlite::{
     DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE, JOURNAL_HEADER_SIZE, journal_is_hot,
 };
@@ -91,4 +92,20 @@ impl Shared {
             wal: stamp(&companion(&db.path, "-wal"))?,
         })
     }
+}
+
+/// A file that is written without log and journal counts as finished when it was left alone for so long.
+const QUIET_MS: i64 = 300;
+
+/// Whether a file that is written without log and journal counts as finished.
+pub(super) fn is_quiet(
+    db: &Database,
+    shared: &Shared,
+    stamp: &Stamp,
+) -> Result<bool, CaptureError> {
+    if !db.has_writers() {
+        return Ok(true);
+    }
+    let is_left_alone = now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
+    Ok(is_left_alone && !shared.has_writer(stamp.inode)?)
 }

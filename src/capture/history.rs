@@ -16,9 +16,9 @@ use super::mark::{Mark, PageSum, Segment};
 use super::merge::Numbers;
 use super::page_sums::{PageSums, SumsHeader};
 use super::read_ahead::Followed;
+use super::resets::{Counted, LogEnd};
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
-use super::whole_log::Complete;
 use super::{Shared, now_after};
 use crate::clock::UnixMs;
 use crate::fault::Point;
@@ -60,13 +60,15 @@ pub struct History {
     /// The log of `mark.wal` was captured to its end, and destroyed with our leave.
     pub(super) log_ended: bool,
     /// Where a log was captured to its end at a complete checkpoint: it may be reset from there without a word.
-    pub(super) complete: Option<Complete>,
+    pub(super) complete: Option<LogEnd>,
     /// What was read of the log behind `mark.wal`, ahead of its capture.
     pub(super) followed: Option<Box<Followed>>,
-    /// `WalIndex::change` at the newest captured commit, where it could be seen.
-    pub(super) seen_change: Option<u32>,
+    /// As it was at the newest captured commit, of which this run has seen none at first; none where it could not be seen.
+    pub(super) seen_count: Option<Counted>,
     /// None once this run has found the mark in the files.
     pub(super) unconfirmed: Option<Box<Unconfirmed>>,
+    /// Since it was loaded, its place in the files was found: what happens to them from then on is seen.
+    pub(super) has_found_place: bool,
     /// The captured state's first page is not plain.
     pub(super) is_encrypted: bool,
     /// This run had found it there before a panic: the files can't be behind.
@@ -101,6 +103,7 @@ impl History {
         let id = db.id().ok_or(CaptureError::Stopped)?;
         db.writes().lose();
         self.pending.clear();
+        self.seen_count = Some(Counted::default());
         let known = shared.state.load(id)?;
         let mut table = PageSums::new(shared.sums_path(id));
         let all = || known.stored.iter().chain(&known.spooled);

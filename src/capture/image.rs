@@ -16,23 +16,21 @@ use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
 use super::dirty_pages;
 use super::error::CaptureError;
-use super::files::{Log, open_log, read_header};
+use super::files::{Log, is_quiet, open_log, read_header};
 use super::foreign::CUT;
 use super::gate::Gate;
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
+use super::resets::{Counted, LogEnd, tell_missed};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::tail::is_checkpointed;
-use super::whole_log::{Committed, Complete, committed};
+use super::whole_log::{Committed, committed};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Defect;
 use crate::format::ltx::DatabaseChecksum;
 use crate::format::scanner::PageRef;
 use crate::format::wal::Salt;
 use crate::store::keys::GenerationId;
-
-/// A file that is written without log and journal counts as finished when it was left alone for so long.
-const QUIET_MS: i64 = 300;
 
 /// An image that is being made: what has to be kept for it meanwhile. Under the database's lock.
 #[derive(Debug)]
@@ -45,6 +43,8 @@ pub struct ImageRun {
     /// Committed pages of logs that were reset since, in their order; the pages themselves lie in `saved`.
     resets: Vec<(u32, Vec<PageRef>)>,
     saved: Option<File>,
+    /// The log that stood there at first.
+    first: Option<Salt>,
     /// The newest log that was saved before its reset.
     ended: Option<Salt>,
     /// A reset could not be saved: the image is of no use.
@@ -98,8 +98,13 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         return Err(CaptureError::Disturbed);
     }
     let mut is_without_boundaries = false;
+    let count = History::count_without_log(db, shared)?;
+    let mut first = None;
     let page_size = match (open_log(db, shared)?, read_header(db, shared)?) {
-        (Log::Valid(log), _) => log.header.page_size,
+        (Log::Valid(log), _) => {
+            first = Some(log.header.salt);
+            log.header.page_size
+        }
         (Log::None, Some(header)) => {
             let by_journal = changes != history.seen_changes;
             db.note_commits_by_journal(!header.wal_mode);
@@ -122,6 +127,10 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
             Some(page_size) => page_size,
         },
     };
+    if first.is_none() {
+        // What is committed from now on is in the log that is there at the end, or in one that is saved.
+        history.seen_count = count;
+    }
     db.take_touched();
     db.begin_whole();
     history.image = Some(Box::new(ImageRun {
@@ -131,23 +140,11 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         page_size,
         resets: Vec::new(),
         saved: None,
+        first,
         ended: None,
         lost: false,
     }));
     Ok(Some(file))
-}
-
-/// Whether a file that is written without log and journal counts as finished.
-pub(super) fn is_quiet(
-    db: &Database,
-    shared: &Shared,
-    stamp: &Stamp,
-) -> Result<bool, CaptureError> {
-    if !db.has_writers() {
-        return Ok(true);
-    }
-    let is_left_alone = now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
-    Ok(is_left_alone && !shared.has_writer(stamp.inode)?)
 }
 
 /// Reads all pages of the file in pieces of `chunk` bytes. Holds no lock while it reads.
@@ -258,7 +255,7 @@ impl History {
         let Some(Committed {
             transactions,
             by_chain,
-            change,
+            counted,
         }) = committed(db, shared, &mut log, true)?
         else {
             return Ok(());
@@ -297,10 +294,8 @@ impl History {
         let run = self.image.as_mut().expect("BUG: saved for no image");
         run.resets.push(reset);
         run.ended = Some(log.header.salt);
-        self.complete = Some(Complete {
-            place: log.mark_at(last.end),
-            change,
-        });
+        self.complete = Some(LogEnd::of(&log.mark_at(last.end)));
+        self.seen_count = counted;
         run.lost |= page_size != run.page_size;
         Ok(())
     }
@@ -334,8 +329,23 @@ impl History {
                 commit = Some(*size);
             }
         }
-        let Laid { wal, last, change } = self.lay_log_over(db, shared, image, &mut commit)?;
-        if db.is_gate_missed() {
+        // Before the log is looked for: what is committed in between is in it.
+        let without_log = Self::count_without_log(db, shared)?;
+        let Laid {
+            wal,
+            last,
+            counted,
+            transactions,
+        } = self.lay_log_over(db, shared, image, &mut commit)?;
+        let (salt, before) = (wal.map(|wal| wal.salt), run.ended.or(run.first));
+        // A log that has ended unsaved may have been written into what was read.
+        let is_unsaved = run.ended.is_none() && before.is_some() && salt != before;
+        let is_another = salt != before && !is_unsaved;
+        let is_missed = is_another && self.is_reset_missed(db, counted, transactions);
+        if is_missed {
+            tell_missed(db, "reset_missed");
+        }
+        if is_missed || is_unsaved || db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
         let commit = match commit {
@@ -350,7 +360,7 @@ impl History {
         }
         let sum_of = |page: &PageRef| (page.pgno, image.sums[page.pgno as usize - 1]);
         self.tail = last.iter().map(sum_of).collect();
-        self.seen_change = change;
+        self.seen_count = wal.map_or(without_log, |_| counted);
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
         self.at_rest = (wal.is_none() && run.resets.is_empty()).then_some(run.stamp);
@@ -389,7 +399,7 @@ impl History {
         }
         let Committed {
             transactions,
-            change,
+            counted,
             ..
         } = committed(db, shared, &mut log, false)?.ok_or(CaptureError::Disturbed)?;
         let mut page = vec![0; image.page_size as usize];
@@ -407,7 +417,8 @@ impl History {
         Ok(Laid {
             wal: Some(mark),
             last,
-            change,
+            counted,
+            transactions: transactions.len(),
         })
     }
 
@@ -537,8 +548,10 @@ struct Laid {
     wal: Option<WalMark>,
     /// The pages of its last transaction.
     last: Vec<PageRef>,
-    /// `WalIndex::change` then.
-    change: Option<u32>,
+    /// Where the wal-index spoke of it.
+    counted: Option<Counted>,
+    /// How many are committed in it.
+    transactions: usize,
 }
 
 /// The size of a database of which no log has a frame: nobody may have written it while it was read.

@@ -37,6 +37,7 @@ mod read_ahead;
 pub(crate) mod recorder;
 mod registration;
 mod requests;
+mod resets;
 mod segment;
 mod shares;
 mod snapshot;
@@ -93,6 +94,8 @@ use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
 use turns::Write;
+#[cfg(test)]
+pub(crate) use watch::Heard;
 use watch::Watching;
 use wishes::Wish;
 use workers::Workers;

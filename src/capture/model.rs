@@ -135,6 +135,11 @@ impl Model {
         self.db.written(FileKind::Wal);
     }
 
+    /// A further connection.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.path()).expect("open")
+    }
+
     /// As the last close does, whose handle is still open.
     pub fn remove_index(&self) {
         std::fs::remove_file(self.companion("-shm")).expect("removed");
@@ -189,7 +194,9 @@ impl Model {
             }
         }
         drop(passing);
-        self.gate(Gate::DatabaseTruncate);
+        if self.gated {
+            self.gate(Gate::DatabaseTruncate);
+        }
     }
 
     /// What SQLite itself shows: a copy of the files, recovered and checkpointed.

@@ -90,10 +90,10 @@ impl History {
         };
         let from = match mark.wal {
             Some(place) if place.salt == log.header.salt => place,
-            Some(_) if !self.log_ended && !self.is_complete() => return Ok(()),
+            Some(_) if !self.log_ended && !self.may_begin_anew() => return Ok(()),
             _ => log.mark_at(log.header.start()),
         };
-        let extent = committed_extent(db, shared, &log, false)?;
+        let extent = committed_extent(db, shared, &mut log, false)?;
         let Some(extent) = extent.filter(|extent| !extent.by_chain) else {
             return Ok(());
         };
@@ -107,7 +107,8 @@ impl History {
             followed.go_on(&mut log, end)?;
         }
         self.followed = Some(followed);
-        db.followed.set(extent.change);
+        db.followed
+            .set(extent.counted.map(|counted| counted.change));
         Ok(())
     }
 }

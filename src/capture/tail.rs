@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::backing::read_up_to;
 use super::database::Database;
-use super::drain::TAIL_PAGES;
+use super::drain::{SAMPLE_PAGES, TAIL_PAGES, committed_extent};
 use super::error::CaptureError;
 use super::history::History;
 use super::mark::{PageSum, WalMark};
@@ -47,13 +47,47 @@ impl History {
         pages: usize,
         newer: &Newer,
     ) -> Result<bool, CaptureError> {
+        Ok(self.missing_of_tail(db, shared, pages, newer)?.is_empty())
+    }
+
+    fn missing_of_tail(
+        &self,
+        db: &Database,
+        shared: &Shared,
+        pages: usize,
+        newer: &Newer,
+    ) -> Result<Vec<u32>, CaptureError> {
         let is_there = |(pgno, _): &PageSum| !newer.may_have(*pgno);
         let tail = self.tail.iter().copied().filter(is_there).take(pages);
         let tail: Vec<PageSum> = tail.collect();
         match self.mark {
-            Some(mark) => are_in_file(db, shared, mark.page_size, tail.into_iter()),
-            None => Ok(true),
+            Some(mark) => missing_in_file(db, shared, mark.page_size, tail.into_iter()),
+            None => Ok(Vec::new()),
         }
+    }
+
+    /// The same where the next log goes on: `transactions` were read of it, from `from` on, and a checkpoint may have
+    /// written what was committed since.
+    pub(super) fn tail_was_written(
+        &self,
+        db: &Database,
+        shared: &Shared,
+        log: &mut WalReader,
+        from: WalMark,
+        transactions: &[Transaction],
+    ) -> Result<bool, CaptureError> {
+        let newer = Newer::of(transactions);
+        let missing = self.missing_of_tail(db, shared, SAMPLE_PAGES, &newer)?;
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        let Some(extent) = committed_extent(db, shared, log, false)? else {
+            // Nothing can be said now; a further snapshot looks at each page.
+            return Ok(true);
+        };
+        let later = log.transactions(from.position, extent.end.min(log.len));
+        let newer = Newer::of(&later.map_err(CaptureError::io("read the log"))?);
+        Ok(missing.into_iter().all(|pgno| newer.may_have(pgno)))
     }
 
     /// Keeps the raw frames of a commit that no live connection has seen and that is about to be destroyed: SQLite's
@@ -94,29 +128,30 @@ impl History {
     }
 }
 
-/// Whether the database's file has these pages.
-fn are_in_file(
+/// Those of these pages that the database's file does not have.
+fn missing_in_file(
     db: &Database,
     shared: &Shared,
     page_size: u32,
     pages: impl ExactSizeIterator<Item = PageSum>,
-) -> Result<bool, CaptureError> {
+) -> Result<Vec<u32>, CaptureError> {
     if pages.len() == 0 {
-        return Ok(true);
+        return Ok(Vec::new());
     }
     let failed = || CaptureError::io("compare the database with its log");
     let Some(file) = shared.backing.open(&db.path).map_err(failed())? else {
-        return Ok(false);
+        return Ok(pages.map(|(pgno, _)| pgno).collect());
     };
     let mut page = vec![0; page_size as usize];
+    let mut missing = Vec::new();
     for (pgno, sum) in pages {
         let at = u64::from(pgno - 1) * u64::from(page_size);
         let read = read_up_to(&file, &mut page, at).map_err(failed())?;
         if read < page.len() || page_checksum(pgno, &page) != sum {
-            return Ok(false);
+            missing.push(pgno);
         }
     }
-    Ok(true)
+    Ok(missing)
 }
 
 /// The sums of those pages that the last of a stretch's transactions changed.
@@ -143,5 +178,5 @@ pub(super) fn is_checkpointed(
             .map_err(CaptureError::io("read a page of the log"))?;
         sums.push((found.pgno, page_checksum(found.pgno, &page)));
     }
-    are_in_file(db, shared, page_size, sums.into_iter())
+    Ok(missing_in_file(db, shared, page_size, sums.into_iter())?.is_empty())
 }

@@ -20,7 +20,7 @@ const WINDOW: u64 = 1 << 20;
 pub struct WalReader {
     file: File,
     pub header: WalHeader,
-    /// Bytes, when it was opened.
+    /// Bytes, when that was asked for.
     pub len: u64,
     window: Vec<u8>,
     window_at: u64,
@@ -43,6 +43,12 @@ impl WalReader {
             window_at: 0,
             over: None,
         }))
+    }
+
+    /// What was written since it was opened is read as well.
+    pub fn note_growth(&mut self) -> io::Result<()> {
+        self.len = self.len.max(self.file.metadata()?.len());
+        Ok(())
     }
 
     /// Reads from now on as though `data` stood at `offset`.

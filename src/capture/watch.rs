@@ -28,7 +28,7 @@ const BUFFER_SIZE: usize = 64 << 10;
 
 /// What was heard.
 #[derive(Debug)]
-enum Heard {
+pub(crate) enum Heard {
     /// The log of this database was written, or is gone.
     Log(Arc<Database>),
     /// A breath has passed since.
@@ -203,15 +203,7 @@ impl Capture {
             let Some(capture) = capture.upgrade() else {
                 return;
             };
-            match heard {
-                Heard::Log(db) => db.heard_of(),
-                Heard::Since(db) => capture.read_ahead_soon(&db),
-                Heard::Anything => {
-                    let all = capture.all().into_iter();
-                    all.filter(|db| db.is_log_passed())
-                        .for_each(|db| db.heard_of());
-                }
-            }
+            capture.hear(heard);
         };
         let listen = move || {
             if let Err(error) = watch.listen(tell) {
@@ -220,6 +212,19 @@ impl Capture {
         };
         let thread = std::thread::Builder::new().name("watch".to_owned());
         thread.spawn(listen).map(drop)
+    }
+
+    /// Logs were written: they are looked at.
+    pub(crate) fn hear(&self, heard: Heard) {
+        match heard {
+            Heard::Log(db) => db.heard_of(),
+            Heard::Since(db) => self.read_ahead_soon(&db),
+            Heard::Anything => {
+                let all = self.all().into_iter();
+                all.filter(|db| db.is_log_passed())
+                    .for_each(|db| db.heard_of());
+            }
+        }
     }
 
     /// Whether the kernel may pass the writes to this database's log through: then they are heard of, which needs a watch

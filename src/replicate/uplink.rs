@@ -39,8 +39,8 @@ pub struct StoreHealth {
 pub struct Uplink {
     pub stores: Stores,
     permits: Semaphore,
-    /// By watch path's prefix and tenant; only of tenants that have a limit.
-    paces: Mutex<HashMap<(Arc<str>, Arc<str>), Paces>>,
+    /// Only of tenants that have a limit.
+    paces: Mutex<HashMap<OfTenant, Paces>>,
     /// When each store's clock was read, and how many milliseconds it was ahead of ours.
     clocks: Mutex<HashMap<String, (Instant, i64)>>,
     health: Mutex<StoreHealth>,
@@ -51,6 +51,9 @@ pub struct Uplink {
     /// Stores that have refused a deletion, and it was said.
     without_deletion: Mutex<HashSet<String>>,
 }
+
+/// A watch path's prefix, and a tenant's name.
+type OfTenant = (Arc<str>, Arc<str>);
 
 #[derive(Default)]
 struct Paces {

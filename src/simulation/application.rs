@@ -23,6 +23,7 @@ pub struct Application {
     /// Keeps a read transaction open, so that checkpoints can't be complete.
     reader: RefCell<Option<Connection>>,
     in_call: Cell<bool>,
+    is_exclusive: Cell<bool>,
     page_size: Cell<u32>,
     synchronous: Cell<&'static str>,
 }
@@ -66,6 +67,13 @@ fn recovered(database: &Path, scratch: &Path) -> Option<Vec<u8>> {
     let connection = Connection::open(&copy).expect("open the copy");
     let read = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
     read.ok().and_then(|()| content_of(&connection))
+}
+
+impl Application {
+    /// Whether it keeps its wal-index to itself.
+    pub fn is_exclusive(&self) -> bool {
+        self.is_exclusive.get()
+    }
 }
 
 impl World {
@@ -192,6 +200,7 @@ impl World {
         let opened = self.connect();
         if let Ok(writer) = opened {
             let is_exclusive = self.dice.chance(100);
+            app.is_exclusive.set(is_exclusive);
             *app.writer.borrow_mut() = Some(writer);
             app.in_call.set(false);
             for sql in self.preparation(is_exclusive) {

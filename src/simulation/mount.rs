@@ -62,6 +62,14 @@ impl World {
         }
     }
 
+    /// Whether a gate is not passed at all: only connections that share a log may overlook one another.
+    fn is_missed(&self, gate: Gate) -> bool {
+        self.profile.missed_gates > 0
+            && gate == Gate::DatabaseTruncate
+            && !self.application.is_exclusive()
+            && self.dice.chance(self.profile.missed_gates)
+    }
+
     /// The process behind the mount, where it is alive, and the database as it knows it.
     fn mounted(&self) -> Option<(Rc<Daemon>, Option<Arc<Database>>)> {
         let daemon = self.daemon().filter(|_| !self.is_dead.get())?;
@@ -135,7 +143,10 @@ impl World {
             Change::OpenIndex(_) => FileKind::Shm,
             _ => kind_of(path),
         };
-        let gate = db.as_ref().and_then(|db| gate_of(db, kind, change));
+        let gate = db
+            .as_ref()
+            .and_then(|db| self.gate_of(db, kind, change))
+            .filter(|gate| !self.is_missed(*gate));
         // Kept until the operation is carried out and told of.
         let _passing = match (gate, &db) {
             (Some(gate), Some(db)) => match self.pass_gate(daemon, db, gate) {
@@ -180,6 +191,12 @@ impl World {
                 db.opened(kind, self.open_as());
                 db.resized(kind, 3);
             }
+            (Change::Create(_) | Change::Open(_), FileKind::Wal) if self.profile.passes_logs => {
+                db.opened(kind, self.open_as());
+            }
+            (Change::Write(..), FileKind::Wal) if self.profile.passes_logs => {
+                self.unheard.set(self.unheard.get() + 1);
+            }
             // With passthrough the kernel says nothing of those to the database's file.
             (Change::Write(_, at, bytes), _)
                 if kind != FileKind::Database || !self.profile.passthrough =>
@@ -194,7 +211,8 @@ impl World {
 
     /// Waits at a gate, while others go on. None where the process dies meanwhile, or where nobody could open it now.
     fn pass_gate(&self, daemon: &Rc<Daemon>, db: &Arc<Database>, gate: Gate) -> Option<Passing> {
-        if gate.destroys_frames() && self.in_work.get() == Some(true) {
+        let ends_unseen = self.profile.passes_logs && gate == Gate::DatabaseTruncate;
+        if (gate.destroys_frames() || ends_unseen) && self.in_work.get() == Some(true) {
             return None;
         }
         let given = Arc::new(Mutex::new(None));
@@ -215,6 +233,19 @@ impl World {
         }
         let passing = lock(&given).take();
         passing.filter(|_| !self.is_dead.get())
+    }
+
+    fn gate_of(&self, db: &Database, kind: FileKind, change: &Change<'_>) -> Option<Gate> {
+        match (kind, change) {
+            (FileKind::Wal, Change::Write(_, at, _)) => {
+                let is_seen = !self.profile.passes_logs && db.wal_write_needs_gate(*at);
+                is_seen.then_some(Gate::WalOverwrite)
+            }
+            (FileKind::Wal, Change::Cut(_, kept)) => Some(Gate::WalTruncate { kept: *kept }),
+            (FileKind::Wal, Change::Remove(_)) => Some(Gate::WalUnlink),
+            (FileKind::Database, Change::Cut(..)) => Some(Gate::DatabaseTruncate),
+            _ => None,
+        }
     }
 
     fn closes(&self, path: &Path, act: &mut dyn FnMut() -> c_int) -> c_int {
@@ -272,17 +303,5 @@ fn named(change: &Change<'_>) -> String {
         Change::Sync(_) => format!("sync {name}"),
         Change::Remove(_) => format!("remove {name}"),
         _ => format!("open {name}"),
-    }
-}
-
-fn gate_of(db: &Database, kind: FileKind, change: &Change<'_>) -> Option<Gate> {
-    match (kind, change) {
-        (FileKind::Wal, Change::Write(_, at, _)) => {
-            db.wal_write_needs_gate(*at).then_some(Gate::WalOverwrite)
-        }
-        (FileKind::Wal, Change::Cut(_, kept)) => Some(Gate::WalTruncate { kept: *kept }),
-        (FileKind::Wal, Change::Remove(_)) => Some(Gate::WalUnlink),
-        (FileKind::Database, Change::Cut(..)) => Some(Gate::DatabaseTruncate),
-        _ => None,
     }
 }

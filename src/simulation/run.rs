@@ -162,6 +162,14 @@ impl Run {
                 self.world.broke(format!("it is said that {text}"));
             }
         }
+        if self.world.profile.missed_gates == 0 && self.missed_gates() > 0 {
+            self.world.broke("a gate was missed".to_owned());
+        }
+        let is_suspected = self.world.log.count("foreign_change") > 0;
+        if is_suspected && self.world.profile.misses_nothing() && self.outcome.starts == 1 {
+            let what = "the file is suspected, and nobody has changed it";
+            self.world.broke(what.to_owned());
+        }
         let not_whole = self.world.log.count("is not whole, as after a power cut");
         // A death may come while another one begins, for a reason that was told.
         if not_whole > 0 && self.said() == not_whole && self.outcome.power_losses == 0 {
@@ -345,6 +353,7 @@ impl Run {
         if world.profile.keeps_every_state()
             && self.outcome.starts == 1
             && let Some(missing) = oracle.first_missing()
+            && (world.profile.missed_gates == 0 || self.missed_gates() == 0)
         {
             return Err(format!("state {missing} was lost of the history"));
         }
@@ -358,6 +367,11 @@ impl Run {
         self.outcome.stored = oracle.states().count();
         drop(oracle);
         self.assert_restorable()
+    }
+
+    /// Lines that say that a gate was missed.
+    fn missed_gates(&self) -> usize {
+        self.world.log.count("no gate was seen")
     }
 
     /// Lines that say why a generation begins.

@@ -15,8 +15,8 @@ use super::log::Log;
 use super::mount::Process;
 use super::oracle::{Broken, Oracle};
 use super::store::SimulatedStore;
-use crate::capture::Kind;
 use crate::capture::recorder::{self, Change};
+use crate::capture::{Heard, Kind};
 use crate::fault::{self, Point};
 use crate::random;
 
@@ -35,6 +35,10 @@ pub struct Profile {
     pub snapshot_ms: u64,
     /// The kernel passes reads and writes of `.db` and `-shm` through.
     pub passthrough: bool,
+    /// And those of logs, whose writes are heard of afterwards, or not at all.
+    pub passes_logs: bool,
+    /// Of a thousand complete checkpoints so many are no gate, as with a SQLite that resets its log without one.
+    pub missed_gates: u64,
     /// Of a thousand requests so many go wrong.
     pub store_faults: u64,
     /// The process, the application or both die.
@@ -48,17 +52,22 @@ pub struct Profile {
 }
 
 impl Profile {
-    pub fn of(dice: &Dice) -> Self {
+    pub fn of(dice: &Dice, seed: u64) -> Self {
         let deaths = dice.chance(750);
         let memory_bytes = dice.pick(&[16 << 20, 16 << 20, 20_000, 1]);
         // What finds room neither in memory nor in the spool can't be stored at all.
         let is_spool_small = dice.chance(80) && memory_bytes == 16 << 20;
+        // Not by the dice, so that seeds that were found stay what they are.
+        let passes_logs = seed % 3 == 1;
+        let misses_gates = seed % 9 == 4;
         Self {
             memory_bytes,
             spool_bytes: if is_spool_small { 30_000 } else { 1 << 30 },
             sync_ms: dice.pick(&[0, 0, 20, 1000]),
             snapshot_ms: dice.pick(&[300, 5_000, 3_600_000]),
-            passthrough: dice.chance(700),
+            passthrough: dice.chance(700) || passes_logs,
+            passes_logs,
+            missed_gates: if misses_gates { 150 } else { 0 },
             store_faults: dice.pick(&[0, 50, 300]),
             deaths,
             power_losses: deaths && dice.chance(500),
@@ -67,7 +76,12 @@ impl Profile {
         }
     }
 
-    /// Nothing may be lost of the history, however briefly it was there.
+    /// Every gate is waited for, and finds room.
+    pub fn misses_nothing(&self) -> bool {
+        self.missed_gates == 0 && self.late_gates == 0 && self.spool_bytes > 1 << 20
+    }
+
+    /// Nothing may be lost of the history, however briefly it was there, but where it is told that a gate was missed.
     pub fn keeps_every_state(&self) -> bool {
         !self.deaths
             && self.late_gates == 0
@@ -90,6 +104,8 @@ pub struct World {
     pub log: Log,
     pub process: Process,
     pub application: Application,
+    /// What was written to logs since somebody heard of it.
+    pub unheard: Cell<u64>,
     daemon: RefCell<Option<Rc<Daemon>>>,
     /// The process has died, and that is not cleared away yet.
     pub is_dead: Cell<bool>,
@@ -134,7 +150,7 @@ impl World {
         let time = Time::begin();
         let trace = Trace::new(root);
         random::simulated::seed(dice.number() | 1);
-        let profile = Profile::of(&dice);
+        let profile = Profile::of(&dice, seed);
         trace.note(format_args!("{profile:?}"));
         let world = Rc::new(Self {
             root: root.to_owned(),
@@ -148,6 +164,7 @@ impl World {
             oracle: RefCell::default(),
             process: Process::default(),
             application: Application::default(),
+            unheard: Cell::new(0),
             daemon: RefCell::default(),
             is_dead: Cell::new(false),
             death_in: Cell::new(None),
@@ -222,6 +239,7 @@ impl World {
             drop(daemon);
             self.in_tasks.set(false);
         }
+        self.unheard.set(0);
         self.is_dead.set(false);
         self.death_in.set(None);
     }
@@ -282,6 +300,9 @@ impl World {
         {
             let before = self.in_work.replace(Some(!is_free));
             nested(self);
+            while self.profile.passes_logs && self.dice.chance(500) {
+                nested(self);
+            }
             self.in_work.set(before);
         }
     }
@@ -291,12 +312,32 @@ impl World {
         let Some(daemon) = self.daemon().filter(|_| !self.is_dead.get()) else {
             return self.pass(self.dice.spread(2_000));
         };
+        self.hear(&daemon);
         match self.dice.below(10) {
             0..4 => self.run_tasks(&daemon, self.dice.spread(8)),
             4..8 => drop(self.work(&daemon, None)),
             _ => self.pass(self.dice.spread(60)),
         }
         self.look_at_store(false);
+    }
+
+    /// The process hears of what was written to logs: late, once for several writes, of too much at once, or not at all.
+    fn hear(&self, daemon: &Daemon) {
+        if self.unheard.get() == 0 || self.dice.chance(500) {
+            return;
+        }
+        let writes = self.unheard.replace(0);
+        self.trace.note(format_args!("  heard of {writes} writes"));
+        match self.dice.below(10) {
+            0 => {}
+            1 => daemon.capture.hear(Heard::Anything),
+            _ => {
+                let database = format!("{}.db", super::daemon::GUID);
+                if let Some(db) = daemon.capture.at_path(Path::new(&database)) {
+                    daemon.capture.hear(Heard::Log(db));
+                }
+            }
+        }
     }
 
     pub fn run_tasks(&self, daemon: &Daemon, turns: u64) {

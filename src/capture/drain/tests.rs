@@ -1,8 +1,12 @@
 //! Following a real log, at the moments that a random run seldom meets.
 
+use std::rc::Rc;
+
 use super::*;
 use crate::capture::model::Model;
 use crate::capture::workers;
+use crate::fault::watched;
+use crate::tenant::roster::Status;
 
 /// The frames of a transaction that outgrew the cache and was rolled back stand at the start of the next log.
 #[test]
@@ -138,19 +142,76 @@ fn a_reset_that_is_not_seen_is_in_order_only_behind_a_complete_checkpoint() {
     }
 }
 
-/// The same where the checkpoint comes before the first image is begun.
+/// A log that came and went between two looks, after one that had ended in order: only the count of the live connections
+/// tells of its commits.
 #[test]
-fn a_complete_checkpoint_before_the_first_image_is_one_all_the_same() {
-    let mut model = Model::new(6, 16 << 20);
+fn a_log_that_nobody_has_looked_at_is_missed() {
+    let mut model = Model::new(7, 16 << 20);
     let (db, shared) = (model.db.clone(), model.capture.shared.clone());
     model.pass_log();
-    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
     workers::make_image(&db, &shared).expect("a first image");
-    model.execute("INSERT INTO t VALUES (1001, 'after')");
+    model.run("INSERT INTO t VALUES (1000, 'before')");
+    workers::drain(&db, &shared).expect("captured");
+    let passing = model.gate(Gate::WalTruncate { kept: 0 });
+    model.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    drop(passing);
+    model.execute("INSERT INTO t VALUES (1001, 'lost'); PRAGMA wal_checkpoint(RESTART)");
+    model.execute("INSERT INTO t VALUES (1002, 'after')");
     let drained = workers::drain(&db, &shared).expect("looked");
-    let history = db.history();
-    assert_eq!((drained.next, history.resync), (Next::Nothing, None));
-    assert_eq!(history.mark.expect("a mark").txid, 2);
+    let expected = (Next::Image, Some("reset_missed"));
+    assert_eq!((drained.next, db.history().resync), expected);
+    let progress = db.client().expect("registered").progress();
+    assert_eq!(progress.status, Status::Gapped);
+}
+
+/// The first checkpoint of a new database may be complete before anything of it is captured.
+#[test]
+fn a_checkpoint_before_the_first_image_is_complete_too() {
+    for locking in ["NORMAL", "EXCLUSIVE"] {
+        let mut model = Model::new(8, 16 << 20);
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        model.pass_log();
+        model.execute(&format!("PRAGMA locking_mode = {locking}"));
+        model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
+        workers::make_image(&db, &shared).expect("a first image");
+        model.execute("INSERT INTO t VALUES (1001, 'after')");
+        let drained = workers::drain(&db, &shared).expect("looked");
+        let history = db.history();
+        assert_eq!((drained.next, history.resync), (Next::Nothing, None));
+        assert_eq!(history.mark.expect("a mark").txid, 2);
+    }
+}
+
+/// While a log is looked at that has begun anew, more is committed, and a checkpoint that is not complete writes it.
+#[test]
+fn what_a_checkpoint_writes_during_a_look_is_no_foreign_change() {
+    let mut model = Model::new(9, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'before')");
+    model.run("PRAGMA wal_checkpoint(RESTART)");
+    workers::drain(&db, &shared).expect("captured");
+    model.execute("CREATE TABLE u (a)");
+    let (other, reader) = (model.connect(), model.connect());
+    let meanwhile = move |point| {
+        if point == Point::LimitRead && reader.is_autocommit() {
+            let write = "REPLACE INTO t VALUES (1000, 'meanwhile')";
+            other.execute_batch(write).expect("committed");
+            let read = "BEGIN; SELECT count(*) FROM t";
+            reader.execute_batch(read).expect("read");
+            let more = "DELETE FROM u; INSERT INTO u VALUES (1)";
+            other.execute_batch(more).expect("committed");
+            let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+            other.execute_batch(checkpoint).expect("a part");
+        }
+    };
+    watched::set(Some(Rc::new(meanwhile)));
+    workers::drain(&db, &shared).expect("looked");
+    watched::set(None);
+    assert!(!db.history().suspects_file());
+    let drained = workers::drain(&db, &shared).expect("looked");
+    assert_eq!((drained.next, db.history().resync), (Next::Nothing, None));
 }
 
 /// Where a log is read ahead of its look, the look captures the same.

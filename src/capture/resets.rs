@@ -1,0 +1,162 @@
+//! Logs that the kernel passes through begin anew unseen: whether that was in order, and what is done where it was not.
+//!
+//! SQLite resets a log only when a checkpoint was complete and nothing was committed since. Each complete checkpoint is a
+//! gate, so that whatever stood in the log then is captured. Beside that the live connections count their commits, which
+//! tells of those that went with a log before anybody has looked at them.
+
+use super::Shared;
+use super::authority::Index;
+use super::database::Database;
+use super::drain::Next;
+use super::error::CaptureError;
+use super::files::{Log, open_log};
+use super::gate::Gate;
+use super::history::History;
+use super::mark::WalMark;
+use super::whole_log::committed;
+use crate::format::wal::{HEADER_SIZE, Salt};
+use crate::meter;
+use crate::tenant::roster::Status;
+
+/// The end of what is committed in a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogEnd {
+    salt: Salt,
+    offset: u64,
+}
+
+impl LogEnd {
+    pub fn of(place: &WalMark) -> Self {
+        Self {
+            salt: place.salt,
+            offset: place.position.offset,
+        }
+    }
+}
+
+/// How many commits the live connections have counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counted {
+    /// `Database::index_number` of the one that has the count: each begins at 0.
+    pub index: u64,
+    /// `WalIndex::change`
+    pub change: u32,
+}
+
+impl Counted {
+    /// Commits between the two; none where the later one has begun anew meanwhile.
+    fn since(self, before: Counted) -> Option<u32> {
+        (self.index == before.index).then(|| self.change.wrapping_sub(before.change))
+    }
+}
+
+impl History {
+    /// Whether nothing was captured since a complete checkpoint, or nothing is committed in the log at all: then it may
+    /// begin anew without a word.
+    pub(super) fn may_begin_anew(&self) -> bool {
+        let place = self.mark.and_then(|mark| mark.wal);
+        place.is_some_and(|place| {
+            let is_empty = place.position.offset == HEADER_SIZE && self.has_found_place;
+            is_empty || self.complete == Some(LogEnd::of(&place))
+        })
+    }
+
+    /// Where `gate` is a complete checkpoint: notes the end of the log, after a look that leaves `next` to do.
+    pub(super) fn note_complete(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        gate: Option<Gate>,
+        next: Next,
+    ) -> Result<(), CaptureError> {
+        if !db.ends_unseen(gate) {
+            return Ok(());
+        }
+        match next {
+            Next::Nothing | Next::LookAgain => {
+                self.spool_all(shared)?;
+                let place = self.mark.and_then(|mark| mark.wal);
+                self.complete = place.map(|place| LogEnd::of(&place));
+            }
+            // What is in the log is in the file too, and in the image that has to come.
+            Next::Image => {
+                let Log::Valid(mut log) = open_log(db, shared)? else {
+                    return Ok(());
+                };
+                if let Some(said) = committed(db, shared, &mut log, true)? {
+                    let last = said.transactions.last();
+                    self.complete = last.map(|last| LogEnd::of(&log.mark_at(last.end)));
+                }
+            }
+            Next::Unknown => {}
+        }
+        Ok(())
+    }
+
+    /// The count of a database without a log: all that was committed is in its file.
+    pub(super) fn count_without_log(
+        db: &Database,
+        shared: &Shared,
+    ) -> Result<Option<Counted>, CaptureError> {
+        let number = db.index_number();
+        let index = db.index(&shared.backing);
+        let change = match index.map_err(CaptureError::io("read the wal-index"))? {
+            Index::Live(index) => Some(index.change),
+            Index::Absent => Some(0),
+            Index::Unreadable => None,
+        };
+        Ok(change.map(|change| Counted {
+            index: number,
+            change,
+        }))
+    }
+
+    /// Whether more was committed since the newest captured commit than the `found` transactions of another log, of which
+    /// the live connections speak `now`. A recovery begins their count anew.
+    pub(super) fn is_reset_missed(
+        &self,
+        db: &Database,
+        now: Option<Counted>,
+        found: usize,
+    ) -> bool {
+        let Some((before, now)) = self.seen_count.zip(now).filter(|_| db.is_log_passed()) else {
+            return false;
+        };
+        let committed = now.since(before).unwrap_or(now.change);
+        committed as usize != found && now.change as usize > found
+    }
+
+    /// Something has destroyed a log, and no gate was seen before that: commits may be lost of the history. The database is
+    /// compared page by page. What happened before its place in the files was found is no gate of this run.
+    pub(super) fn miss_gate(&mut self, db: &Database, reason: &'static str) {
+        self.compare_because(db, reason);
+        if self.has_found_place {
+            tell_missed(db, reason);
+        }
+    }
+}
+
+impl Database {
+    /// Which wal-index the connections have: another one where the first of them began it anew.
+    pub(super) fn index_number(&self) -> u64 {
+        self.lock_handles().index_number()
+    }
+}
+
+/// Counts a gate that was missed, and shows it until the comparison is stored.
+pub(super) fn tell_missed(db: &Database, reason: &'static str) {
+    meter::GATES_MISSED.add(1);
+    if let Some(client) = db.client() {
+        client.update(|progress| {
+            progress.status = Status::Gapped;
+            progress.last_error = Some(format!(
+                "gapped: the log was destroyed, and no gate was seen before that ({reason})"
+            ));
+        });
+    }
+    tracing::warn!(
+        client = %db.label(),
+        reason,
+        "A log was destroyed, and no gate was seen before that; the history is gapped"
+    );
+}

@@ -45,3 +45,4 @@ mod take_over;
 mod tenant_stores;
 mod tenants;
 mod upkeep;
+mod versions;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::process::{example, signal, wait_until};
@@ -19,16 +19,20 @@ pub struct Workload {
 impl Workload {
     /// Starts `examples/workload` on a database; acknowledged numbers go to the file `acks`.
     pub fn start(database: &Path, acks: &Path, arguments: &str) -> Self {
-        let child = example("workload")
+        let mut command = example("workload");
+        command
             .arg(database)
             .arg("--ack")
             .arg(acks)
-            .args(arguments.split_whitespace())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the workload starts");
+            .args(arguments.split_whitespace());
+        Self::of(&mut command, acks)
+    }
+
+    /// Starts a command that writes, and acknowledges in the file `acks`.
+    pub fn of(command: &mut Command, acks: &Path) -> Self {
+        let child = command.stderr(Stdio::piped()).spawn();
         Self {
-            child,
+            child: child.expect("the workload starts"),
             acks: acks.to_owned(),
         }
     }

@@ -138,7 +138,10 @@ impl Database {
             let db = self.newest();
             // What is written through it need not be seen.
             db.wal_writes.fetch_add(1, Ordering::SeqCst);
-            db.is_log_passed.fetch_or(how.passthrough, Ordering::SeqCst);
+            if how.passthrough && !db.is_log_passed.swap(true, Ordering::SeqCst) {
+                // It may have been open under another name before, and then nobody listens yet.
+                db.look_soon();
+            }
         }
         if is_unseen(kind, how) {
             self.newest().writes().lose();

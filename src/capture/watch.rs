@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -137,9 +137,18 @@ pub(super) struct Watching {
     watch: Option<Arc<Watch>>,
     /// Why some logs are not passed through, or none of them.
     unwatched: OnceLock<String>,
+    /// It was said that some logs are looked at again and again.
+    is_deafness_told: AtomicBool,
 }
 
 impl Watching {
+    /// Says so once.
+    pub fn tell_deaf(&self, db: &Database, error: &io::Error) {
+        if !self.is_deafness_told.swap(true, Ordering::SeqCst) {
+            tracing::warn!(client = %db.label(), %error, "Writes to a log can't be heard of; it is looked at again and again");
+        }
+    }
+
     /// # Errors
     /// Where it is required, what keeps it from being had: the system's limit of instances, above all.
     pub fn begin(wanted: LogPassing) -> io::Result<Self> {
@@ -170,13 +179,14 @@ impl Watching {
     /// # Errors
     /// It is not.
     pub fn listen_again(&self, db: &Arc<Database>, backing: &Backing) -> io::Result<()> {
-        let Some(watch) = &self.watch else {
-            return Ok(());
-        };
         // Nobody writes a log who can't write its database.
         if !db.is_log_passed() || !db.has_writers() {
             return Ok(());
         }
+        // Without a watch none is to be passed through; but one that was open under another name is all the same.
+        let Some(watch) = &self.watch else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         match backing.open(&companion(&db.path, "-wal"))? {
             Some(log) => watch.add(db, log.as_fd()),
             None => Ok(()),
@@ -270,5 +280,35 @@ impl Database {
     /// Whether `gate` is the last that is heard before a reset of its log.
     pub(super) fn ends_unseen(&self, gate: Option<Gate>) -> bool {
         gate == Some(Gate::DatabaseTruncate) && self.is_log_passed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// As many events as the kernel keeps for one instance, and more, before anybody reads them.
+    #[test]
+    fn where_events_overflow_every_log_is_looked_at() {
+        let kept = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+        let kept: usize = kept.expect("a limit").trim().parse().expect("a number");
+        let watch = Watch::new().expect("an instance");
+        let mut files = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("a file"));
+        for file in &files {
+            inotify::add_watch(&watch.events, file.path(), WatchFlags::MODIFY).expect("watched");
+        }
+        // Events of the same file are told as one.
+        for _ in 0..kept {
+            for file in &mut files {
+                file.write_all(b"x").expect("written");
+            }
+        }
+        let mut overflows = 0;
+        let mut tell = |heard| overflows += usize::from(matches!(heard, Heard::Anything));
+        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
+        watch.read(&mut buffer, &mut tell).expect("read");
+        assert_eq!(overflows, 1);
     }
 }

@@ -428,8 +428,8 @@ fn begin_look(db: &Arc<Database>, shared: &Shared) -> Option<UnixMs> {
 
 fn listen_again(db: &Arc<Database>, shared: &Shared) {
     if let Err(error) = shared.watching.listen_again(db, &shared.backing) {
-        tracing::warn!(client = %db.label(), %error, "Writes to a log can't be heard of; it is looked at again and again");
-        db.mark_dirty();
+        shared.watching.tell_deaf(db, &error);
+        db.look_soon();
     }
 }
 

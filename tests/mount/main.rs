@@ -44,5 +44,6 @@ mod support;
 mod take_over;
 mod tenant_stores;
 mod tenants;
+mod unwatched;
 mod upkeep;
 mod versions;

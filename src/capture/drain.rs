@@ -75,6 +75,7 @@ impl History {
             self.compare_because(db, "commit_failed");
         }
         if db.take_gate_missed() {
+            self.was_unguarded = true;
             self.compare_because(db, "gate_missed");
             self.lose_image();
         }

@@ -63,6 +63,8 @@ pub struct History {
     pub(super) complete: Option<LogEnd>,
     /// What was read of the log behind `mark.wal`, ahead of its capture.
     pub(super) followed: Option<Box<Followed>>,
+    /// A gate was passed before its capture had ended, and none was in order since: that was told.
+    pub(super) was_unguarded: bool,
     /// As it was at the newest captured commit, of which this run has seen none at first; none where it could not be seen.
     pub(super) seen_count: Option<Counted>,
     /// None once this run has found the mark in the files.

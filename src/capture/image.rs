@@ -21,7 +21,7 @@ use super::foreign::CUT;
 use super::gate::Gate;
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
-use super::resets::{Counted, LogEnd, tell_missed};
+use super::resets::{Counted, LogEnd};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::tail::is_checkpointed;
 use super::whole_log::{Committed, committed};
@@ -295,6 +295,7 @@ impl History {
         run.resets.push(reset);
         run.ended = Some(log.header.salt);
         self.complete = Some(LogEnd::of(&log.mark_at(last.end)));
+        self.was_unguarded = false;
         self.seen_count = counted;
         run.lost |= page_size != run.page_size;
         Ok(())
@@ -343,7 +344,7 @@ impl History {
         let is_another = salt != before && !is_unsaved;
         let is_missed = is_another && self.is_reset_missed(db, counted, transactions);
         if is_missed {
-            tell_missed(db, "reset_missed");
+            self.tell_missed(db, "reset_missed");
         }
         if is_missed || is_unsaved || db.is_gate_missed() {
             return Err(CaptureError::Disturbed);

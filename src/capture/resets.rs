@@ -72,6 +72,7 @@ impl History {
         if !db.ends_unseen(gate) {
             return Ok(());
         }
+        self.was_unguarded = false;
         match next {
             Next::Nothing | Next::LookAgain => {
                 self.spool_all(shared)?;
@@ -131,8 +132,29 @@ impl History {
     pub(super) fn miss_gate(&mut self, db: &Database, reason: &'static str) {
         self.compare_because(db, reason);
         if self.has_found_place {
-            tell_missed(db, reason);
+            self.tell_missed(db, reason);
         }
+    }
+
+    /// Counts a gate that was missed, and shows it until the comparison is stored.
+    pub(super) fn tell_missed(&self, db: &Database, reason: &'static str) {
+        if self.was_unguarded {
+            return;
+        }
+        meter::GATES_MISSED.add(1);
+        if let Some(client) = db.client() {
+            client.update(|progress| {
+                progress.status = Status::Gapped;
+                progress.last_error = Some(format!(
+                    "gapped: the log was destroyed, and no gate was seen before that ({reason})"
+                ));
+            });
+        }
+        tracing::warn!(
+            client = %db.label(),
+            reason,
+            "A log was destroyed, and no gate was seen before that; the history is gapped"
+        );
     }
 }
 
@@ -141,22 +163,4 @@ impl Database {
     pub(super) fn index_number(&self) -> u64 {
         self.lock_handles().index_number()
     }
-}
-
-/// Counts a gate that was missed, and shows it until the comparison is stored.
-pub(super) fn tell_missed(db: &Database, reason: &'static str) {
-    meter::GATES_MISSED.add(1);
-    if let Some(client) = db.client() {
-        client.update(|progress| {
-            progress.status = Status::Gapped;
-            progress.last_error = Some(format!(
-                "gapped: the log was destroyed, and no gate was seen before that ({reason})"
-            ));
-        });
-    }
-    tracing::warn!(
-        client = %db.label(),
-        reason,
-        "A log was destroyed, and no gate was seen before that; the history is gapped"
-    );
 }

@@ -33,6 +33,7 @@ impl Scene {
         let folder = folder.to_str().expect("text").to_owned();
         daemon.add_environment("LITESTREAM_MULTITENANT_DEFECTS", folder);
         daemon.restart();
+        daemon.may_miss_gates();
         Self {
             daemon,
             sick: guid(1),

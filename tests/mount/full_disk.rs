@@ -86,6 +86,7 @@ impl Scene {
         });
         daemon.add_flag("-state-dir", disk.0.path());
         daemon.restart();
+        daemon.may_miss_gates();
         Self {
             writer: None,
             daemon,

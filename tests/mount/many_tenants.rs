@@ -237,6 +237,7 @@ fn one_that_floods_the_spool_costs_the_others_no_moment() {
     const QUIET: u32 = 6;
     const SPOOL: u64 = 16 << 20;
     let scene = Scene::new("maxLag: 1s, memoryBytesPerTenant: 64KiB, spoolBytes: 16MiB");
+    scene.daemon.may_miss_gates();
     let (noisy, quiet) = (guid(100), || (1..=QUIET).map(guid));
     let writers: Vec<_> = quiet()
         .map(|client| scene.write(&client, "--seconds 80 --autocheckpoint 5 --pause-ms 60"))

@@ -390,6 +390,7 @@ fn a_full_spool_costs_moments_and_no_commit() {
     let (_server, proxy, s3) = remote_store(Fault::None);
     let limits = "maxLag: 1s, memoryBytesPerTenant: 64KiB, spoolBytes: 64KiB";
     let scene = Scene::with_limits(Some(s3), limits).begin(WITH_RESETS);
+    scene.daemon.may_miss_gates();
     let healthy = scene.wait_for_commits(COMMITS);
     proxy.set(Fault::Answer(503, "SlowDown"));
     let health = scene

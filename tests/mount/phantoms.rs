@@ -253,6 +253,7 @@ fn sqlite_04b_what_was_stored_too_early_and_overwritten_is_retracted() {
         "INSERT INTO t VALUES (zeroblob(50000));",
     ] {
         let daemon = start(Served::ByDaemon);
+        daemon.may_miss_gates();
         let (client, database, mut session, mut moments) = watched(&daemon);
         let first = moments.see(&mut session);
         fault::dies(&database, AFTER_COMMIT, LONG_PHANTOM);

@@ -1,5 +1,6 @@
 //! The real daemon over a scratch directory: started, asked, killed, started again, and always cleared away.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -107,6 +108,7 @@ pub struct Daemon {
     scratch: Option<TempDir>,
     options: Options,
     running: Option<Running>,
+    may_miss_gates: Cell<bool>,
     pub log: Log,
 }
 
@@ -133,6 +135,7 @@ impl Daemon {
             scratch: Some(scratch),
             options,
             running: None,
+            may_miss_gates: Cell::new(false),
             log: Log::default(),
         };
         for watch_path in daemon.watch_paths() {
@@ -203,6 +206,11 @@ impl Daemon {
 
     pub fn config(&self) -> PathBuf {
         self.path("config.yml")
+    }
+
+    /// Its bounds are reached, or its logs are destroyed past it: else a test fails whose daemon misses a gate.
+    pub fn may_miss_gates(&self) {
+        self.may_miss_gates.set(true);
     }
 
     /// What starts it in its stead from now on, and ends as it.
@@ -447,6 +455,11 @@ impl Drop for Daemon {
         {
             // Removing it would remove the databases through the mount.
             eprintln!("left behind: {}", scratch.keep().display());
+        }
+        let log = self.log.text();
+        let has_missed = log.contains("the history is gapped");
+        if !std::thread::panicking() && !self.may_miss_gates.get() {
+            assert!(!has_missed, "a gate was missed:\n{log}");
         }
     }
 }

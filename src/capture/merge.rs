@@ -1,13 +1,15 @@
 //! Merges captured segments that wait in the spool: of a page that several of them have, only the newest version is kept.
 //!
-//! The moments in between are lost by that, so it is done only where a tenant's share of the spool gets scarce and much of
-//! it is superseded, or where very many wait. What is merged, and what comes after it, is counted anew: none of it has
-//! been given to the store yet. The oldest that waits may be on its way there, and is left alone.
+//! The moments in between are lost by that. So it is done where nobody was promised them, which is within one sync
+//! interval; else only where a tenant's share of the spool gets scarce and much of it is superseded, or where very many
+//! wait. What is merged, and what comes after it, is counted anew: none of it has been given to the store yet. The oldest
+//! that waits may be on its way there, and is left alone.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Shared;
 use super::database::Database;
@@ -34,6 +36,18 @@ pub(super) struct Run {
 impl Run {
     fn last(&self) -> &Segment {
         self.segments.last().expect("BUG: a run of nothing")
+    }
+
+    /// The newest of it, which were captured within so many milliseconds.
+    fn within(mut self, interval_ms: i64) -> Self {
+        let since = self.last().end.time_ms - interval_ms;
+        let older = self
+            .segments
+            .iter()
+            .take_while(|one| one.end.time_ms <= since);
+        let older = self.segments.drain(..older.count());
+        self.before = older.last().map_or(self.before, |last| last.end);
+        self
     }
 
     /// The newest sums of all pages that are still in the database at the end, ascending.
@@ -78,13 +92,16 @@ impl History {
         (run.segments.len() >= fewest && self.are_numbers_free()).then_some(run)
     }
 
-    /// What is to be merged now, if anything.
-    pub(super) fn run_to_merge(&self, shared: &Shared) -> Option<Run> {
+    /// What is to be merged now, if anything, of a client with this sync interval.
+    pub(super) fn run_to_merge(&self, interval: Duration, shared: &Shared) -> Option<Run> {
         let run = self.run_that_waits(FEWEST)?;
         // Where the disk can't be asked, it is full as well.
         let is_scarce = || shared.spool.is_scarce(self.id).unwrap_or(true);
-        let is_wanted = self.pending.len() > MOST_WAITING || (is_scarce() && run.is_worth_it());
-        is_wanted.then_some(run)
+        if self.pending.len() > MOST_WAITING || (is_scarce() && run.is_worth_it()) {
+            return Some(run);
+        }
+        let run = run.within(interval.as_millis() as i64);
+        (run.segments.len() >= FEWEST && run.is_worth_it()).then_some(run)
     }
 
     /// Puts `merged` in the place of its parts. False where these do not wait any more as they did, or their numbers are
@@ -134,7 +151,7 @@ impl History {
 pub(super) fn merge(db: &Database, shared: &Shared) -> Result<(), CaptureError> {
     let found = {
         let history = db.history();
-        let run = history.run_to_merge(shared);
+        let run = history.run_to_merge(db.policy().sync_interval, shared);
         run.map(|run| (run, history.press(db, shared)))
     };
     match found {

@@ -235,7 +235,10 @@ fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Datab
     let roster = Arc::new(Roster::new(10));
     let mut rules = RulesWritten::default_for(data);
     let mut terms = (*rules.terms).clone();
-    Arc::make_mut(&mut terms.defaults).limits.memory_bytes = memory_bytes;
+    let defaults = Arc::make_mut(&mut terms.defaults);
+    defaults.limits.memory_bytes = memory_bytes;
+    // Nothing is merged for being captured within it.
+    defaults.sync_interval = Duration::from_millis(1);
     rules.terms = Arc::new(terms);
     let rules = Rules::new(rules).expect("rules");
     let state = dir.join("state");

@@ -151,9 +151,13 @@ impl Capture {
     /// Some time after a log that the kernel passes through was written: reads on in it, if it is written fast.
     pub(super) fn read_ahead_soon(&self, db: &Arc<Database>) {
         let db = db.newest();
-        if !db.is_far_ahead(&self.shared.backing) {
-            return;
+        if db.is_far_ahead(&self.shared.backing) {
+            self.read_ahead(db);
         }
+    }
+
+    /// Has a worker read on in the log.
+    pub(crate) fn read_ahead(&self, db: Arc<Database>) {
         self.workers.look(Box::new(move |shared| {
             if let Err(error) = caught(&db, || db.history().read_ahead(&db, shared)) {
                 tracing::debug!(client = %db.label(), %error, "A log was not read ahead of its look");

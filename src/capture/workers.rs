@@ -378,7 +378,8 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
 
 /// Where what waits of the database is to be merged, a thread for whole databases does that.
 fn merge_soon(shared: &Shared, db: &Arc<Database>, merges: &Sender<Look>) {
-    if db.history().run_to_merge(shared).is_none() || !db.begin_merging() {
+    let interval = db.policy().sync_interval;
+    if db.history().run_to_merge(interval, shared).is_none() || !db.begin_merging() {
         return;
     }
     let merged = db.clone();

@@ -161,9 +161,37 @@ fn nothing_is_numbered_anew_while_somebody_relies_on_the_numbers() {
     assert!(model.db.history().run_that_waits(2).is_some());
 }
 
+/// With room, and few that wait.
 #[test]
-fn with_room_and_few_that_wait_every_moment_is_kept() {
-    let (model, _) = waiting(2);
-    let shared = model.capture.shared.clone();
-    assert!(model.db.history().run_to_merge(&shared).is_none());
+fn only_moments_within_one_sync_interval_are_given_up() {
+    let (mut model, _) = waiting(2);
+    capture(&mut model, 30);
+    let ends = |run: &Run| run.segments.iter().map(|one| one.end).collect::<Vec<_>>();
+    let all = || taken(&model).0;
+    let newest = all().last().end.time_ms;
+    for interval in 0..=10 {
+        let run = all().within(interval);
+        let expected = ends(&all()).into_iter();
+        let expected: Vec<_> = expected
+            .filter(|end| end.time_ms > newest - interval)
+            .collect();
+        assert_eq!(ends(&run), expected, "{interval}");
+        let history = model.db.history();
+        let before = history.pending.iter().map(|one| one.end);
+        let first = run.segments.first().map(|first| first.end.seq - 1);
+        if let Some(first) = first {
+            assert!(before.clone().any(|end| end == run.before), "{interval}");
+            assert_eq!(run.before.seq, first, "{interval}");
+        }
+    }
+    let (db, shared) = (&model.db, &model.capture.shared);
+    let all = ends(&all());
+    assert!(all.len() >= FEWEST);
+    let wanted = |seconds| {
+        let interval = Duration::from_secs(seconds);
+        db.history().run_to_merge(interval, shared)
+    };
+    // A minute has them all.
+    assert_eq!(wanted(60).map(|run| ends(&run)), Some(all));
+    assert!(wanted(0).is_none());
 }

@@ -297,7 +297,9 @@ impl Capture {
         roster: Arc<Roster>,
     ) -> Result<StartedByHand, StartError> {
         const ROOM: usize = 16;
-        let shared = Shared::open(root, directory, settings.spool, Watching::default())?;
+        let mut watching = Watching::default();
+        watching.is_simulated = true;
+        let shared = Shared::open(root, directory, settings.spool, watching)?;
         let (workers, by_hand) = ByHand::new(&shared, settings.gate_timeout, ROOM);
         let (capture, dirty) = Self::with((shared, workers), seen_at, rules, roster, ROOM)?;
         Ok((capture, dirty, by_hand))

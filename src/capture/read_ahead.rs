@@ -19,7 +19,7 @@ use crate::format::scanner::{Scanner, Transaction};
 use crate::format::wal::WalHeader;
 
 /// With fewer commits than these a look, or a gate, has little to read.
-const FEWEST_COMMITS: u32 = 16;
+const FEWEST_COMMITS: u32 = if cfg!(test) { 2 } else { 16 };
 /// Bytes that are followed in one go, for the database's gates wait meanwhile.
 const AT_ONCE: u64 = 1 << 20;
 /// Where so many transactions are known already, a look is due before long.

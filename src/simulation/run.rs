@@ -336,12 +336,13 @@ impl Run {
             return Err(format!("not everything becomes stored: {told}"));
         }
         // That is told until the process ends.
-        let is_behind = progress
-            .last_error
-            .as_ref()
-            .is_some_and(|error| error.starts_with("behind_replica"));
-        let may_be_behind = is_behind && self.outcome.starts > 1;
-        if progress.status != Status::Active || (progress.last_error.is_some() && !may_be_behind) {
+        let is_told = |code: &str| {
+            let told = progress.last_error.as_ref();
+            told.is_some_and(|error| error.starts_with(code))
+        };
+        let may_be_told = (is_told("behind_replica") && self.outcome.starts > 1)
+            || (is_told("foreign_change") && world.profile.missed_gates > 0);
+        if progress.status != Status::Active || (progress.last_error.is_some() && !may_be_told) {
             return Err(format!("health does not recover: {told}"));
         }
         if !oracle.is_all_stored() {

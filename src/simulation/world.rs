@@ -334,7 +334,10 @@ impl World {
             _ => {
                 let database = format!("{}.db", super::daemon::GUID);
                 if let Some(db) = daemon.capture.at_path(Path::new(&database)) {
-                    daemon.capture.hear(Heard::Log(db));
+                    daemon.capture.hear(Heard::Log(db.clone()));
+                    if self.dice.chance(500) {
+                        daemon.capture.hear(Heard::Since(db));
+                    }
                 }
             }
         }

@@ -235,11 +235,10 @@ impl History {
         if is_unseen && !self.tail_was_written(db, shared, &mut log, from, &transactions)? {
             self.suspect_file(db);
         }
-        if extent.counted.is_some() || !transactions.is_empty() {
+        if extent.counted.change.is_some() || !transactions.is_empty() {
             self.seen_count = extent.counted;
         }
-        db.followed
-            .set(extent.counted.map(|counted| counted.change));
+        db.followed.set(extent.counted.change);
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);
         let has_ended = self.log_ended && is_passing && is_as_captured;
@@ -448,7 +447,7 @@ pub(super) struct Extent {
     /// The wal-index has said that it is checkpointed to its end: it goes on to the next log, or is gone.
     pub is_over: bool,
     /// Where the wal-index speaks of this log.
-    pub counted: Option<Counted>,
+    pub counted: Counted,
 }
 
 /// How far the log counts; none where nothing can be said now. Before a reset there is no second look: what recovery
@@ -481,12 +480,12 @@ pub(super) fn committed_extent(
         Index::Live(index) => index.salt != log.header.salt,
         Index::Absent | Index::Unreadable => !by_chain,
     };
-    let counted = match index {
-        Index::Live(index) if index.salt == log.header.salt => Some(Counted {
-            index: number,
-            change: index.change,
-        }),
-        _ => None,
+    let counted = Counted {
+        index: number,
+        change: match index {
+            Index::Live(index) if index.salt == log.header.salt => Some(index.change),
+            _ => None,
+        },
     };
     Ok(Some(Extent {
         end,

@@ -65,8 +65,8 @@ pub struct History {
     pub(super) followed: Option<Box<Followed>>,
     /// A gate was passed before its capture had ended, and none was in order since: that was told.
     pub(super) was_unguarded: bool,
-    /// As it was at the newest captured commit, of which this run has seen none at first; none where it could not be seen.
-    pub(super) seen_count: Option<Counted>,
+    /// As it was at the newest captured commit, of which this run has seen none at first.
+    pub(super) seen_count: Counted,
     /// None once this run has found the mark in the files.
     pub(super) unconfirmed: Option<Box<Unconfirmed>>,
     /// Since it was loaded, its place in the files was found: what happens to them from then on is seen.
@@ -105,7 +105,7 @@ impl History {
         let id = db.id().ok_or(CaptureError::Stopped)?;
         db.writes().lose();
         self.pending.clear();
-        self.seen_count = Some(Counted::default());
+        self.seen_count = Counted::default();
         let known = shared.state.load(id)?;
         let mut table = PageSums::new(shared.sums_path(id));
         let all = || known.stored.iter().chain(&known.spooled);

@@ -550,7 +550,7 @@ struct Laid {
     /// The pages of its last transaction.
     last: Vec<PageRef>,
     /// Where the wal-index spoke of it.
-    counted: Option<Counted>,
+    counted: Counted,
     /// How many are committed in it.
     transactions: usize,
 }

@@ -107,8 +107,7 @@ impl History {
             followed.go_on(&mut log, end)?;
         }
         self.followed = Some(followed);
-        db.followed
-            .set(extent.counted.map(|counted| counted.change));
+        db.followed.set(extent.counted.change);
         Ok(())
     }
 }

@@ -39,14 +39,17 @@ impl LogEnd {
 pub struct Counted {
     /// `Database::index_number` of the one that has the count: each begins at 0.
     pub index: u64,
-    /// `WalIndex::change`
-    pub change: u32,
+    /// `WalIndex::change`; none where it could not be seen.
+    pub change: Option<u32>,
 }
 
 impl Counted {
-    /// Commits between the two; none where the later one has begun anew meanwhile.
+    /// Commits between the two: all of the later one where that is another.
     fn since(self, before: Counted) -> Option<u32> {
-        (self.index == before.index).then(|| self.change.wrapping_sub(before.change))
+        match self.index == before.index {
+            true => Some(self.change?.wrapping_sub(before.change?)),
+            false => self.change,
+        }
     }
 }
 
@@ -98,7 +101,7 @@ impl History {
     pub(super) fn count_without_log(
         db: &Database,
         shared: &Shared,
-    ) -> Result<Option<Counted>, CaptureError> {
+    ) -> Result<Counted, CaptureError> {
         let number = db.index_number();
         let index = db.index(&shared.backing);
         let change = match index.map_err(CaptureError::io("read the wal-index"))? {
@@ -106,25 +109,19 @@ impl History {
             Index::Absent => Some(0),
             Index::Unreadable => None,
         };
-        Ok(change.map(|change| Counted {
+        Ok(Counted {
             index: number,
             change,
-        }))
+        })
     }
 
     /// Whether more was committed since the newest captured commit than the `found` transactions of another log, of which
     /// the live connections speak `now`. A recovery begins their count anew.
-    pub(super) fn is_reset_missed(
-        &self,
-        db: &Database,
-        now: Option<Counted>,
-        found: usize,
-    ) -> bool {
-        let Some((before, now)) = self.seen_count.zip(now).filter(|_| db.is_log_passed()) else {
+    pub(super) fn is_reset_missed(&self, db: &Database, now: Counted, found: usize) -> bool {
+        let (Some(committed), Some(all)) = (now.since(self.seen_count), now.change) else {
             return false;
         };
-        let committed = now.since(before).unwrap_or(now.change);
-        committed as usize != found && now.change as usize > found
+        db.is_log_passed() && committed as usize != found && all as usize > found
     }
 
     /// Something has destroyed a log, and no gate was seen before that: commits may be lost of the history. The database is

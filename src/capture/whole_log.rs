@@ -14,7 +14,7 @@ pub(super) struct Committed {
     /// Nobody but the chain itself says that they are committed.
     pub by_chain: bool,
     /// Where the wal-index spoke of it.
-    pub counted: Option<Counted>,
+    pub counted: Counted,
 }
 
 /// The committed transactions of the whole log; none where nothing can be said now.

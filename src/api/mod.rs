@@ -158,14 +158,14 @@ impl From<Api> for State {
                 let fleet = for_moments.clone();
                 Box::pin(async move {
                     let store = fleet.store_of(&client)?;
-                    list_moments(&store, &client.s3_prefix).await
+                    list_moments(&store, client.s3_prefix()).await
                 })
             }),
             restore: Box::new(move |client, target| {
                 let (fleet, scratch) = (for_restores.clone(), scratch.clone());
                 Box::pin(async move {
                     let store = fleet.store_of(&client)?;
-                    restore_unnamed(&store, &client.s3_prefix, &target, &scratch).await
+                    restore_unnamed(&store, client.s3_prefix(), &target, &scratch).await
                 })
             }),
             readers: Arc::new(Semaphore::new(replicas::MAX_READERS)),

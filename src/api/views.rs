@@ -144,7 +144,7 @@ pub fn database(client: &Client, status: Status) -> DatabaseView {
         db_name: client.id.db_name.to_string(),
         db_path: db_path.to_string_lossy().into_owned(),
         prefix: filled(&client.id.prefix),
-        s3_prefix: Some(client.s3_prefix.clone()),
+        s3_prefix: Some(client.s3_prefix().to_owned()),
         status: status.as_str(),
         enabled: policy.enabled,
         retention: Some(quantity::show_duration(policy.retention)),

@@ -4,6 +4,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::database::{Database, locked};
+use super::kept::Held;
 use super::turns::Turn;
 use super::writes::Writes;
 
@@ -12,13 +13,15 @@ impl Database {
         locked(&self.writes)
     }
 
-    pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
-        locked(&self.turn)
+    pub(super) fn turn(&self) -> Held<'_, Turn> {
+        self.turn.lock()
     }
 
     /// Whether the next transaction with a rollback journal has to pass `Capture::transaction_begins`.
     pub fn wants_its_turn(self: &Arc<Self>) -> bool {
-        self.newest().turn().is_wanted(Instant::now())
+        let newest = self.newest();
+        let turn = newest.turn.if_made();
+        turn.is_some_and(|turn| turn.is_wanted(Instant::now()))
     }
 
     /// The whole file is going to be read; what is written from now on is counted where all of it is seen.

@@ -80,11 +80,12 @@ impl Capture {
             && *known.db_path == *path
             && known.seen_at == self.seen_at
         {
-            return match known.s3_prefix == identity.s3_prefix {
+            return match known.s3_prefix() == identity.s3_prefix {
                 true => Ok(Registered::Known(known)),
                 false => Err(taken(format!(
                     "{} is registered at {} already",
-                    known.label, known.s3_prefix
+                    known.label,
+                    known.s3_prefix()
                 ))),
             };
         }
@@ -146,10 +147,10 @@ impl Capture {
         let _one = self.one_by_hand();
         if let Some(known) = self.at_path(path).and_then(|db| db.client()) {
             let place = self.rules().identity(&named).s3_prefix;
-            if known.s3_prefix != place {
+            if known.s3_prefix() != place {
                 tracing::warn!(
                     client = %known.label,
-                    s3_path = %format!("{}/", known.s3_prefix),
+                    s3_path = %format!("{}/", known.s3_prefix()),
                     before = %place,
                     "The store knows another place of this client, where it was replicated before the state was lost"
                 );
@@ -292,7 +293,7 @@ impl Capture {
             match self.identify(&client.db_path) {
                 Some(identity)
                     if identity.id == client.id
-                        && identity.s3_prefix == client.s3_prefix
+                        && identity.s3_prefix == client.s3_prefix()
                         && identity.location.as_ref() == client.location() =>
                 {
                     client.set_policy(identity.policy);

@@ -13,7 +13,8 @@ use super::backing::{Backing, Stamp};
 use super::commits::Commits;
 use super::gate::Gate;
 use super::handles::{Handles, OpenedAs, Sight, is_unseen};
-use super::kept::{HeldHistory, KeptHistory};
+use super::history::History;
+use super::kept::{Held, Kept};
 use super::queue::Queue;
 use super::read_ahead::FollowedTo;
 use super::state::Stamps;
@@ -45,7 +46,7 @@ pub struct Database {
     moved: OnceLock<Arc<Database>>,
     /// Of comparisons of the file, see there.
     pub(super) writes: Mutex<Writes>,
-    pub(super) turn: Mutex<Turn>,
+    pub(super) turn: Kept<Turn>,
     /// Changes of the file that its log does not show: rollback journals, another file in its place.
     changes: AtomicU64,
     /// A handle that may have written was closed, or a write was seen, outside any log or journal.
@@ -67,7 +68,7 @@ pub struct Database {
     merging: AtomicBool,
     /// The files' stamps at the start, where these were as when all was stored.
     as_stored: OnceLock<Stamps>,
-    records: Mutex<Records>,
+    records: Kept<Records>,
 
     dirty: AtomicBool,
     /// When the oldest write was seen that has not been looked at; 0 where none.
@@ -83,7 +84,7 @@ pub struct Database {
 
     /// Those that wait for the store.
     pub(super) commits: Commits,
-    history: KeptHistory,
+    history: Kept<History>,
     /// Spent for it, as far as that is limited.
     pub cpu: CpuTime,
 }
@@ -101,7 +102,7 @@ impl Database {
             handles: Mutex::default(),
             moved: OnceLock::new(),
             writes: Mutex::default(),
-            turn: Mutex::default(),
+            turn: Kept::default(),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
@@ -113,7 +114,7 @@ impl Database {
             removed: AtomicBool::new(false),
             merging: AtomicBool::new(false),
             as_stored: OnceLock::new(),
-            records: Mutex::default(),
+            records: Kept::default(),
             dirty: AtomicBool::new(false),
             dirty_since: AtomicI64::new(0),
             queued: AtomicBool::new(false),
@@ -124,7 +125,7 @@ impl Database {
             stir: Notify::new(),
             lost_way: Notify::new(),
             commits: Commits::default(),
-            history: KeptHistory::default(),
+            history: Kept::default(),
             cpu: CpuTime::default(),
         }
     }
@@ -490,7 +491,7 @@ impl Database {
     // ---- what the capture needs ----
 
     /// Only capture workers take it: it is held during I/O on this database's files.
-    pub(super) fn history(&self) -> HeldHistory<'_> {
+    pub(super) fn history(&self) -> Held<'_, History> {
         self.history.lock()
     }
 
@@ -514,7 +515,7 @@ impl Database {
             Index::Absent => return Ok(true),
             Index::Unreadable => return Ok(false),
         };
-        locked(&self.records).note(Record {
+        self.records.lock().note(Record {
             salt: index.salt,
             max_frame: index.max_frame,
             wal_writes: self.wal_writes.load(Ordering::SeqCst),
@@ -525,7 +526,7 @@ impl Database {
 
     /// What was noted of the log with that salt.
     pub(super) fn record(&self, salt: Salt) -> Option<Record> {
-        locked(&self.records).of(salt)
+        self.records.if_made()?.of(salt)
     }
 
     pub(super) fn wal_writes(&self) -> u64 {

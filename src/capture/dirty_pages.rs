@@ -143,7 +143,7 @@ impl History {
             return Ok(());
         };
         self.tail = draft.sums.clone().into();
-        self.making = Some(draft.end);
+        self.making = Some(Box::new(draft.end));
         let pages: HashMap<u32, Vec<u8>> = differing
             .into_iter()
             .map(|(pgno, _, page)| (pgno, page))

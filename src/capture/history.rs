@@ -91,7 +91,7 @@ pub struct History {
     pub(super) unpublished: Option<Unpublished>,
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
-    pub(super) making: Option<Mark>,
+    pub(super) making: Option<Box<Mark>>,
     /// Held by whoever relies on the numbers of the segments that wait; another one where these were given up.
     pub(super) numbers: Numbers,
 }
@@ -111,7 +111,7 @@ impl History {
         let all = || known.stored.iter().chain(&known.spooled);
         self.last_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
         let removed = match db.client() {
-            Some(client) => shared.state.newest_removal(&client.s3_prefix)?,
+            Some(client) => shared.state.newest_removal(client.s3_prefix())?,
             None => None,
         };
         // Whatever the clock says, what begins now is not what was removed.
@@ -299,7 +299,7 @@ impl History {
         shared: &Shared,
         segment: Segment,
     ) -> Result<(), CaptureError> {
-        if self.making.take() != Some(segment.end) {
+        if self.making.take().as_deref() != Some(&segment.end) {
             return Err(CaptureError::Disturbed);
         }
         let later = self

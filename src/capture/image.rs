@@ -370,8 +370,8 @@ impl History {
         let work = self.carry_on(db, shared, image, commit, wal)?;
         self.making = match &work {
             Work::Nothing => None,
-            Work::Snapshot(end) => Some(*end),
-            Work::Difference(draft) => Some(draft.end),
+            Work::Snapshot(end) => Some(Box::new(*end)),
+            Work::Difference(draft) => Some(Box::new(draft.end)),
         };
         self.resync = None;
         self.unpublished = None;

@@ -1,35 +1,40 @@
-//! The history of a database and its lock. It is made when somebody first asks for it: most databases are only known.
+//! Something of a database behind its lock that is made when it is first asked for: most databases are only known.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard};
 
 use super::database::locked;
-use super::history::History;
 
 #[derive(Debug, Default)]
-pub(super) struct KeptHistory(Mutex<Option<Box<History>>>);
+pub(super) struct Kept<T>(Mutex<Option<Box<T>>>);
 
-impl KeptHistory {
-    pub fn lock(&self) -> HeldHistory<'_> {
-        let mut history = locked(&self.0);
-        history.get_or_insert_default();
-        HeldHistory(history)
+impl<T: Default> Kept<T> {
+    pub fn lock(&self) -> Held<'_, T> {
+        let mut kept = locked(&self.0);
+        kept.get_or_insert_default();
+        Held(kept)
+    }
+
+    /// None where nobody has asked for it yet, so that it is as it begins.
+    pub fn if_made(&self) -> Option<Held<'_, T>> {
+        let kept = locked(&self.0);
+        kept.is_some().then_some(Held(kept))
     }
 }
 
-/// A history that nobody else touches meanwhile.
-pub(super) struct HeldHistory<'a>(MutexGuard<'a, Option<Box<History>>>);
+/// It is there, and nobody else touches it meanwhile.
+pub(super) struct Held<'a, T>(MutexGuard<'a, Option<Box<T>>>);
 
-impl Deref for HeldHistory<'_> {
-    type Target = History;
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
 
-    fn deref(&self) -> &History {
+    fn deref(&self) -> &T {
         self.0.as_deref().expect("BUG: made when it was locked")
     }
 }
 
-impl DerefMut for HeldHistory<'_> {
-    fn deref_mut(&mut self) -> &mut History {
+impl<T> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
         self.0.as_deref_mut().expect("BUG: made when it was locked")
     }
 }

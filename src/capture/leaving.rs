@@ -41,7 +41,7 @@ pub(super) fn save(connection: &Connection, id: i64, client: &Client) -> Result<
             client.id.tenant,
             client.id.db_name,
             client.label == client.id.tenant,
-            client.s3_prefix,
+            client.s3_prefix(),
         ])?;
     Ok(())
 }

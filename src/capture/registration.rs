@@ -442,7 +442,7 @@ impl Capture {
             Some(before) => {
                 tracing::warn!(
                     client = %client.label,
-                    s3_path = %format!("{}/", client.s3_prefix),
+                    s3_path = %format!("{}/", client.s3_prefix()),
                     before = %before.location,
                     "The replica has another place now: a new generation begins there, and nothing more goes to the place before"
                 );
@@ -552,7 +552,7 @@ pub(super) fn log_client(client: &Client, operation: &str, message: &str) {
         client = %client.label,
         prefix = client.prefix(),
         operation,
-        s3_path = %format!("{}/", client.s3_prefix),
+        s3_path = %format!("{}/", client.s3_prefix()),
         "{message}: {}", client.label
     );
 }

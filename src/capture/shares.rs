@@ -51,18 +51,14 @@ impl Shares {
     }
 
     /// Says whose a database is.
-    pub fn belongs_to(&mut self, id: i64, tenant: &str) {
-        if self
-            .tenants
-            .get(&id)
-            .is_some_and(|known| **known == *tenant)
-        {
+    pub fn belongs_to(&mut self, id: i64, tenant: &Arc<str>) {
+        if self.tenants.get(&id).is_some_and(|known| known == tenant) {
             return;
         }
         let bytes = self.of_database.get(&id).copied().unwrap_or(0);
         let before = self.holder(id);
         take(&mut self.of_holder, &before, bytes);
-        self.tenants.insert(id, tenant.into());
+        self.tenants.insert(id, tenant.clone());
         if bytes > 0 {
             *self.of_holder.entry(self.holder(id)).or_default() += bytes;
         }
@@ -145,10 +141,10 @@ mod tests {
         // Those of an earlier run, before it was said whose they are.
         (1..=3).for_each(|id| shares.add(id, 2_600));
         assert!(shares.may_take(1, PIECE, LIMIT - shares.total()));
-        (1..=3).for_each(|id| shares.belongs_to(id, "acme"));
+        (1..=3).for_each(|id| shares.belongs_to(id, &"acme".into()));
         assert_eq!(shares.held_with(2), 7_800);
         assert!(!shares.may_take(1, PIECE, LIMIT - shares.total()));
-        shares.belongs_to(4, "quiet");
+        shares.belongs_to(4, &"quiet".into());
         assert!(shares.may_take(4, PIECE, LIMIT - shares.total()));
     }
 
@@ -165,7 +161,7 @@ mod tests {
     fn what_is_gone_is_forgotten() {
         let mut shares = Shares::default();
         shares.add(1, 70);
-        shares.belongs_to(1, "acme");
+        shares.belongs_to(1, &"acme".into());
         shares.add(2, 30);
         shares.subtract(1, 20);
         assert_eq!((shares.total(), shares.held_with(1)), (80, 50));

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
@@ -103,7 +103,7 @@ impl Spool {
     }
 
     /// Says whose a database is, by its number.
-    pub fn belongs_to(&self, id: i64, tenant: &str) {
+    pub fn belongs_to(&self, id: i64, tenant: &Arc<str>) {
         self.shares().belongs_to(id, tenant);
     }
 

@@ -167,7 +167,8 @@ impl StateDb {
         })?;
         let connection = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?;
         connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
+             PRAGMA cache_size = -512;",
         )?;
         connection.execute_batch(SCHEMA)?;
         connection.execute_batch(super::wishes::SCHEMA)?;

@@ -94,7 +94,7 @@ impl StateDb {
             save_wish(&transaction, removed.path, wish)?;
         }
         if let Some((client, at)) = removed.removal {
-            save_removal(&transaction, client, &client.s3_prefix, at)?;
+            save_removal(&transaction, client, client.s3_prefix(), at)?;
         }
         if let (Some(id), Some((client, _))) = (removed.id, removed.removal) {
             super::leaving::save(&transaction, id, client)?;

@@ -472,13 +472,13 @@ pub(super) fn make_image(db: &Arc<Database>, shared: &Shared) -> Result<(), Capt
 /// What was disturbed asks for its turn; else whoever waits for the end goes on.
 fn settle_turn(db: &Database, made: &Result<(), CaptureError>) {
     let over = match made {
-        Ok(()) => db.turn().compared(),
+        Ok(()) => db.turn.if_made().and_then(|mut turn| turn.compared()),
         Err(CaptureError::Disturbed) => {
             let takes_long = takes_long(db);
             db.turn().want(takes_long, Instant::now());
             None
         }
-        Err(_) => db.turn().end(),
+        Err(_) => db.turn.if_made().and_then(|mut turn| turn.end()),
     };
     if let Some(held) = over {
         held.go();

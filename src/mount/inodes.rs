@@ -293,6 +293,8 @@ impl Table {
             true => std::mem::take(&mut node.names),
             false => Vec::new(),
         };
+        // Nearly all have one name for ever, and there may be many of them.
+        node.names.reserve_exact(1);
         node.names.push(Name {
             parent,
             name: name.to_owned(),

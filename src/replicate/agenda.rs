@@ -1,7 +1,8 @@
 //! Which databases upkeep has to come back to, and when. Pure.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::clock::UnixMs;
 
@@ -17,21 +18,21 @@ pub(super) enum Chore {
 /// The chores that wait, each of a database at most once. A database that nothing is to be done for is not in it.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
-    due: BTreeSet<(UnixMs, PathBuf, Chore)>,
-    times: HashMap<(PathBuf, Chore), UnixMs>,
+    due: BTreeSet<(UnixMs, Arc<Path>, Chore)>,
+    times: HashMap<(Arc<Path>, Chore), UnixMs>,
 }
 
 impl Agenda {
     /// Notes a chore; of two times the earlier one holds. Returns whether it is a new one or has become earlier.
-    pub fn note(&mut self, path: &Path, chore: Chore, at: UnixMs) -> bool {
-        let key = (path.to_owned(), chore);
+    pub fn note(&mut self, path: &Arc<Path>, chore: Chore, at: UnixMs) -> bool {
+        let key = (path.clone(), chore);
         if let Some(&known) = self.times.get(&key) {
             if known <= at {
                 return false;
             }
-            self.due.remove(&(known, path.to_owned(), chore));
+            self.due.remove(&(known, path.clone(), chore));
         }
-        self.due.insert((at, path.to_owned(), chore));
+        self.due.insert((at, path.clone(), chore));
         self.times.insert(key, at);
         true
     }
@@ -42,7 +43,7 @@ impl Agenda {
     }
 
     /// Takes out one that is due at `now`.
-    pub fn take_due(&mut self, now: UnixMs) -> Option<(PathBuf, Chore)> {
+    pub fn take_due(&mut self, now: UnixMs) -> Option<(Arc<Path>, Chore)> {
         if self.next_at()? > now {
             return None;
         }
@@ -59,7 +60,8 @@ mod tests {
     #[test]
     fn chores_come_in_time_and_the_earlier_time_holds() {
         let mut agenda = Agenda::default();
-        let (a, b) = (Path::new("a.db"), Path::new("b.db"));
+        let path = |name: &str| -> Arc<Path> { Path::new(name).into() };
+        let (a, b) = (&path("a.db"), &path("b.db"));
         assert!(agenda.note(a, Chore::Snapshot, 50));
         assert!(agenda.note(b, Chore::Retention, 40));
         assert!(!agenda.note(a, Chore::Snapshot, 60));
@@ -67,12 +69,12 @@ mod tests {
         assert!(agenda.note(a, Chore::Retention, 70));
         assert_eq!(agenda.next_at(), Some(30));
         assert_eq!(agenda.take_due(29), None);
-        assert_eq!(agenda.take_due(45), Some((a.to_owned(), Chore::Snapshot)));
-        assert_eq!(agenda.take_due(45), Some((b.to_owned(), Chore::Retention)));
+        assert_eq!(agenda.take_due(45), Some((a.clone(), Chore::Snapshot)));
+        assert_eq!(agenda.take_due(45), Some((b.clone(), Chore::Retention)));
         assert_eq!(agenda.take_due(45), None);
         assert!(agenda.note(a, Chore::Snapshot, 60), "it was taken out");
-        assert_eq!(agenda.take_due(100), Some((a.to_owned(), Chore::Snapshot)));
-        assert_eq!(agenda.take_due(100), Some((a.to_owned(), Chore::Retention)));
+        assert_eq!(agenda.take_due(100), Some((a.clone(), Chore::Snapshot)));
+        assert_eq!(agenda.take_due(100), Some((a.clone(), Chore::Retention)));
         assert_eq!((agenda.take_due(100), agenda.next_at()), (None, None));
     }
 }

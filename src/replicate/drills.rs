@@ -80,7 +80,7 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
         Err(error) if error.is_damage() => prove(fleet, client, scratch).await,
         other => other,
     };
-    let s3_path = format!("{}/", client.s3_prefix);
+    let s3_path = format!("{}/", client.s3_prefix());
     let duration = format!("{}ms", begun.elapsed().as_millis());
     match outcome {
         Ok(verified) => {
@@ -121,7 +121,7 @@ async fn prove(
     scratch: &std::path::Path,
 ) -> Result<Verified, RestoreError> {
     let store = fleet.store_of(client)?;
-    verify_replica(&store, &client.s3_prefix, scratch).await
+    verify_replica(&store, client.s3_prefix(), scratch).await
 }
 
 #[cfg(test)]

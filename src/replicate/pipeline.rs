@@ -183,7 +183,7 @@ async fn find_unnoted(
     let Some(key) = capture.doubtful_successor(db).await? else {
         return Ok(());
     };
-    let key = key.below(&client.s3_prefix);
+    let key = key.below(client.s3_prefix());
     match replicator.look_for_segment(client, &key).await {
         // Without an answer the first upload will tell: it finds its number taken.
         None | Some(Found::Nothing) => Ok(()),
@@ -264,7 +264,7 @@ async fn store_until(
                 front = note_stored(replicator, db, &segment).await?;
             }
             Uploaded::Conflict(found) => {
-                let key = segment.key().below(&client.s3_prefix);
+                let key = segment.key().below(client.s3_prefix());
                 replicator.note_taken_key(client, segment.end.generation);
                 adopt_or_abandon(replicator, db, client, found, &key).await?;
                 return Ok(Stored::GivenUp);

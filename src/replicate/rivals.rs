@@ -31,7 +31,7 @@ impl Replicator {
         client: &Client,
     ) -> Result<bool, StoreError> {
         let store = self.uplink.store_of(client)?;
-        let folder = format!("{}/snapshots/", client.s3_prefix);
+        let folder = format!("{}/snapshots/", client.s3_prefix());
         let names = store.list_folders(&folder).await?;
         let newest = names.iter().filter_map(|name| name.parse().ok()).max();
         self.is_overtaken_by(db, client, newest).await
@@ -111,7 +111,7 @@ impl Replicator {
         generation: GenerationId,
     ) -> Result<bool, StoreError> {
         let store = self.uplink.store_of(client)?;
-        let description = describe(&store, &client.s3_prefix, generation).await;
+        let description = describe(&store, client.s3_prefix(), generation).await;
         let instance = match description {
             Err(error) if error.is_not_found() => None,
             other => other?.and_then(|description| description.instance),
@@ -125,7 +125,7 @@ impl Replicator {
             tracing::info!(
                 client = %client.label,
                 prefix = client.prefix(),
-                s3_path = %format!("{}/", client.s3_prefix),
+                s3_path = %format!("{}/", client.s3_prefix()),
                 "Another instance has replicated the database meanwhile; a new generation begins"
             );
             return;
@@ -136,15 +136,15 @@ impl Replicator {
         tracing::error!(
             client = %client.label,
             prefix = client.prefix(),
-            s3_path = %format!("{}/", client.s3_prefix),
+            s3_path = %format!("{}/", client.s3_prefix()),
             error = %text,
             "Two instances replicate the same database"
         );
         client.update(|progress| {
-            progress.rival = Some(Rival {
+            progress.rival = Some(Box::new(Rival {
                 seen_at: now_ms(),
                 text,
-            });
+            }));
         });
     }
 

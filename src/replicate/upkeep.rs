@@ -3,7 +3,7 @@
 //! A database comes onto the agenda when something of it is stored, and leaves it when nothing is left to do: one that
 //! is idle costs nothing.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ pub(super) async fn sleep_for(pause: Option<Duration>) {
     }
 }
 
-async fn do_chore(replicator: Arc<Replicator>, path: PathBuf, chore: Chore) {
+async fn do_chore(replicator: Arc<Replicator>, path: Arc<Path>, chore: Chore) {
     let Some(db) = replicator.capture.at_path(&path) else {
         return;
     };
@@ -124,7 +124,7 @@ async fn do_chore(replicator: Arc<Replicator>, path: PathBuf, chore: Chore) {
             tracing::warn!(
                 client = %client.label,
                 operation,
-                s3_path = %format!("{}/", client.s3_prefix),
+                s3_path = %format!("{}/", client.s3_prefix()),
                 error = %error,
                 "Upkeep has failed; it is tried again"
             );
@@ -154,15 +154,19 @@ impl Replicator {
         };
         let mut agenda = self.agenda();
         for entry in known {
+            let path = match self.capture.at_path(&entry.path) {
+                Some(db) => db.path.clone(),
+                None => entry.path.as_path().into(),
+            };
             if let Some(since) = entry.outdated_since {
                 let policy = self.capture.policy_at(&entry.path);
                 let interval = policy.snapshot_interval.as_millis() as i64;
-                agenda.note(&entry.path, Chore::Snapshot, since + interval);
+                agenda.note(&path, Chore::Snapshot, since + interval);
             }
             if let Some(at) = entry.retain_at {
                 // By the retention of now, which may have become shorter.
                 let retention = self.capture.policy_at(&entry.path).retention.as_millis() as i64;
-                agenda.note(&entry.path, Chore::Retention, at.min(now_ms() + retention));
+                agenda.note(&path, Chore::Retention, at.min(now_ms() + retention));
             }
         }
     }
@@ -283,10 +287,10 @@ impl Replicator {
         let retention = client.policy().retention;
         let ahead = self
             .uplink
-            .clock_ahead(store, &format!("{}/", client.s3_prefix))
+            .clock_ahead(store, &format!("{}/", client.s3_prefix()))
             .await?;
         let now = now_ms() + ahead;
-        let objects = objects_of(store, &client.s3_prefix).await?;
+        let objects = objects_of(store, client.s3_prefix()).await?;
         let newest = objects.iter().map(|object| object.key.generation()).max();
         if self.is_overtaken_by(db, client, newest).await? {
             // What goes is told when the newest state of the store is ours again.
@@ -296,19 +300,19 @@ impl Replicator {
         }
         let plan = plan(&objects, cutoff(now, retention));
         let tenant = &client.id.tenant;
-        if !plan.delete.is_empty() && self.uplink.is_held(tenant, &client.s3_prefix).await? {
+        if !plan.delete.is_empty() && self.uplink.is_held(tenant, client.s3_prefix()).await? {
             return self
                 .retain_at(db, Some(now_ms() + HELD_PAUSE.as_millis() as i64))
                 .await;
         }
         if !plan.delete.is_empty() {
-            carry_out(store, &client.s3_prefix, &plan).await?;
+            carry_out(store, client.s3_prefix(), &plan).await?;
             self.uplink.deletion_succeeded(&client.id.tenant);
             tracing::info!(
                 client = %client.label,
                 operation = "retain",
                 duration = %format!("{}ms", begun.elapsed().as_millis()),
-                s3_path = %format!("{}/", client.s3_prefix),
+                s3_path = %format!("{}/", client.s3_prefix()),
                 objects = plan.delete.len(),
                 bytes = plan.bytes(),
                 "Deleted what has outlived its retention"

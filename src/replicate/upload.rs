@@ -64,7 +64,7 @@ impl Replicator {
             self.describe_generation(client, segment).await;
             Point::Described.reach();
         }
-        let key = segment.key().below(&client.s3_prefix);
+        let key = segment.key().below(client.s3_prefix());
         let begun = Instant::now();
         match self.put(client, &key, &segment.body, segment.size).await {
             Put::Created => {}
@@ -84,7 +84,7 @@ impl Replicator {
         client: &Client,
         segment: &Segment,
     ) -> Result<(), StoreError> {
-        let key = segment.key().below(&client.s3_prefix);
+        let key = segment.key().below(client.s3_prefix());
         let begun = Instant::now();
         let put = repeat(SNAPSHOT_ATTEMPTS, || async {
             let store = self.uplink.store_of(client)?;
@@ -195,7 +195,7 @@ impl Replicator {
     /// the state knew of none, the transactions of an older one.
     async fn overlooked(&self, client: &Client, segment: &Segment) -> Option<Earlier> {
         let own = segment.end.generation;
-        let folder = &format!("{}/snapshots/", client.s3_prefix);
+        let folder = &format!("{}/snapshots/", client.s3_prefix());
         let request = |store: Arc<dyn ObjectStore>| async move { store.list_folders(folder).await };
         let names = self.persist(client, 0, request).await;
         let generation: GenerationId = names
@@ -223,7 +223,7 @@ impl Replicator {
     /// The newest transaction in the store that is of another generation; 0 where there is none.
     async fn newest_txid_before(&self, client: &Client, own: GenerationId) -> u64 {
         let request = |store: Arc<dyn ObjectStore>| async move {
-            match newest_moment_before(&store, &client.s3_prefix, own).await {
+            match newest_moment_before(&store, client.s3_prefix(), own).await {
                 Ok(found) => Ok(found.map_or(0, |moment| moment.txid)),
                 Err(RestoreError::Store(error)) => Err(error),
                 Err(error) => {
@@ -244,7 +244,7 @@ impl Replicator {
             "pageSize": segment.end.page_size,
             "startedAt": rfc3339(segment.end.time_ms),
         });
-        let key = ObjectKey::Database(segment.end.generation).below(&client.s3_prefix);
+        let key = ObjectKey::Database(segment.end.generation).below(client.s3_prefix());
         let text = format!("{description:#}\n");
         let bytes = text.len() as u64;
         // One that is there is from an attempt before.
@@ -259,7 +259,7 @@ impl Replicator {
     fn registry_key(&self, client: &Client) -> Option<RegistryKey> {
         let elsewhere = self.uplink.stores.is_elsewhere(&client.id.tenant);
         let (prefix, label) = (&client.id.prefix, &client.label);
-        let key = RegistryKey::of_replica(elsewhere, prefix, label, &client.s3_prefix);
+        let key = RegistryKey::of_replica(elsewhere, prefix, label, client.s3_prefix());
         (elsewhere || client.is_listed).then_some(key)
     }
 
@@ -357,7 +357,7 @@ fn note_stored(client: &Client, segment: &Segment, took: Duration) {
         prefix = client.prefix(),
         operation,
         duration = %format!("{}ms", took.as_millis()),
-        s3_path = %format!("{}/", client.s3_prefix),
+        s3_path = %format!("{}/", client.s3_prefix()),
         "{message}"
     );
 }
@@ -392,7 +392,7 @@ fn log_failure(client: &Client, error: &StoreError, left_out: u64) {
         client = %client.label,
         prefix = client.prefix(),
         operation = "sync",
-        s3_path = %format!("{}/", client.s3_prefix),
+        s3_path = %format!("{}/", client.s3_prefix()),
         error = %error,
         left_out = (left_out > 0).then_some(left_out),
         "The store did not take a segment; it is tried again"

@@ -1,6 +1,7 @@
 //! One client: its names and places, what holds for it, and how far it has come.
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -85,7 +86,7 @@ pub struct Progress {
     /// The newest generation that this run has stored something of.
     pub stored_generation: Option<GenerationId>,
     /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
-    pub rival: Option<Rival>,
+    pub rival: Option<Box<Rival>>,
     /// The watch path is not mounted any more: nothing that is written is seen. Shown as a failure.
     pub unmounted: bool,
     /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
@@ -208,11 +209,12 @@ pub struct Client {
     pub db_path: Arc<Path>,
     /// Where applications see the watch path.
     pub seen_at: Arc<Path>,
-    /// Where its objects lie below its store's root, without a slash at either end.
-    pub s3_prefix: String,
     /// Whether the registry in the store has to name it.
     pub is_listed: bool,
-    location: Option<Arc<str>>,
+    /// Its store, a slash, and its place there; the place alone where there is no store for it.
+    place: Arc<str>,
+    /// Bytes of `place` before the place in the store; none where there is no store.
+    before_place: Option<NonZero<usize>>,
     policy: RwLock<Arc<Policy>>,
     progress: Mutex<Progress>,
     replicated: Position,
@@ -228,14 +230,18 @@ impl Client {
     pub fn new(identity: Identity, db_path: Arc<Path>, seen_at: Arc<Path>) -> Self {
         let mut progress = Progress::new();
         progress.paused = !identity.policy.enabled;
+        let whole = identity.location.as_ref();
+        let before = whole.map_or(0, |whole| whole.len() - identity.s3_prefix.len());
         Self {
             id: identity.id,
             label: identity.label,
             db_path,
             seen_at,
-            s3_prefix: identity.s3_prefix,
             is_listed: identity.is_listed,
-            location: identity.location,
+            before_place: NonZero::new(before),
+            place: identity
+                .location
+                .unwrap_or_else(|| identity.s3_prefix.into()),
             policy: RwLock::new(identity.policy),
             progress: Mutex::new(progress),
             replicated: Position::default(),
@@ -285,14 +291,19 @@ impl Client {
 
     /// Its store and its place there; none where there is no store for it.
     pub fn location(&self) -> Option<&Arc<str>> {
-        self.location.as_ref()
+        self.before_place.map(|_| &self.place)
+    }
+
+    /// Where its objects lie below its store's root, without a slash at either end.
+    pub fn s3_prefix(&self) -> &str {
+        &self.place[self.before_place.map_or(0, NonZero::get)..]
     }
 
     /// The same as it is noted; none where there is no store for it.
     pub fn place(&self) -> Option<Place> {
         Some(Place {
             location: self.location()?.to_string(),
-            s3_prefix: self.s3_prefix.clone(),
+            s3_prefix: self.s3_prefix().to_owned(),
         })
     }
 

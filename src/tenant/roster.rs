@@ -39,8 +39,8 @@ struct Ignored {
 struct Census {
     /// `limits.maxTenantsPerInstance`
     max_tenants: usize,
-    /// Databases of each tenant, by watch path's prefix and tenant.
-    tenants: HashMap<(Arc<str>, Arc<str>), usize>,
+    /// Databases of each tenant.
+    tenants: HashMap<Tenant, usize>,
     places: Places<Arc<Client>>,
     /// Clients that were not admitted.
     refused: BTreeMap<ClientId, Arc<Client>>,
@@ -69,6 +69,30 @@ impl PartialEq for Known {
 }
 
 impl Eq for Known {}
+
+/// A tenant below watch paths of one prefix, for which the first of its clients stands.
+#[derive(Debug)]
+struct Tenant(Arc<Client>);
+
+impl Tenant {
+    fn names(&self) -> (&str, &str) {
+        (&self.0.id.prefix, &self.0.id.tenant)
+    }
+}
+
+impl Hash for Tenant {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+impl PartialEq for Tenant {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for Tenant {}
 
 /// What came of a registration.
 #[derive(Debug)]
@@ -259,7 +283,7 @@ impl Census {
                 client.id.tenant
             ));
         };
-        let tenant = (client.id.prefix.clone(), client.id.tenant.clone());
+        let tenant = Tenant(client.clone());
         let databases = self.tenants.get(&tenant).copied().unwrap_or(0);
         if databases == 0 && self.tenants.len() >= self.max_tenants {
             return Err(format!(
@@ -276,7 +300,7 @@ impl Census {
         if let Err(other) = self.places.take(location, client.clone()) {
             return Err(format!(
                 "prefix_taken: its objects would lie at {}, where those of {} are",
-                client.s3_prefix,
+                client.s3_prefix(),
                 other.seen_path().display()
             ));
         }
@@ -284,11 +308,11 @@ impl Census {
         Ok(())
     }
 
-    fn dismiss(&mut self, client: &Client) {
+    fn dismiss(&mut self, client: &Arc<Client>) {
         if let Some(location) = client.location() {
             self.places.leave(location);
         }
-        let tenant = (client.id.prefix.clone(), client.id.tenant.clone());
+        let tenant = Tenant(client.clone());
         match self.tenants.get_mut(&tenant) {
             Some(databases) if *databases > 1 => *databases -= 1,
             _ => {

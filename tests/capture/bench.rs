@@ -166,7 +166,7 @@ impl Bench {
                     self.capture.image(&self.db).await.expect("image");
                 }
                 while let Some(segment) = self.capture.front(&self.db).await.expect("front") {
-                    let key = segment.key().below(&self.client.s3_prefix);
+                    let key = segment.key().below(self.client.s3_prefix());
                     let put = self.store.put_new(&key, &segment.body).await.expect("put");
                     assert_eq!(put, Put::Created, "{key}");
                     self.capture
@@ -206,7 +206,7 @@ impl Bench {
         self.runtime
             .block_on(restore_to_file(
                 &self.store,
-                &self.client.s3_prefix,
+                self.client.s3_prefix(),
                 &target,
                 &output,
                 true,

@@ -32,6 +32,7 @@ mod outages;
 mod phantoms;
 mod restore_all;
 mod rivals;
+mod scale;
 mod secrets;
 mod servers;
 mod service;

@@ -11,6 +11,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod s3;
+pub mod scale;
 pub mod servers;
 pub mod sqlite;
 pub mod tree;

@@ -206,10 +206,10 @@ async fn sync(wanted: Wanted, client: Arc<Client>, timeout: Duration) -> Result<
 fn moments(client: &Client) -> Result<Vec<ListedGeneration>, RestoreError> {
     match &*client.id.tenant {
         "nothing" => Err(RestoreError::UnknownReplica {
-            prefix: client.s3_prefix.clone(),
+            prefix: client.s3_prefix().to_owned(),
         }),
         "damaged" => Err(RestoreError::Missing {
-            key: format!("{}/wal/x", client.s3_prefix),
+            key: format!("{}/wal/x", client.s3_prefix()),
         }),
         _ => Ok(vec![ListedGeneration {
             id: GenerationId(0x1a),
@@ -229,7 +229,7 @@ fn restore(client: &Client, target: &Target) -> Result<(Restored, File), Restore
             Some(place) => place,
             None => {
                 return Err(RestoreError::BeforeFirst {
-                    prefix: client.s3_prefix.clone(),
+                    prefix: client.s3_prefix().to_owned(),
                     asked: time_ms,
                     first: 0,
                 });
@@ -239,7 +239,7 @@ fn restore(client: &Client, target: &Target) -> Result<(Restored, File), Restore
             Some(place) => place,
             None => {
                 return Err(RestoreError::NoSuchTxid {
-                    prefix: client.s3_prefix.clone(),
+                    prefix: client.s3_prefix().to_owned(),
                     txid,
                     before: Some(1),
                     after: Some(3),

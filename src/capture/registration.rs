@@ -9,7 +9,7 @@ use dashmap::mapref::entry::Entry;
 use super::backing::companion;
 use super::database::Database;
 use super::newcomers::Newcomer;
-use super::state::Stamps;
+use super::state::Seen;
 use super::wishes::{RemovedClient, Wish};
 use super::{Capture, CaptureError, STATE_FOLDER, StartError, StateError};
 use crate::clock::now_ms;
@@ -52,7 +52,7 @@ impl Capture {
                 seen.has_history && !seen.was_elsewhere(location.as_deref())
             });
             match known {
-                Some(seen) => self.take_over_one(&path, seen.stamps),
+                Some(seen) => self.take_over_one(&path, &seen),
                 None => newcomers.extend(self.take_up(&path)),
             }
         }
@@ -114,38 +114,35 @@ impl Capture {
         Some(self.newcomer(path, &db))
     }
 
-    fn take_over_one(&self, path: &Path, stamps: Option<Stamps>) {
+    fn take_over_one(&self, path: &Path, seen: &Seen) {
         let Some(db) = self.database(path) else {
             return;
         };
         let present = self.shared.stamps(&db).ok();
-        let unchanged = present.filter(|present| stamps == Some(*present));
+        let unchanged = present.filter(|present| seen.stamps == Some(*present));
         if let Some(stamps) = unchanged.filter(|_| !db.is_dirty()) {
             db.set_as_stored(stamps);
         }
-        self.register(path, &db);
+        // It is the file that the state was read of, so that its number holds.
+        let seen_same = Some(seen).filter(|_| unchanged.is_some());
+        self.register_as(path, &db, seen_same);
         if let Some(client) = db.client().filter(|_| unchanged.is_some()) {
-            self.show_stored(&db, &client);
+            self.show_stored(&db, &client, seen.id);
         } else {
             db.mark_dirty();
         }
     }
 
     /// Health of a client that nothing is to be done for, from the state alone.
-    fn show_stored(&self, db: &Database, client: &Client) {
-        let known = self
-            .shared
-            .state
-            .id_of(&db.path)
-            .and_then(|id| self.shared.state.load(id));
-        match known {
-            Ok(known) => {
-                if let Some(stored) = known.stored {
+    fn show_stored(&self, db: &Database, client: &Client, id: i64) {
+        match self.shared.state.newest_stored(id) {
+            Ok(stored) => {
+                if let Some(stored) = stored {
                     client.update(|progress| {
-                        progress.txid = stored.mark.txid;
-                        progress.replicated_txid = stored.mark.txid;
-                        progress.generation = Some(stored.mark.generation);
-                        progress.database_bytes = Some(stored.mark.database_bytes());
+                        progress.txid = stored.txid;
+                        progress.replicated_txid = stored.txid;
+                        progress.generation = Some(stored.generation);
+                        progress.database_bytes = Some(stored.database_bytes());
                     });
                 }
             }
@@ -349,6 +346,11 @@ impl Capture {
     }
 
     pub(super) fn register(&self, path: &Path, db: &Arc<Database>) {
+        self.register_as(path, db, None);
+    }
+
+    /// The same of one that the state was just read of: with many of them a start is as short as that makes it.
+    fn register_as(&self, path: &Path, db: &Arc<Database>, seen: Option<&Seen>) {
         let Some(identity) = self.identify(path) else {
             return;
         };
@@ -381,7 +383,12 @@ impl Capture {
             }
         };
         self.roster.no_longer_ignored(&client.seen_path());
-        match self.number_of(path, &client) {
+        let number = match seen.filter(|seen| seen.place.is_some() && seen.place == client.place())
+        {
+            Some(seen) => Ok(seen.id),
+            None => self.number_of(path, &client),
+        };
+        match number {
             Ok(id) => {
                 client.update(|progress| {
                     // It could not be written before.

@@ -18,6 +18,7 @@ use crate::clock::{UnixMs, now_ms};
 use crate::format::ltx::DatabaseChecksum;
 use crate::format::wal::Position;
 use crate::store::keys::GenerationId;
+use crate::tenant::client::Place;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS instance (node_id INTEGER NOT NULL);
@@ -88,13 +89,13 @@ pub struct Seen {
     /// Whether anything of it was captured.
     pub has_history: bool,
     /// Where its replica lies; none where that was not noted.
-    pub location: Option<String>,
+    pub place: Option<Place>,
 }
 
 impl Seen {
     /// Whether what is known of it is of another place than this one, where the store has nothing of it.
     pub fn was_elsewhere(&self, location: Option<&str>) -> bool {
-        let before = self.location.as_deref();
+        let before = self.place.as_ref().map(|place| place.location.as_str());
         before
             .zip(location)
             .is_some_and(|(before, now)| before != now)
@@ -217,7 +218,7 @@ impl StateDb {
         let connection = self.lock();
         let mut statement = connection.prepare(
             "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified,
-                    EXISTS (SELECT 1 FROM mark WHERE mark.database = id), location
+                    EXISTS (SELECT 1 FROM mark WHERE mark.database = id), location, s3_prefix
              FROM database LEFT JOIN place ON place.database = id",
         )?;
         let rows = statement.query_map([], |row| {
@@ -237,15 +238,35 @@ impl StateDb {
                 _ => None,
             };
             let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+            let place = match row.get(9)? {
+                Some(location) => Some(Place {
+                    location,
+                    s3_prefix: row.get(10)?,
+                }),
+                None => None,
+            };
             let seen = Seen {
                 id: row.get(1)?,
                 stamps,
                 has_history: row.get(8)?,
-                location: row.get(9)?,
+                place,
             };
             Ok((path, seen))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The newest state of a database that is in the store.
+    pub fn newest_stored(&self, id: i64) -> Result<Option<Mark>, StateError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT seq, generation, txid, checksum, commit_pages, page_size, time_ms,
+                    salt1, salt2, wal_offset, sum1, sum2,
+                    committed_at, file_checksum, snapshot, sums
+             FROM mark WHERE database = ?1 AND stored",
+        )?;
+        let newest = statement.query_row([id], entry).optional()?;
+        Ok(newest.map(|entry| entry.mark))
     }
 
     /// The marks of one database.

@@ -48,7 +48,7 @@ fn marks_stamps_and_the_instance_survive() {
         s3_prefix: "a".to_owned(),
     };
     state.save_place(id, &place).expect("a place");
-    assert_eq!(state.place_of(id).expect("read"), Some(place));
+    assert_eq!(state.place_of(id).expect("read"), Some(place.clone()));
     let stamps = Stamps {
         database: Stamp {
             inode: 5,
@@ -89,7 +89,7 @@ fn marks_stamps_and_the_instance_survive() {
                 id,
                 stamps: Some(stamps),
                 has_history: true,
-                location: Some("file:///b/a".to_owned()),
+                place: Some(place),
             }
         )])
     );

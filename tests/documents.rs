@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use regex::Regex;
 
@@ -92,6 +93,17 @@ fn every_file_that_is_linked_exists() {
         }
     }
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_tables_of_benchmarks_are_those_of_the_results() {
+    let check = Command::new("python3")
+        .arg(root().join("benches/report.py"))
+        .arg("--check")
+        .output()
+        .expect("python3 is a program");
+    let told = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success(), "{told}");
 }
 
 /// The number of the row that a test is named after: `4a` of `sqlite_04a_…`.

@@ -1,4 +1,4 @@
-//! A real S3 server in this process: s3s over a scratch directory, on an ephemeral loopback port, with signatures.
+//! A real S3 server in this process: s3s on an ephemeral loopback port, with signatures, over a scratch directory by default.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use litestream_multitenant::store::spec::{S3Options, Secret, StoreSpec};
+use s3s::S3;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+
+const BUCKET: &str = "replicas";
 
 /// Serves until it is dropped or stopped. It runs on threads of its own, so any test may start one.
 pub struct S3Server {
@@ -28,14 +31,26 @@ pub struct S3Server {
 }
 
 impl S3Server {
+    /// Over a scratch directory.
     pub fn start() -> Self {
         let root = TempDir::new().expect("a scratch directory");
-        let bucket = "replicas".to_owned();
-        std::fs::create_dir(root.path().join(&bucket)).expect("a bucket");
+        std::fs::create_dir(root.path().join(BUCKET)).expect("a bucket");
+        let files = FileSystem::new(root.path()).expect("a directory to serve");
+        // The crate looks whether the key is taken, then writes; a real server does both at once.
+        Self::serving(files, root, Some(Arc::default()))
+    }
+
+    /// Over objects that are kept elsewhere, and are written one by one as they come.
+    #[allow(dead_code, reason = "not every test file needs it")]
+    pub fn over(objects: impl S3) -> Self {
+        let root = TempDir::new().expect("a scratch directory");
+        Self::serving(objects, root, None)
+    }
+
+    fn serving(objects: impl S3, root: TempDir, one_writer: Option<Arc<Mutex<()>>>) -> Self {
         let (access_key, secret_key) = ("AKIATEST".to_owned(), "a-secret-of-tests".to_owned());
         let service = {
-            let files = FileSystem::new(root.path()).expect("a directory to serve");
-            let mut builder = S3ServiceBuilder::new(files);
+            let mut builder = S3ServiceBuilder::new(objects);
             builder.set_auth(SimpleAuth::from_single(
                 access_key.clone(),
                 secret_key.clone(),
@@ -50,12 +65,12 @@ impl S3Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("bound");
         listener.set_nonblocking(true).expect("a socket");
-        runtime.spawn(serve(listener, service));
+        runtime.spawn(serve(listener, service, one_writer));
         Self {
             endpoint: format!("http://{address}"),
             access_key,
             secret_key,
-            bucket,
+            bucket: BUCKET.to_owned(),
             root,
             runtime: Some(runtime),
         }
@@ -102,23 +117,26 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: S3Service) {
+/// `one_writer`: held by each request that writes, where there is one.
+async fn serve(
+    listener: std::net::TcpListener,
+    service: S3Service,
+    one_writer: Option<Arc<Mutex<()>>>,
+) {
     let listener = TcpListener::from_std(listener).expect("a listener");
-    // The crate looks whether the key is taken, then writes; a real server does both at once.
-    let writing = Arc::new(Mutex::new(()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
-                let (service, writing) = (service.clone(), writing.clone());
+                let (service, one_writer) = (service.clone(), one_writer.clone());
                 let service = service_fn(move |request: hyper::Request<_>| {
-                    let (service, writing) = (service.clone(), writing.clone());
+                    let (service, one_writer) = (service.clone(), one_writer.clone());
                     async move {
                         let writes = matches!(*request.method(), Method::PUT | Method::POST);
-                        let _one_at_a_time = match writes {
-                            true => Some(writing.lock().await),
-                            false => None,
+                        let _one_at_a_time = match one_writer.filter(|_| writes) {
+                            Some(one_writer) => Some(one_writer.lock_owned().await),
+                            None => None,
                         };
                         Service::call(&service, request).await
                     }

@@ -125,7 +125,7 @@ impl History {
             sums: object.sums.clone(),
         };
         let note = self.snapshot_after(&end, object.size);
-        shared.state.save_stored(self.id, &entry, &note)?;
+        shared.state.save_stored(self.id, &entry, &note, None)?;
         self.pending.clear();
         self.numbers = Numbers::default();
         let table = self.sums.as_mut().expect("BUG: loaded without page sums");
@@ -179,7 +179,7 @@ impl History {
             sums: object.sums.clone(),
         };
         let note = self.snapshot_after(&front.end, object.size);
-        shared.state.save_stored(self.id, &entry, &note)?;
+        shared.state.save_stored(self.id, &entry, &note, None)?;
         shared.remove_body(&front)?;
         self.stored = Some(front.end);
         self.snapshot = Some(note);
@@ -265,7 +265,7 @@ mod tests {
         let (db, shared) = (model.db.clone(), model.capture.shared.clone());
         model.run("INSERT INTO t VALUES (1000, 'first')");
         workers::make_image(&db, &shared).expect("a first image");
-        db.history().stored(&db, &shared).expect("stored");
+        db.history().stored(&db, &shared, None).expect("stored");
         // Without sight of the index the chain decides.
         let hidden = OpenedAs {
             writable: true,

@@ -217,11 +217,18 @@ impl History {
         self.pending.front().cloned()
     }
 
-    /// The oldest segment is in the store.
-    pub(super) fn stored(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+    /// The oldest segment is in the store. `stamps`: the files' at a moment after which nothing was written; noted where
+    /// no other segment waits, and then true is returned.
+    pub(super) fn stored(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        stamps: Option<Stamps>,
+    ) -> Result<bool, CaptureError> {
         let Some(segment) = self.pending.front().cloned() else {
-            return Ok(());
+            return Ok(false);
         };
+        let stamps = stamps.filter(|_| self.pending.len() == 1);
         // First the state with the sums, then the table: after a death in between the sums are put in again.
         let note = match segment.snapshot {
             true => SnapshotNote::first(segment.end.generation),
@@ -229,7 +236,7 @@ impl History {
         };
         shared
             .state
-            .save_stored(self.id, &entry_of(&segment), &note)?;
+            .save_stored(self.id, &entry_of(&segment), &note, stamps)?;
         Point::StoredNoted.reach();
         if !segment.durable {
             self.put_into_table(&segment)?;
@@ -243,7 +250,7 @@ impl History {
         self.is_newest_known = true;
         self.pending.pop_front();
         self.report(db);
-        Ok(())
+        Ok(stamps.is_some())
     }
 
     /// The newest snapshot, when a segment of `size` bytes that leads to `end` has been stored after it.

@@ -83,8 +83,9 @@ pub use history::Earlier;
 pub use mark::{Mark, Segment};
 pub use merge::Numbers;
 pub use newcomers::{Newcomer, TakeOver};
+pub use requests::{Looked, Noted};
 pub use snapshot::Made;
-pub use state::{SnapshotNote, Upkeep};
+pub use state::{SnapshotNote, Stamps, Upkeep};
 
 use backing::Backing;
 use late::Late;

@@ -18,17 +18,41 @@ use super::{Capture, Shared};
 use crate::clock::UnixMs;
 use crate::store::keys::ObjectKey;
 
+/// What came of a look for what is to be stored.
+pub enum Looked {
+    /// Whether this object is in the store has to be known before anything is captured.
+    Unnoted(ObjectKey),
+    Drained {
+        drained: Drained,
+        /// The next segment to be stored.
+        front: Option<Segment>,
+    },
+}
+
+/// What there is to do after a segment has been stored.
+pub struct Noted {
+    /// The next one.
+    pub next: Option<Segment>,
+    /// The newest snapshot, with what has come after it.
+    pub snapshot: Option<SnapshotNote>,
+    /// All is stored, and that is noted.
+    pub is_settled: bool,
+}
+
 impl Capture {
-    /// The object that has to be looked for before anything is captured: an earlier run may have stored it and died
-    /// before it noted that. To be given to `adopt`. Named once.
-    pub async fn doubtful_successor(
-        &self,
-        db: &Arc<Database>,
-    ) -> Result<Option<ObjectKey>, CaptureError> {
+    /// Captures what was committed since the last look, or names the object that has to be looked for before: an earlier
+    /// run may have stored it and died before it noted that. It is to be given to `adopt`, and is named once.
+    pub async fn look(&self, db: &Arc<Database>) -> Result<Looked, CaptureError> {
         self.ask(db, |db, shared| {
             let mut history = db.history();
             history.load(db, shared)?;
-            Ok(history.doubtful_successor())
+            if let Some(key) = history.doubtful_successor() {
+                return Ok(Looked::Unnoted(key));
+            }
+            drop(history);
+            let drained = workers::drain(db, shared)?;
+            let front = db.history().front();
+            Ok(Looked::Drained { drained, front })
         })
         .await
     }
@@ -97,26 +121,33 @@ impl Capture {
         .await
     }
 
-    /// The `segment` that `front` gave is in the store. Gives the next one, and the newest snapshot with what has come
-    /// after it.
+    /// The `segment` that `front` gave is in the store. `stamps` are the files' before the look that captured all there
+    /// was: with the last segment it is noted that the next start need not look, as `settled` does.
     pub async fn stored(
         &self,
         db: &Arc<Database>,
         segment: &Segment,
-    ) -> Result<(Option<Segment>, Option<SnapshotNote>), CaptureError> {
+        stamps: Option<Stamps>,
+    ) -> Result<Noted, CaptureError> {
         let (end, file_checksum) = (segment.end, segment.file_checksum);
         self.ask(db, move |db, shared| {
             let mut history = db.history();
             let is_it = |front: &Segment| (front.end, front.file_checksum) == (end, file_checksum);
+            let mut is_settled = false;
             // After a panic the history may have begun anew, and finds by itself what the store has.
             if history.front().as_ref().is_some_and(is_it) {
-                history.stored(db, shared)?;
+                let stamps = stamps.filter(|_| !db.is_dirty());
+                is_settled = history.stored(db, shared, stamps)?;
             }
-            let (front, snapshot) = (history.front(), history.snapshot);
             let stored = history.stored.map_or(0, |mark| mark.txid);
+            let told = Noted {
+                next: history.front(),
+                snapshot: history.snapshot,
+                is_settled,
+            };
             drop(history);
             db.release_commits(stored);
-            Ok((front, snapshot))
+            Ok(told)
         })
         .await
     }

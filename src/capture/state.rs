@@ -6,10 +6,12 @@
 //! stored last, by which a file is known that is behind its replica.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::backing::Stamp;
@@ -55,8 +57,12 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// So many checksums of stored states are kept of each database.
+/// So many checksums of stored states are kept of each database, and some more: those before are looked for only once for
+/// so many segments.
 const PAST: u32 = 256;
+const PRUNE_EVERY: u32 = 32;
+/// Statements that are kept ready: all that there are.
+const READY: usize = 64;
 
 /// The state can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +177,9 @@ impl StateDb {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
              PRAGMA cache_size = -512;",
         )?;
+        connection.set_prepared_statement_cache_capacity(READY);
+        // The plans don't depend on what is bound: statements with a range would be parsed anew each time.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.execute_batch(SCHEMA)?;
         connection.execute_batch(super::wishes::SCHEMA)?;
         connection.execute_batch(super::leaving::SCHEMA)?;
@@ -341,15 +350,17 @@ impl StateDb {
         Ok(transaction.commit()?)
     }
 
-    /// Notes that a segment is stored: it becomes the newest stored mark, and nothing before it is needed any more.
+    /// Notes that a segment is stored: it becomes the newest stored mark, and nothing before it is needed any more. With
+    /// `stamps`, that all is stored, too.
     pub fn save_stored(
         &self,
         id: i64,
         entry: &Entry,
         snapshot: &SnapshotNote,
+        stamps: Option<Stamps>,
     ) -> Result<(), StateError> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction()?;
+        let connection = self.lock();
+        let transaction = Often::begin(&connection)?;
         transaction
             .prepare_cached(
                 "DELETE FROM mark WHERE database = ?1 AND
@@ -359,7 +370,10 @@ impl StateDb {
         insert(&transaction, id, entry, true)?;
         insert_past(&transaction, id, &entry.mark)?;
         insert_snapshot(&transaction, id, snapshot)?;
-        Ok(transaction.commit()?)
+        if stamps.is_some() {
+            update_stamps(&transaction, id, stamps)?;
+        }
+        transaction.commit()
     }
 
     /// Notes the newest stored snapshot.
@@ -402,24 +416,7 @@ impl StateDb {
 
     /// Notes the stamps of the files at a moment when all was stored; none says that the next start has to look.
     pub fn save_stamps(&self, id: i64, stamps: Option<Stamps>) -> Result<(), StateError> {
-        let part = |stamp: fn(&Stamps) -> Stamp| stamps.as_ref().map(stamp);
-        let (database, wal) = (part(|s| s.database), part(|s| s.wal));
-        self.lock()
-            .prepare_cached(
-                "UPDATE database SET db_inode = ?2, db_size = ?3, db_modified = ?4,
-                                     wal_inode = ?5, wal_size = ?6, wal_modified = ?7
-                 WHERE id = ?1",
-            )?
-            .execute(params![
-                id,
-                database.map(|s| s.inode as i64),
-                database.map(|s| s.size as i64),
-                database.map(|s| s.modified_ns),
-                wal.map(|s| s.inode as i64),
-                wal.map(|s| s.size as i64),
-                wal.map(|s| s.modified_ns),
-            ])?;
-        Ok(())
+        update_stamps(&self.lock(), id, stamps)
     }
 
     /// Forgets a database.
@@ -436,11 +433,81 @@ impl StateDb {
     }
 }
 
+/// A transaction that is made once for each segment: its ends are not parsed each time. It is undone unless it is
+/// committed.
+struct Often<'a> {
+    connection: &'a Connection,
+    is_over: bool,
+}
+
+impl<'a> Often<'a> {
+    fn begin(connection: &'a Connection) -> Result<Self, StateError> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Self {
+            connection,
+            is_over: false,
+        })
+    }
+
+    fn commit(mut self) -> Result<(), StateError> {
+        self.prepare_cached("COMMIT")?.execute([])?;
+        self.is_over = true;
+        Ok(())
+    }
+}
+
+impl Deref for Often<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl Drop for Often<'_> {
+    fn drop(&mut self) {
+        if !self.is_over
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            // An error of the disk may have ended it by itself.
+            tracing::debug!(%error, "A transaction of the state was over already");
+        }
+    }
+}
+
+fn update_stamps(
+    connection: &Connection,
+    id: i64,
+    stamps: Option<Stamps>,
+) -> Result<(), StateError> {
+    let part = |stamp: fn(&Stamps) -> Stamp| stamps.as_ref().map(stamp);
+    let (database, wal) = (part(|s| s.database), part(|s| s.wal));
+    connection
+        .prepare_cached(
+            "UPDATE database SET db_inode = ?2, db_size = ?3, db_modified = ?4,
+                                 wal_inode = ?5, wal_size = ?6, wal_modified = ?7
+             WHERE id = ?1",
+        )?
+        .execute(params![
+            id,
+            database.map(|s| s.inode as i64),
+            database.map(|s| s.size as i64),
+            database.map(|s| s.modified_ns),
+            wal.map(|s| s.inode as i64),
+            wal.map(|s| s.size as i64),
+            wal.map(|s| s.modified_ns),
+        ])?;
+    Ok(())
+}
+
 fn insert_past(connection: &Connection, id: i64, mark: &Mark) -> Result<(), StateError> {
     let (txid, checksum) = (mark.txid as i64, mark.checksum.value() as i64);
     connection
         .prepare_cached("INSERT OR REPLACE INTO past VALUES (?1, ?2, ?3)")?
         .execute(params![id, txid, checksum])?;
+    if mark.seq % PRUNE_EVERY != 0 {
+        return Ok(());
+    }
     connection
         .prepare_cached(
             "DELETE FROM past WHERE database = ?1 AND txid <=

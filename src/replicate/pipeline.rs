@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Replicator;
 use super::upload::{Found, Uploaded};
-use crate::capture::{CaptureError, Database, Drained, Next, Segment};
+use crate::capture::{CaptureError, Database, Drained, Looked, Next, Segment, Stamps};
 use crate::fault::{Defect, Point};
+use crate::store::keys::ObjectKey;
 use crate::store::retry::Backoff;
 use crate::tenant::cpu::least_duration;
 use crate::tenant::roster::{Client, Status};
@@ -116,14 +117,10 @@ async fn wait(db: &Database, deadline: Instant) {
 async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, ticket: u64) -> Round {
     Defect::Pipeline.meet(|| client.label.to_string());
     let removed = db.is_removed();
-    let prepared = async {
-        replicator.come_after_rival(db, client).await?;
-        find_unnoted(replicator, db, client).await
+    let looked = match replicator.come_after_rival(db, client).await {
+        Ok(()) => look(replicator, db, client).await,
+        Err(error) => return failed(db, client, &error),
     };
-    if let Err(error) = prepared.await {
-        return failed(db, client, &error);
-    }
-    let looked = look(replicator, db).await;
     // What gates capture from now on is of the next round: under load there is always more of it. Of what is gone
     // there is no next round.
     let last = if removed {
@@ -131,13 +128,18 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
     } else {
         client.progress().txid
     };
-    let captured = match store_until(replicator, db, client, last).await {
-        Ok(Stored::All { any }) => any,
+    let (front, stamps) = match &looked {
+        Ok((drained, front)) => (front.clone(), drained.stamps),
+        Err(_) => (None, None),
+    };
+    let stored = store_until(replicator, db, client, (front, last), stamps).await;
+    let (captured, is_settled) = match stored {
+        Ok(Stored::All { any, is_settled }) => (any, is_settled),
         Ok(Stored::GivenUp) => return Round::Disturbed,
         Err(error) => return failed(db, client, &error),
     };
     let drained = match looked {
-        Ok(drained) => drained,
+        Ok((drained, _)) => drained,
         Err(error) => return failed(db, client, &error),
     };
     if removed {
@@ -160,34 +162,14 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         }
         Next::Unknown => Round::LookAgain,
         Next::Nothing => {
-            if let Err(error) = replicator.capture.settled(db, drained.stamps).await {
+            if !is_settled && let Err(error) = replicator.capture.settled(db, drained.stamps).await
+            {
                 return failed(db, client, &error);
             }
             recovered(db, client);
             replicator.capture.settle(db, ticket);
             Round::Done { captured }
         }
-    }
-}
-
-/// Goes on from what an earlier run stored and did not note, before anything is captured that it holds already.
-async fn find_unnoted(
-    replicator: &Replicator,
-    db: &Arc<Database>,
-    client: &Client,
-) -> Result<(), CaptureError> {
-    if db.is_removed() {
-        return Ok(());
-    }
-    let capture = &replicator.capture;
-    let Some(key) = capture.doubtful_successor(db).await? else {
-        return Ok(());
-    };
-    let key = key.below(client.s3_prefix());
-    match replicator.look_for_segment(client, &key).await {
-        // Without an answer the first upload will tell: it finds its number taken.
-        None | Some(Found::Nothing) => Ok(()),
-        Some(found) => adopt_or_abandon(replicator, db, client, found, &key).await,
     }
 }
 
@@ -213,42 +195,78 @@ async fn adopt_or_abandon(
     capture.abandon(db, None).await
 }
 
-/// Captures what is committed, reading the whole file where that is needed.
-async fn look(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, CaptureError> {
+/// Captures what is committed, reading the whole file where that is needed. Gives the next segment to be stored, too,
+/// where that was seen.
+async fn look(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+) -> Result<(Drained, Option<Segment>), CaptureError> {
     if db.is_removed() {
         db.take_dirty();
-        return Ok(Drained::nothing());
+        return Ok((Drained::nothing(), None));
     }
     let capture = &replicator.capture;
-    let drained = capture.drain(db).await?;
-    if drained.next != Next::Image {
-        return Ok(drained);
+    let (drained, front) = loop {
+        match capture.look(db).await? {
+            Looked::Drained { drained, front } => break (drained, front),
+            Looked::Unnoted(key) => find_unnoted(replicator, db, client, key).await?,
+        }
+    };
+    match drained.next {
+        Next::Image => Ok((image(replicator, db).await?, None)),
+        _ => Ok((drained, front)),
     }
-    capture.image(db).await?;
-    // What was committed while the image was made.
-    capture.drain(db).await
+}
+
+/// Reads the whole file, and captures what was committed while the image was made.
+async fn image(replicator: &Replicator, db: &Arc<Database>) -> Result<Drained, CaptureError> {
+    replicator.capture.image(db).await?;
+    replicator.capture.drain(db).await
+}
+
+/// Goes on from what an earlier run stored and did not note, before anything is captured that it holds already.
+async fn find_unnoted(
+    replicator: &Replicator,
+    db: &Arc<Database>,
+    client: &Client,
+    key: ObjectKey,
+) -> Result<(), CaptureError> {
+    let key = key.below(client.s3_prefix());
+    match replicator.look_for_segment(client, &key).await {
+        // Without an answer the first upload will tell: it finds its number taken.
+        None | Some(Found::Nothing) => Ok(()),
+        Some(found) => adopt_or_abandon(replicator, db, client, found, &key).await,
+    }
 }
 
 /// What came of what was captured.
 enum Stored {
     All {
         any: bool,
+        /// That all is stored is noted.
+        is_settled: bool,
     },
     /// The store has other objects there: it has to be captured anew.
     GivenUp,
 }
 
-/// Stores what is captured up to the transaction `last`, in order.
+/// Stores what is captured from the segment `front`, where that was seen already, up to the transaction `last`, in order.
+/// `stamps`: the files' where all there was is captured.
 async fn store_until(
     replicator: &Replicator,
     db: &Arc<Database>,
     client: &Client,
-    last: u64,
+    (front, last): (Option<Segment>, u64),
+    stamps: Option<Stamps>,
 ) -> Result<Stored, CaptureError> {
     let capture = &replicator.capture;
-    let mut any = false;
+    let (mut any, mut is_settled) = (false, false);
     let mut reached = 0;
-    let mut front = capture.front(db).await?;
+    let mut front = match front {
+        Some(front) => Some(front),
+        None => capture.front(db).await?,
+    };
     while let Some(segment) = front {
         let is_paused = client.is_paused() && !db.is_removed();
         if is_paused || reached >= last.max(1) {
@@ -261,7 +279,7 @@ async fn store_until(
         match upload(replicator, db, client, &segment).await {
             Uploaded::Done => {
                 Point::Stored.reach();
-                front = note_stored(replicator, db, &segment).await?;
+                (front, is_settled) = note_stored(replicator, db, &segment, stamps).await?;
             }
             Uploaded::Conflict(found) => {
                 let key = segment.key().below(client.s3_prefix());
@@ -275,7 +293,7 @@ async fn store_until(
             }
         }
     }
-    Ok(Stored::All { any })
+    Ok(Stored::All { any, is_settled })
 }
 
 /// Uploads a segment, however long the store takes. Where the capture loses its way meanwhile, it is led back: each
@@ -298,25 +316,38 @@ async fn keep_the_way(replicator: &Replicator, db: &Arc<Database>) -> Infallible
         db.lost_way().await;
         let mut pauses = Backoff::new(FIRST_RETRY, LAST_RETRY);
         // An error that lasts is told by the round that comes after the upload.
-        while look(replicator, db).await.is_err() {
+        while find_the_way(replicator, db).await.is_err() {
             sleep(pauses.pause()).await;
         }
     }
 }
 
-/// Goes on to the next segment; upkeep learns what has come after the newest snapshot.
+async fn find_the_way(replicator: &Replicator, db: &Arc<Database>) -> Result<(), CaptureError> {
+    if db.is_removed() {
+        db.take_dirty();
+        return Ok(());
+    }
+    if replicator.capture.drain(db).await?.next == Next::Image {
+        image(replicator, db).await?;
+    }
+    Ok(())
+}
+
+/// Goes on to the next segment; upkeep learns what has come after the newest snapshot. Says whether it is noted that all
+/// is stored.
 async fn note_stored(
     replicator: &Replicator,
     db: &Arc<Database>,
     segment: &Segment,
-) -> Result<Option<Segment>, CaptureError> {
-    let (front, newest) = replicator.capture.stored(db, segment).await?;
+    stamps: Option<Stamps>,
+) -> Result<(Option<Segment>, bool), CaptureError> {
+    let stored = replicator.capture.stored(db, segment, stamps).await?;
     if segment.snapshot {
         replicator.note_snapshot(db).await?;
-    } else if let Some(newest) = newest {
+    } else if let Some(newest) = stored.snapshot {
         replicator.note_progress(db, &newest, segment.end.database_bytes());
     }
-    Ok(front)
+    Ok((stored.next, stored.is_settled))
 }
 
 fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {

@@ -170,7 +170,7 @@ impl Bench {
                     let put = self.store.put_new(&key, &segment.body).await.expect("put");
                     assert_eq!(put, Put::Created, "{key}");
                     self.capture
-                        .stored(&self.db, &segment)
+                        .stored(&self.db, &segment, None)
                         .await
                         .expect("stored");
                 }

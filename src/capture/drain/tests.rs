@@ -60,7 +60,7 @@ fn a_page_that_is_not_in_the_file_when_its_log_ends_is_kept_and_suspected() {
     let mut model = Model::new(3, 16 << 20);
     let (db, shared) = (model.db.clone(), model.capture.shared.clone());
     workers::make_image(&db, &shared).expect("a first image");
-    db.history().stored(&db, &shared).expect("stored");
+    db.history().stored(&db, &shared, None).expect("stored");
     model.run("INSERT INTO t VALUES (1000, 'in the log alone')");
     assert_eq!(db.history().resync, None);
     model.gate(Gate::ShmUnlink);

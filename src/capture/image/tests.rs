@@ -39,7 +39,7 @@ fn stored(seed: u64) -> Model {
     }
     snapshot(&mut model).expect("a snapshot");
     let (db, shared) = (&model.db, &model.capture.shared);
-    db.history().stored(db, shared).expect("stored");
+    db.history().stored(db, shared, None).expect("stored");
     model
 }
 
@@ -66,7 +66,7 @@ fn assert_sums_are_of_the_end(model: &Model, seed: u64) {
     let mut history = model.db.history();
     let end = history.mark.expect("a mark");
     while history.front().is_some() {
-        let stored = history.stored(&model.db, &model.capture.shared);
+        let stored = history.stored(&model.db, &model.capture.shared, None);
         stored.expect("stored");
     }
     let table = history.sums.as_ref().expect("a table");

@@ -37,7 +37,7 @@ fn store(model: &Model, pages: &mut Vec<u8>) {
     model
         .db
         .history()
-        .stored(&model.db, &shared)
+        .stored(&model.db, &shared, None)
         .expect("stored");
 }
 

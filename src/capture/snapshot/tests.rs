@@ -23,7 +23,7 @@ fn store_all(model: &Model) {
     workers::drain(&model.db, &shared).expect("captured");
     let mut history = model.db.history();
     while history.front().is_some() {
-        history.stored(&model.db, &shared).expect("stored");
+        history.stored(&model.db, &shared, None).expect("stored");
     }
 }
 

@@ -58,12 +58,12 @@ fn marks_stamps_and_the_instance_survive() {
         wal: Stamp::default(),
     };
     state
-        .save_stored(id, &entry(1, 0, false), &note(1, 0))
+        .save_stored(id, &entry(1, 0, false), &note(1, 0), None)
         .expect("stored");
     state.save_spooled(id, &entry(1, 1, true)).expect("spooled");
     state.save_spooled(id, &entry(1, 2, true)).expect("spooled");
     state
-        .save_stored(id, &entry(1, 1, true), &note(1, 8))
+        .save_stored(id, &entry(1, 1, true), &note(1, 8), None)
         .expect("stored");
     state.save_stamps(id, Some(stamps)).expect("stamps");
     state.save_retain_at(id, Some(99)).expect("retention");
@@ -104,7 +104,7 @@ fn marks_stamps_and_the_instance_survive() {
     );
     // A new generation replaces all of the old one.
     state
-        .save_stored(id, &entry(2, 0, false), &note(2, 0))
+        .save_stored(id, &entry(2, 0, false), &note(2, 0), None)
         .expect("stored");
     let known = state.load(id).expect("load");
     assert_eq!(known.stored, Some(entry(2, 0, false)));
@@ -125,9 +125,38 @@ fn of_the_states_that_were_stored_the_last_are_kept() {
         let mut stored = entry(1, seq, false);
         stored.mark.txid = u64::from(seq) + 1;
         stored.mark.checksum.toggle(u64::from(seq) + 1);
-        state.save_stored(id, &stored, &note(1, 0)).expect("stored");
+        let noted = state.save_stored(id, &stored, &note(1, 0), None);
+        noted.expect("stored");
         let past = state.load(id).expect("load").past;
-        assert_eq!(past.len(), (seq as usize + 1).min(PAST as usize));
+        let least = (seq + 1).min(PAST);
+        assert!((least..least + PRUNE_EVERY).contains(&(past.len() as u32)));
         assert!(past.contains(&stored.mark.checksum.value()));
     }
+}
+
+#[test]
+fn with_a_stored_segment_goes_that_all_is_stored_or_nothing_at_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = StateDb::open(&dir.path().join("state.db"), 1).expect("open");
+    let id = state.id_of(Path::new("a.db")).expect("id");
+    let stamps = Stamps {
+        database: Stamp {
+            inode: 5,
+            size: 6,
+            modified_ns: 7,
+        },
+        wal: Stamp::default(),
+    };
+    let nobody = id + 1;
+    let refused = state.save_stored(nobody, &entry(1, 0, false), &note(1, 0), Some(stamps));
+    assert!(refused.is_err(), "there is no such database");
+    // What was refused has left no transaction open.
+    for (seq, stamps) in [(0, Some(stamps)), (1, None)] {
+        let noted = state.save_stored(id, &entry(1, seq, false), &note(1, 0), stamps);
+        noted.expect("stored");
+    }
+    let all = state.all().expect("all");
+    assert_eq!(all.len(), 1);
+    // Without any, those before stay: files that were written since have others.
+    assert_eq!(all[Path::new("a.db")].stamps, Some(stamps));
 }

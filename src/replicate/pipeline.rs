@@ -28,7 +28,7 @@ enum Round {
     /// All is stored; `captured` says whether there was anything.
     Done { captured: bool },
     /// Look again, though nothing may be heard of it.
-    LookAgain,
+    LookAgain { captured: bool },
     /// The file was written past its log while it was read.
     Disturbed,
     /// The capture failed and may succeed later.
@@ -77,13 +77,18 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                     return;
                 }
             }
-            Round::LookAgain => {
+            Round::LookAgain { captured } => {
                 tokio::select! {
                     biased;
                     () = wait(&db, Instant::now() + looks.pause()) => {}
                     () = db.stirred() => {
                         looks.reset();
-                        wait(&db, begun + interval).await;
+                        let due = match captured {
+                            true => begun + interval,
+                            // Nothing was stored in this interval: the first commit of a new database does not wait for it.
+                            false => Instant::now() + empty_looks.pause(),
+                        };
+                        wait(&db, due).await;
                     }
                 }
             }
@@ -158,9 +163,9 @@ async fn round(replicator: &Replicator, db: &Arc<Database>, client: &Client, tic
         Next::LookAgain => {
             recovered(db, client);
             replicator.capture.settle(db, ticket);
-            Round::LookAgain
+            Round::LookAgain { captured }
         }
-        Next::Unknown => Round::LookAgain,
+        Next::Unknown => Round::LookAgain { captured },
         Next::Nothing => {
             if !is_settled && let Err(error) = replicator.capture.settled(db, drained.stamps).await
             {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::support::daemon::{Daemon, Options, guid, names};
 use super::support::process::output;
+use super::support::sqlite::Session;
 use super::support::workload::{Workload, acknowledged, assert_has_all};
 use super::support::{mounts, sqlite};
 
@@ -78,4 +79,18 @@ fn a_second_daemon_over_the_same_directory_is_refused() {
         .expect("test is a program");
     assert!(alive.success(), "the first daemon goes on");
     assert!(!names(&daemon.data()).contains(&".litestream-multitenant".to_owned()));
+}
+
+/// Its file is empty at the first look; the one that finds its first commit does not come an interval later.
+#[test]
+fn a_new_database_is_in_the_store_long_before_its_first_interval_ends() {
+    let daemon = Daemon::start(Options {
+        sync_interval: "60s",
+        ..Options::default()
+    });
+    let client = guid(1);
+    let mut session = Session::open(&daemon.database(&client));
+    session.run("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (1);");
+    // The time limit of that is 30 s.
+    daemon.wait_health(&client, |health| health["replicatedTxid"] != 0);
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::repeated::Repeated;
 use crate::clock::now_ms;
+use crate::random;
 use crate::restore::is_held;
 use crate::store::stores::Stores;
 use crate::store::{ObjectStore, StoreError};
@@ -20,6 +21,10 @@ use crate::tenant::roster::Client;
 const CLOCK_READING: Duration = Duration::from_secs(3600);
 /// What the store said is told in health for so long; then it is asked again, where somebody asks for health.
 const STALE: Duration = Duration::from_secs(60);
+/// No request has succeeded for so long: an outage. Less is a store that refuses some of many, whose pauses have to stay.
+const OUTAGE: Duration = Duration::from_secs(5);
+/// What waited for the end of an outage is tried again within so long.
+const AFTER_OUTAGE_MS: u64 = 500;
 /// A deletion that was refused is asked for again after so long: keys without that right are no fault, and somebody else's
 /// `retain` deletes.
 const AFTER_REFUSAL: Duration = Duration::from_secs(3600);
@@ -47,6 +52,9 @@ pub struct Uplink {
     /// When the store of all said it; none before the first answer.
     answered: Mutex<Option<Instant>>,
     answer_wanted: Notify,
+    /// When a request to the store of all succeeded last.
+    succeeded: Mutex<Option<Instant>>,
+    came_back: Notify,
     failures: Mutex<Repeated>,
     /// Stores that have refused a deletion, and it was said.
     without_deletion: Mutex<HashSet<String>>,
@@ -72,6 +80,8 @@ impl Uplink {
             health: Mutex::default(),
             answered: Mutex::default(),
             answer_wanted: Notify::new(),
+            succeeded: Mutex::default(),
+            came_back: Notify::new(),
             failures: Mutex::new(Repeated::new(std::time::Instant::now())),
             without_deletion: Mutex::default(),
         })
@@ -149,7 +159,18 @@ impl Uplink {
 
     /// Notes what came of a request to the store of all tenants.
     pub fn note_answer(&self, failed: Option<&StoreError>) {
-        *self.lock_answered() = Some(Instant::now());
+        let now = Instant::now();
+        *self.lock_answered() = Some(now);
+        if failed.is_none() {
+            let mut succeeded = self
+                .succeeded
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let before = succeeded.replace(now);
+            if before.is_none_or(|before| now - before >= OUTAGE) {
+                self.came_back.notify_waiters();
+            }
+        }
         let mut health = self.lock_health();
         health.reachable = Some(failed.is_none_or(|error| !error.is_retryable()));
         health.error = failed.map(ToString::to_string);
@@ -159,6 +180,23 @@ impl Uplink {
     pub(super) fn note_answer_of(&self, client: &Client, failed: Option<&StoreError>) {
         if !self.stores.has_own(&client.id.tenant) {
             self.note_answer(failed);
+        }
+    }
+
+    /// A pause after a failure, which ends early, and not for all at once, where an outage does.
+    pub(super) async fn pause_of(&self, client: &Client, pause: Duration) {
+        let came_back = async {
+            match self.stores.has_own(&client.id.tenant) {
+                true => std::future::pending().await,
+                false => self.came_back.notified().await,
+            }
+            let some = random::number() % AFTER_OUTAGE_MS;
+            tokio::time::sleep(Duration::from_millis(some)).await;
+        };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(pause) => {}
+            () = came_back => {}
         }
     }
 
@@ -244,6 +282,7 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::ids::Identity;
     use futures_util::FutureExt;
 
     #[test]
@@ -264,5 +303,28 @@ mod tests {
         assert!(is_wanted());
         uplink.note_answer(None);
         assert!(!is_wanted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_ends_with_an_outage_and_not_with_a_refusal_among_many() {
+        let uplink = Uplink::new(Stores::new(None), 1);
+        let identity = Identity::plain("", "a");
+        let place = |path: &str| std::path::Path::new(path).into();
+        let client = Client::new(identity, place("a.db"), place("/data"));
+        let pause = Duration::from_secs(60);
+        let most = Duration::from_millis(AFTER_OUTAGE_MS);
+        for (quiet, ends_early) in [(OUTAGE, true), (OUTAGE / 2, false)] {
+            uplink.note_answer(None);
+            let begun = Instant::now();
+            let pausing = uplink.pause_of(&client, pause);
+            let coming_back = async {
+                tokio::time::sleep(quiet).await;
+                uplink.note_answer(None);
+            };
+            tokio::join!(pausing, coming_back);
+            let took = begun.elapsed();
+            assert_eq!(took <= quiet + most, ends_early, "{took:?}");
+            assert_eq!(took >= pause, !ends_early, "{took:?}");
+        }
     }
 }

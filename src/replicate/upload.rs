@@ -121,7 +121,7 @@ impl Replicator {
             if let Some(value) = self.attempt(client, bytes, &request).await {
                 return value;
             }
-            tokio::time::sleep(backoff.pause()).await;
+            self.uplink.pause_of(client, backoff.pause()).await;
         }
     }
 

@@ -25,7 +25,7 @@ pub enum Looked {
     Drained {
         drained: Drained,
         /// The next segment to be stored.
-        front: Option<Segment>,
+        front: Option<Box<Segment>>,
     },
 }
 
@@ -51,7 +51,7 @@ impl Capture {
             }
             drop(history);
             let drained = workers::drain(db, shared)?;
-            let front = db.history().front();
+            let front = db.history().front().map(Box::new);
             Ok(Looked::Drained { drained, front })
         })
         .await

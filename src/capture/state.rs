@@ -505,7 +505,7 @@ fn insert_past(connection: &Connection, id: i64, mark: &Mark) -> Result<(), Stat
     connection
         .prepare_cached("INSERT OR REPLACE INTO past VALUES (?1, ?2, ?3)")?
         .execute(params![id, txid, checksum])?;
-    if mark.seq % PRUNE_EVERY != 0 {
+    if !mark.seq.is_multiple_of(PRUNE_EVERY) {
         return Ok(());
     }
     connection

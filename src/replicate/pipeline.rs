@@ -214,7 +214,7 @@ async fn look(
     let capture = &replicator.capture;
     let (drained, front) = loop {
         match capture.look(db).await? {
-            Looked::Drained { drained, front } => break (drained, front),
+            Looked::Drained { drained, front } => break (drained, front.map(|front| *front)),
             Looked::Unnoted(key) => find_unnoted(replicator, db, client, key).await?,
         }
     };

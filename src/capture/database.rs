@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use tokio::sync::Notify;
 
 use super::FileKind;
-use super::authority::{Index, Record, Records};
-use super::backing::{Backing, Stamp};
+use super::authority::Records;
+use super::backing::Stamp;
 use super::commits::Commits;
-use super::gate::Gate;
-use super::handles::{Handles, OpenedAs, Sight, is_unseen};
+use super::handles::{Handles, OpenedAs, is_unseen};
 use super::history::History;
 use super::kept::{Held, Kept};
 use super::queue::Queue;
@@ -21,7 +20,7 @@ use super::state::Stamps;
 use super::turns::Turn;
 use super::writes::Writes;
 use crate::clock::{UnixMs, now_ms};
-use crate::format::wal::{HEADER_SIZE, Salt};
+use crate::format::wal::HEADER_SIZE;
 use crate::tenant::cpu::CpuTime;
 use crate::tenant::policy::Policy;
 use crate::tenant::position::Position;
@@ -68,7 +67,7 @@ pub struct Database {
     merging: AtomicBool,
     /// The files' stamps at the start, where these were as when all was stored.
     as_stored: OnceLock<Stamps>,
-    records: Kept<Records>,
+    pub(super) records: Kept<Records>,
 
     dirty: AtomicBool,
     /// When the oldest write was seen that has not been looked at; 0 where none.
@@ -493,40 +492,6 @@ impl Database {
     /// Only capture workers take it: it is held during I/O on this database's files.
     pub(super) fn history(&self) -> Held<'_, History> {
         self.history.lock()
-    }
-
-    /// What the wal-index says now, to whoever may see it.
-    pub(super) fn index(&self, backing: &Backing) -> std::io::Result<Index> {
-        match self.lock_handles().sight_of_index() {
-            Sight::None => return Ok(Index::Absent),
-            Sight::Old => return Ok(Index::Unreadable),
-            Sight::Clear => {}
-        }
-        Ok(backing
-            .wal_index(&self.path)?
-            .map_or(Index::Unreadable, Index::Live))
-    }
-
-    /// At the drain point `at`: notes how far the present log's commits reach. False where the wal-index is open and
-    /// could not be read: a writer is in the middle of it.
-    pub(super) fn take_record(&self, backing: &Backing, at: Gate) -> std::io::Result<bool> {
-        let index = match self.index(backing)? {
-            Index::Live(index) => index,
-            Index::Absent => return Ok(true),
-            Index::Unreadable => return Ok(false),
-        };
-        self.records.lock().note(Record {
-            salt: index.salt,
-            max_frame: index.max_frame,
-            wal_writes: self.wal_writes.load(Ordering::SeqCst),
-            last_close: at == Gate::ShmUnlink,
-        });
-        Ok(true)
-    }
-
-    /// What was noted of the log with that salt.
-    pub(super) fn record(&self, salt: Salt) -> Option<Record> {
-        self.records.if_made()?.of(salt)
     }
 
     pub(super) fn wal_writes(&self) -> u64 {

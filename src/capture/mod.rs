@@ -40,6 +40,7 @@ mod requests;
 mod resets;
 mod segment;
 mod shares;
+mod sight;
 mod snapshot;
 pub mod spool;
 mod state;

@@ -1,6 +1,10 @@
 //! The state, written and read again.
 
+use super::rows::{PAST, PRUNE_EVERY};
 use super::*;
+use crate::capture::mark::WalMark;
+use crate::format::ltx::DatabaseChecksum;
+use crate::format::wal::Position;
 use crate::tenant::client::Place;
 
 fn entry(generation: u64, seq: u32, wal: bool) -> Entry {

@@ -215,10 +215,10 @@ def ratios(table, measure, side=OURS):
 
 
 def number(value):
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
+    if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
+    if abs(value) < 0.1:
+        return f"{value:.2g}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -247,10 +247,11 @@ def as_markdown(table):
     machine, _ = measurements(table.bench)
     against = sorted({measure.against for measure in table.measures})
     titles = [TITLES[side] for side in table.sides]
+    rounds = len(by_round(table, OURS, table.measures[0].value))
     heads = [*titles, "ratio", "aim"]
     lines = [
         f"{machine['processors']} processors, Linux {machine['kernel']}, load before {machine['load_before']}; "
-        f"median (least to most) of {len(by_round(table, OURS, table.measures[0].value))} rounds; "
+        f"{'one round' if rounds == 1 else f'median (least to most) of {rounds} rounds'}; "
         f"the ratio is {TITLES[OURS]} to {' or '.join(TITLES[side] for side in against)}, within a round.",
         "",
         f"| | {' | '.join(heads)} |",

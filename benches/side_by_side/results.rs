@@ -46,11 +46,12 @@ pub fn percentile(times: &[Duration], percent: usize) -> f64 {
     milliseconds(sorted[index])
 }
 
+/// To the microsecond.
 pub fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Seconds with as many digits as mean something.
+/// The middle, the last hundredth, and the worst of some times.
 pub fn percentiles(times: &[Duration]) -> Value {
     json!({
         "p50_ms": percentile(times, 50),

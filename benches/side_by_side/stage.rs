@@ -1,5 +1,6 @@
 //! One of the sides at work: a directory for the application, what replicates it, and a bucket that counts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,7 @@ enum Running {
 pub struct Reading {
     at: Instant,
     processor_time: Duration,
-    counts: std::collections::BTreeMap<&'static str, Count>,
+    counts: BTreeMap<&'static str, Count>,
 }
 
 impl Stage {
@@ -148,7 +149,7 @@ impl Stage {
 
     /// Waits until each of the databases up to this number has an object.
     pub fn wait_for_first_objects(&self, count: u32) {
-        let mut missing: std::collections::BTreeSet<_> = (0..count).map(guid).collect();
+        let mut missing: BTreeSet<_> = (0..count).map(guid).collect();
         let mut seen = 0;
         self.wait(|| {
             let arrivals = self.bucket.arrivals_from(seen);

@@ -19,6 +19,27 @@ const FIRST_FOREIGN: NodeId = 1 << 63;
 /// Deeper than any path that the kernel resolves; ends the climb where the table was falsified from outside.
 const MAX_DEPTH: usize = 4096;
 
+/// Extended attributes that a listing asks for at every file, and the kernel at writes, and that hardly any file has. The
+/// kernel does not remember that one is missing.
+const OFTEN_ASKED: [&str; 4] = [
+    "security.capability",
+    "security.selinux",
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+];
+
+/// What is known of an inode's extended attribute before its file is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sought {
+    Missing,
+    /// The file has to be asked; if that says it is missing, `note_missing` takes this.
+    Unknown(Moment),
+}
+
+/// How many changes of extended attributes had ended by then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment(u64);
+
 /// An inode of the backing directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BackingInode {
@@ -56,6 +77,8 @@ struct Table {
     nodes: HashMap<NodeId, Node>,
     foreign: HashMap<BackingInode, NodeId>,
     next_foreign: NodeId,
+    /// How many changes of extended attributes have ended.
+    attribute_changes: u64,
 }
 
 struct Node {
@@ -75,6 +98,8 @@ struct Node {
     moves: u32,
     /// Whether the kernel's page cache may hold this inode's pages.
     page_cached: bool,
+    /// Which of `OFTEN_ASKED` it is known not to have, a bit for each.
+    lacking: u8,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,6 +120,7 @@ impl Inodes {
             pin: None,
             moves: 0,
             page_cached: false,
+            lacking: 0,
         };
         Self {
             root,
@@ -102,6 +128,7 @@ impl Inodes {
                 nodes: HashMap::from([(ROOT, node)]),
                 foreign: HashMap::new(),
                 next_foreign: FIRST_FOREIGN,
+                attribute_changes: 0,
             }),
         }
     }
@@ -137,6 +164,7 @@ impl Inodes {
             pin: None,
             moves: 0,
             page_cached: false,
+            lacking: 0,
         });
         node.lookups += 1;
         let generation = node.generation;
@@ -245,6 +273,36 @@ impl Inodes {
         })
     }
 
+    /// Whether an inode is known not to have an extended attribute.
+    pub fn seek_attribute(&self, id: NodeId, name: &OsStr) -> Sought {
+        let table = self.lock();
+        let lacking = table.nodes.get(&id).map_or(0, |node| node.lacking);
+        match lacking & bit_of(name) {
+            0 => Sought::Unknown(Moment(table.attribute_changes)),
+            _ => Sought::Missing,
+        }
+    }
+
+    /// Its file did not have the attribute when it was asked, after `moment`.
+    pub fn note_missing(&self, id: NodeId, name: &OsStr, Moment(moment): Moment) {
+        let mut table = self.lock();
+        // A change that has ended meanwhile may have come after the answer, and one that has not will clear this.
+        if table.attribute_changes == moment
+            && let Some(node) = table.nodes.get_mut(&id)
+        {
+            node.lacking |= bit_of(name);
+        }
+    }
+
+    /// An attribute was, or may have been, given to an inode: after that, before the reply.
+    pub fn attributes_changed(&self, id: NodeId) {
+        let mut table = self.lock();
+        table.attribute_changes += 1;
+        if let Some(node) = table.nodes.get_mut(&id) {
+            node.lacking = 0;
+        }
+    }
+
     /// The number that `stat` shows: the backing inode's, or the node id where that could be mistaken.
     pub fn shown_number(&self, id: NodeId, backing: BackingInode) -> u64 {
         if id == ROOT { backing.number } else { id }
@@ -255,6 +313,12 @@ impl Inodes {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// 0 for an attribute of which nothing is remembered.
+fn bit_of(name: &OsStr) -> u8 {
+    let place = OFTEN_ASKED.iter().position(|often| name == *often);
+    place.map_or(0, |place| 1 << place)
 }
 
 impl Table {
@@ -416,178 +480,4 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DEVICE: u64 = 7;
-
-    fn inode(number: u64) -> BackingInode {
-        BackingInode {
-            device: DEVICE,
-            number,
-        }
-    }
-
-    fn table() -> Inodes {
-        Inodes::new(inode(2))
-    }
-
-    fn add(inodes: &Inodes, parent: NodeId, name: &str, number: u64, directory: bool) -> NodeId {
-        inodes
-            .look_up(parent, OsStr::new(name), inode(number), directory, || 5)
-            .expect("the parent is known")
-            .0
-    }
-
-    fn paths(inodes: &Inodes, id: NodeId) -> Vec<String> {
-        let mut paths: Vec<_> = inodes
-            .paths(id)
-            .into_iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        paths.sort();
-        paths
-    }
-
-    fn descriptor() -> Arc<OwnedFd> {
-        Arc::new(std::fs::File::open("/").expect("the root").into())
-    }
-
-    fn rename(inodes: &Inodes, number: u64, from: (NodeId, &str), to: (NodeId, &str)) {
-        inodes.begin_move(inode(number), &descriptor());
-        inodes.end_move(
-            inode(number),
-            (from.0, OsStr::new(from.1)),
-            (to.0, OsStr::new(to.1)),
-            true,
-        );
-    }
-
-    #[test]
-    fn a_node_id_is_the_backing_inode_number() {
-        let inodes = table();
-        assert_eq!(add(&inodes, ROOT, "a", 12, false), 12);
-        let far = BackingInode {
-            device: 8,
-            number: 12,
-        };
-        let foreign = inodes.look_up(ROOT, OsStr::new("b"), far, false, || 0);
-        let (foreign, _) = foreign.expect("the root is known");
-        assert_ne!(foreign, 12, "same number, other device");
-        let clash = inodes.look_up(ROOT, OsStr::new("c"), inode(ROOT), false, || 0);
-        assert_ne!(clash.expect("the root is known").0, ROOT);
-    }
-
-    #[test]
-    fn a_directory_rename_moves_all_below() {
-        let inodes = table();
-        let a = add(&inodes, ROOT, "a", 10, true);
-        let b = add(&inodes, a, "b", 11, true);
-        let file = add(&inodes, b, "x.db", 12, false);
-        assert_eq!(paths(&inodes, file), ["a/b/x.db"]);
-        rename(&inodes, 10, (ROOT, "a"), (ROOT, "c"));
-        assert_eq!(paths(&inodes, file), ["c/b/x.db"]);
-        rename(&inodes, 11, (a, "b"), (ROOT, "d"));
-        assert_eq!(paths(&inodes, file), ["d/x.db"]);
-    }
-
-    #[test]
-    fn hard_links_are_names_of_one_node() {
-        let inodes = table();
-        let dir = add(&inodes, ROOT, "d", 10, true);
-        let file = add(&inodes, ROOT, "x", 12, false);
-        assert_eq!(add(&inodes, dir, "y", 12, false), file);
-        assert_eq!(paths(&inodes, file), ["d/y", "x"]);
-        inodes.detach(ROOT, OsStr::new("x"), inode(12), &descriptor());
-        assert_eq!(paths(&inodes, file), ["d/y"]);
-        let (_, routes) = inodes.routes(file).expect("known");
-        assert!(routes[0].base.is_none(), "a name is left, so no pin");
-    }
-
-    #[test]
-    fn an_unlinked_node_is_reached_by_its_pin_until_it_is_forgotten() {
-        let inodes = table();
-        let file = add(&inodes, ROOT, "x", 12, false);
-        let pin = descriptor();
-        inodes.detach(ROOT, OsStr::new("x"), inode(12), &pin);
-        let (_, routes) = inodes.routes(file).expect("known");
-        assert!(Arc::ptr_eq(routes[0].base.as_ref().expect("a pin"), &pin));
-        drop(routes);
-        inodes.forget(file, 1);
-        assert!(inodes.routes(file).is_none());
-        assert_eq!(Arc::strong_count(&pin), 1, "closed");
-    }
-
-    #[test]
-    fn a_removal_that_failed_leaves_the_name() {
-        let inodes = table();
-        let file = add(&inodes, ROOT, "x", 12, false);
-        inodes.detach(ROOT, OsStr::new("x"), inode(12), &descriptor());
-        inodes.reattach(ROOT, OsStr::new("x"), inode(12));
-        let (_, routes) = inodes.routes(file).expect("known");
-        assert!(routes[0].base.is_none());
-        assert_eq!(paths(&inodes, file), ["x"]);
-    }
-
-    #[test]
-    fn while_a_directory_moves_what_is_below_is_reached_past_its_names() {
-        let inodes = table();
-        let dir = add(&inodes, ROOT, "a", 10, true);
-        let file = add(&inodes, dir, "x", 12, false);
-        let pin = descriptor();
-        inodes.begin_move(inode(10), &pin);
-        let (_, routes) = inodes.routes(file).expect("known");
-        assert!(Arc::ptr_eq(routes[0].base.as_ref().expect("a pin"), &pin));
-        assert_eq!(routes[0].path, PathBuf::from("x"));
-        let (from, to) = (OsStr::new("a"), OsStr::new("b"));
-        inodes.end_move(inode(10), (ROOT, from), (ROOT, to), false);
-        assert_eq!(paths(&inodes, file), ["a/x"], "it failed");
-        assert_eq!(Arc::strong_count(&pin), 2, "one here, one in the route");
-    }
-
-    #[test]
-    fn a_parent_stays_while_a_name_below_it_is_known() {
-        let inodes = table();
-        let dir = add(&inodes, ROOT, "d", 10, true);
-        let file = add(&inodes, dir, "x", 12, false);
-        inodes.forget(dir, 1);
-        assert_eq!(paths(&inodes, file), ["d/x"]);
-        inodes.forget(file, 1);
-        assert!(inodes.routes(dir).is_none(), "both are gone");
-        assert!(
-            inodes
-                .look_up(dir, OsStr::new("y"), inode(13), false, || 0)
-                .is_none()
-        );
-    }
-
-    #[test]
-    fn lookups_and_the_generation_of_a_node() {
-        let inodes = table();
-        add(&inodes, ROOT, "x", 12, false);
-        let again = inodes.look_up(ROOT, OsStr::new("x"), inode(12), false, || 99);
-        assert_eq!(again, Some((12, 5)), "the first answer holds");
-        inodes.forget(12, 1);
-        assert!(inodes.routes(12).is_some());
-        inodes.forget(12, 1);
-        assert!(inodes.routes(12).is_none());
-    }
-
-    #[test]
-    fn names_that_were_falsified_from_outside_end_the_climb() {
-        let inodes = table();
-        let a = add(&inodes, ROOT, "a", 10, true);
-        let b = add(&inodes, a, "b", 11, true);
-        assert_eq!(add(&inodes, b, "a", 10, true), a);
-        assert!(inodes.paths(b).is_empty());
-    }
-
-    #[test]
-    fn cached_pages_are_kept_only_from_one_cached_open_to_the_next() {
-        let inodes = table();
-        let file = add(&inodes, ROOT, "x", 12, false);
-        let opens = [true, true, false, true, true];
-        let kept = opens.map(|cached| inodes.keeps_page_cache(file, cached));
-        assert_eq!(kept, [false, true, false, false, true]);
-    }
-}
+mod tests;

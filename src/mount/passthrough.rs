@@ -17,7 +17,7 @@ use super::credentials::Caller;
 use super::directories::Directories;
 use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
-use super::inodes::{Inodes, NodeId, ROOT};
+use super::inodes::{Inodes, NodeId, ROOT, Sought};
 use crate::capture::{Capture, Database, FileKind, Gate, Passing, STATE_FOLDER, TakeOver};
 use crate::tenant::discovery::Rules;
 
@@ -152,8 +152,15 @@ impl<B> FileSystem<B> {
         name: &OsStr,
         size: usize,
     ) -> OperationResult<Extended> {
-        let located = self.locate(node)?;
-        Ok(attributes::extended_attribute(located, name, size)?)
+        let moment = match self.inodes.seek_attribute(node, name) {
+            Sought::Missing => return Err(Errno::NODATA.into()),
+            Sought::Unknown(moment) => moment,
+        };
+        let found = attributes::extended_attribute(self.locate(node)?, name, size);
+        if found == Err(Errno::NODATA) {
+            self.inodes.note_missing(node, name, moment);
+        }
+        Ok(found?)
     }
 
     pub fn extended_attribute_names(
@@ -174,9 +181,9 @@ impl<B> FileSystem<B> {
         flags: i32,
     ) -> OperationResult<()> {
         let located = self.locate(node)?;
-        Ok(attributes::set_extended_attribute(
-            located, name, value, flags,
-        )?)
+        let set = attributes::set_extended_attribute(located, name, value, flags);
+        self.inodes.attributes_changed(node);
+        Ok(set?)
     }
 
     pub fn remove_extended_attribute(&self, node: NodeId, name: &OsStr) -> OperationResult<()> {

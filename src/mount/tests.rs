@@ -412,6 +412,27 @@ fn extended_attributes_are_those_of_the_backing_file() {
 }
 
 #[test]
+fn an_attribute_that_was_missing_is_found_once_it_is_given() {
+    let scratch = scratch();
+    scratch.write_file("x", "");
+    let node = scratch.found(ROOT, "x");
+    let files = &scratch.files;
+    let name = OsStr::new("security.capability");
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for _ in 0..2 {
+        let missing = files.extended_attribute(node, name, 0);
+        assert_eq!(missing, Err(Errno::NODATA.into()));
+    }
+    files
+        .set_extended_attribute(node, name, &capability, 0)
+        .expect("set");
+    assert_eq!(
+        files.extended_attribute(node, name, 0),
+        Ok(Extended::Length(capability.len()))
+    );
+}
+
+#[test]
 fn what_waits_for_a_gate_is_answered_by_another_thread() {
     let scratch = scratch();
     let db = format!("{GUID}.db");

@@ -23,8 +23,9 @@ const SIZES: [u32; 2] = [1_000, 10_000];
 const STARTS: usize = 5;
 const LISTINGS: usize = 11;
 const REGISTRATIONS: u32 = 50;
-/// After a start, until what it needed is given back.
+/// After a start, until what it needed is given back; and after anything else.
 const SETTLE: Duration = Duration::from_secs(8);
+const SETTLE_LATER: Duration = Duration::from_secs(65);
 const QUIET: Duration = Duration::from_secs(60);
 const ACTIVE: u32 = 1_000;
 const ACTIVE_FOR: Duration = Duration::from_secs(30);
@@ -83,16 +84,16 @@ fn measure(databases: u32) -> Vec<(&'static str, u64)> {
         "  further ones: {:.2} times",
         list_in_turns(&daemon.data(), &plain, LISTINGS)
     );
-    let listed = vitals("once all were listed", &daemon);
+    let listed = vitals("once all were listed", &daemon, SETTLE_LATER);
     assert!(daemon.terminate().success());
     start(&mut daemon);
-    let known = vitals("known, and nobody touches them", &daemon);
+    let known = vitals("known, and nobody touches them", &daemon, SETTLE);
     idle(&daemon);
     register(&daemon, databases);
     drop(daemon.download("/api/health/clients"));
-    let told = vitals("once the API has told of all", &daemon);
+    let told = vitals("once the API has told of all", &daemon, SETTLE_LATER);
     write_at_once(&daemon, databases.min(ACTIVE));
-    let written = vitals("after that", &daemon);
+    let written = vitals("after that", &daemon, SETTLE_LATER);
     vec![
         ("known", known),
         ("once listed", listed),
@@ -118,8 +119,8 @@ fn start(daemon: &mut Daemon) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-fn vitals(when: &str, daemon: &Daemon) -> u64 {
-    std::thread::sleep(SETTLE);
+fn vitals(when: &str, daemon: &Daemon, settle: Duration) -> u64 {
+    std::thread::sleep(settle);
     let vitals = Vitals::of(daemon.pid());
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     println!(

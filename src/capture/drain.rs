@@ -235,9 +235,7 @@ impl History {
         if is_unseen && !self.tail_was_written(db, shared, &mut log, from, &transactions)? {
             self.suspect_file(db);
         }
-        if extent.counted.change.is_some() || !transactions.is_empty() {
-            self.seen_count = extent.counted;
-        }
+        self.note_count(extent.counted, transactions.len());
         db.followed.set(extent.counted.change);
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);

@@ -294,9 +294,12 @@ impl History {
         let run = self.image.as_mut().expect("BUG: saved for no image");
         run.resets.push(reset);
         run.ended = Some(log.header.salt);
-        self.complete = Some(LogEnd::of(&log.mark_at(last.end)));
+        let end = Some(LogEnd::of(&log.mark_at(last.end)));
+        if counted.change.is_some() || self.complete != end {
+            self.seen_count = counted;
+        }
+        self.complete = end;
         self.was_unguarded = false;
-        self.seen_count = counted;
         run.lost |= page_size != run.page_size;
         Ok(())
     }
@@ -341,8 +344,9 @@ impl History {
         let (salt, before) = (wal.map(|wal| wal.salt), run.ended.or(run.first));
         // A log that has ended unsaved may have been written into what was read.
         let is_unsaved = run.ended.is_none() && before.is_some() && salt != before;
-        let is_another = salt != before && !is_unsaved;
-        let is_missed = is_another && self.is_reset_missed(db, counted, transactions);
+        let is_another = (salt.is_none() || salt != before) && !is_unsaved;
+        let now = wal.map_or(without_log, |_| counted);
+        let is_missed = is_another && self.is_reset_missed(db, now, transactions);
         if is_missed {
             self.tell_missed(db, "reset_missed");
         }
@@ -361,7 +365,7 @@ impl History {
         }
         let sum_of = |page: &PageRef| (page.pgno, image.sums[page.pgno as usize - 1]);
         self.tail = last.iter().map(sum_of).collect();
-        self.seen_count = wal.map_or(without_log, |_| counted);
+        self.seen_count = now;
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
         self.at_rest = (wal.is_none() && run.resets.is_empty()).then_some(run.stamp);

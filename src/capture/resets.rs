@@ -115,6 +115,21 @@ impl History {
         })
     }
 
+    /// So many commits are captured now. Where the wal-index speaks of another log already, they are added to what it had
+    /// counted before.
+    pub(super) fn note_count(&mut self, counted: Counted, captured: usize) {
+        if counted.change.is_none() && captured == 0 {
+            return;
+        }
+        let is_same = counted.index == self.seen_count.index;
+        let before = self.seen_count.change.filter(|_| is_same);
+        let added = before.map(|before| before.wrapping_add(captured as u32));
+        self.seen_count = Counted {
+            index: counted.index,
+            change: counted.change.or(added),
+        };
+    }
+
     /// Whether more was committed since the newest captured commit than the `found` transactions of another log, of which
     /// the live connections speak `now`. A recovery begins their count anew.
     pub(super) fn is_reset_missed(&self, db: &Database, now: Counted, found: usize) -> bool {

@@ -20,7 +20,7 @@ use super::resets::{Counted, LogEnd};
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::{Shared, now_after};
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, now_ms};
 use crate::fault::Point;
 use crate::format::ltx::Decoder;
 use crate::meter;
@@ -50,6 +50,8 @@ pub struct History {
     pub(super) tail: Arc<[PageSum]>,
     /// The newest state in the store.
     pub(super) stored: Option<Mark>,
+    /// When the store last took something.
+    pub(super) taken_at: Option<UnixMs>,
     /// The newest snapshot in the store.
     pub(super) snapshot: Option<SnapshotNote>,
     /// Whether the store has nothing after `stored` that an earlier run put there and did not note.
@@ -238,6 +240,7 @@ impl History {
             .state
             .save_stored(self.id, &entry_of(&segment), &note, stamps)?;
         Point::StoredNoted.reach();
+        self.taken_at = Some(now_ms());
         if !segment.durable {
             self.put_into_table(&segment)?;
         }

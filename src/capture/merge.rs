@@ -1,9 +1,9 @@
 //! Merges captured segments that wait in the spool: of a page that several of them have, only the newest version is kept.
 //!
 //! The moments in between are lost by that. So it is done where nobody was promised them, which is within one sync
-//! interval; else only where a tenant's share of the spool gets scarce and much of it is superseded, or where very many
-//! wait. What is merged, and what comes after it, is counted anew: none of it has been given to the store yet. The oldest
-//! that waits may be on its way there, and is left alone.
+//! interval; else only where much of it is superseded, and a tenant's share of the spool gets scarce or a store that takes
+//! what waits falls behind; or where very many wait. What is merged, and what comes after it, is counted anew: none of it
+//! has been given to the store yet. The oldest that waits may be on its way there, and is left alone.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,6 +17,7 @@ use super::error::CaptureError;
 use super::history::{History, entry_of};
 use super::mark::{Mark, PageSum, Segment};
 use super::segment::{Draft, Press, WalExtent};
+use crate::clock::now_ms;
 use crate::format::ltx::Decoder;
 use crate::store::Body;
 
@@ -26,6 +27,10 @@ const AT_ONCE: usize = 64;
 const FEWEST: usize = 8;
 /// Where more wait, they are merged for their number's sake: each takes memory.
 pub(super) const MOST_WAITING: usize = 1024;
+/// More wait only where the store takes them slower than they come.
+const MOST_BEHIND: usize = 64;
+/// A store that has taken one not longer ago than this is one that takes them.
+const TAKES_MS: i64 = 5_000;
 
 /// Consecutive segments in the spool, and the state that they begin with.
 pub(super) struct Run {
@@ -97,11 +102,18 @@ impl History {
         let run = self.run_that_waits(FEWEST)?;
         // Where the disk can't be asked, it is full as well.
         let is_scarce = || shared.spool.is_scarce(self.id).unwrap_or(true);
-        if self.pending.len() > MOST_WAITING || (is_scarce() && run.is_worth_it()) {
+        let is_wanted = || self.outpaces_store() || is_scarce();
+        if self.pending.len() > MOST_WAITING || (is_wanted() && run.is_worth_it()) {
             return Some(run);
         }
         let run = run.within(interval.as_millis() as i64);
         (run.segments.len() >= FEWEST && run.is_worth_it()).then_some(run)
+    }
+
+    /// Whether what waits comes more quickly than the store, which takes it, does that.
+    fn outpaces_store(&self) -> bool {
+        let takes = self.taken_at.is_some_and(|at| now_ms() - at < TAKES_MS);
+        takes && self.pending.len() > MOST_BEHIND
     }
 
     /// Puts `merged` in the place of its parts. False where these do not wait any more as they did, or their numbers are

@@ -184,14 +184,29 @@ fn only_moments_within_one_sync_interval_are_given_up() {
             assert_eq!(run.before.seq, first, "{interval}");
         }
     }
-    let (db, shared) = (&model.db, &model.capture.shared);
     let all = ends(&all());
     assert!(all.len() >= FEWEST);
     let wanted = |seconds| {
         let interval = Duration::from_secs(seconds);
-        db.history().run_to_merge(interval, shared)
+        let history = model.db.history();
+        history.run_to_merge(interval, &model.capture.shared)
     };
     // A minute has them all.
     assert_eq!(wanted(60).map(|run| ends(&run)), Some(all));
     assert!(wanted(0).is_none());
+    // A store that takes some, and not enough; one that takes nothing.
+    let longer = History {
+        taken_at: Some(now_ms()),
+        ..History::default()
+    };
+    assert!(!longer.outpaces_store(), "nothing waits");
+    capture(&mut model, 2 * MOST_BEHIND);
+    for (taken_at, expected) in [(None, false), (Some(now_ms()), true)] {
+        model.db.history().taken_at = taken_at;
+        let history = model.db.history();
+        assert!(history.pending.len() > MOST_BEHIND);
+        assert_eq!(history.outpaces_store(), expected);
+        let run = history.run_to_merge(Duration::ZERO, &model.capture.shared);
+        assert_eq!(run.is_some(), expected);
+    }
 }

@@ -101,7 +101,10 @@ fn a_store_that_is_down_does_not_keep_the_capture_from_finding_its_way_back() {
     writer.wait_for_acks(20);
     daemon.sync(&client);
     proxy.set(Fault::Answer(503, "SlowDown"));
-    let health = daemon.wait_health(&client, |health| health["pendingBytes"] != 0);
+    // One upload that has failed says that none is on its way that the store had taken before.
+    let health = daemon.wait_health(&client, |health| {
+        health["pendingBytes"] != 0 && !health["lastError"].is_null()
+    });
     let stored = health["replicatedTxid"].clone();
 
     let bypass = Bystander::with_open(&other.0.join(format!("{client}.db")));

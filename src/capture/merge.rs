@@ -102,7 +102,9 @@ impl History {
         let run = self.run_that_waits(FEWEST)?;
         // Where the disk can't be asked, it is full as well.
         let is_scarce = || shared.spool.is_scarce(self.id).unwrap_or(true);
-        let is_wanted = || self.outpaces_store() || is_scarce();
+        // Who wants each transaction for a moment waits for the store instead.
+        let may_lose = !interval.is_zero();
+        let is_wanted = || (may_lose && self.outpaces_store()) || is_scarce();
         if self.pending.len() > MOST_WAITING || (is_wanted() && run.is_worth_it()) {
             return Some(run);
         }

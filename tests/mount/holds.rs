@@ -115,7 +115,8 @@ fn what_has_outlived_its_retention_stays_while_it_is_held() {
         std::thread::park_timeout(Duration::from_millis(20));
     }
     daemon.command(&["retain"], |_| {});
-    assert_eq!(snapshots(&daemon, &held), 2);
+    // The first, the newest, and what the schedule has made between them.
+    assert!(snapshots(&daemon, &held) >= 2);
     assert_eq!(
         daemon.restore(&held, &["--txid", "1"], "old.db"),
         daemon.path("old.db")

@@ -97,6 +97,11 @@ impl History {
         (run.segments.len() >= fewest && self.are_numbers_free()).then_some(run)
     }
 
+    /// Whether as many wait as are merged at least, behind the one that may be on its way.
+    pub(super) fn may_have_run(&self) -> bool {
+        self.pending.len() > FEWEST
+    }
+
     /// What is to be merged now, if anything, of a client with this sync interval.
     pub(super) fn run_to_merge(&self, interval: Duration, shared: &Shared) -> Option<Run> {
         let run = self.run_that_waits(FEWEST)?;

@@ -323,7 +323,7 @@ fn attend_to(shared: &Shared, urgent: Urgent, merges: &Sender<Look>) {
             pass_gate(shared, &held, gate);
             let db = held.db.newest();
             if gate.destroys_frames() || db.ends_unseen(Some(gate)) {
-                merge_soon(shared, &db, merges);
+                merge_soon(&db, merges);
             }
         }),
         Urgent::Commit(held) => survived(|| commits::capture_held(shared, held, now_ms())),
@@ -376,10 +376,9 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
     }
 }
 
-/// Where what waits of the database is to be merged, a thread for whole databases does that.
-fn merge_soon(shared: &Shared, db: &Arc<Database>, merges: &Sender<Look>) {
-    let interval = db.policy().sync_interval;
-    if db.history().run_to_merge(interval, shared).is_none() || !db.begin_merging() {
+/// Where something of the database may be merged, a thread for whole databases finds out, and does it.
+fn merge_soon(db: &Arc<Database>, merges: &Sender<Look>) {
+    if !db.history().may_have_run() || !db.begin_merging() {
         return;
     }
     let merged = db.clone();

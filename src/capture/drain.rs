@@ -97,7 +97,7 @@ impl History {
             self.note_complete(db, shared, gate, Next::Image)?;
             return self.drained_without_mark(db, shared, stamps);
         }
-        if self.resync.is_some() || self.seen_changes != db.changes() {
+        if !self.goes_on_by_log(db) {
             self.note_complete(db, shared, gate, Next::Image)?;
             return Ok(Drained::only(Next::Image));
         }
@@ -298,28 +298,40 @@ impl History {
             self.mark = None;
             return Ok(None);
         }
-        let start = log.mark_at(log.header.start());
-        match mark.wal {
-            Some(place) if place.salt == log.header.salt => {
-                let chains = log
-                    .chains(&place)
-                    .map_err(CaptureError::io("read the log's last captured frame"))?;
-                match chains {
-                    true => {}
-                    // It was reset after its header was read.
-                    false if self.may_begin_anew() => return Err(CaptureError::Disturbed),
-                    // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
-                    false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
-                    false => self.miss_gate(db, "overwritten"),
-                }
-                Ok(chains.then_some(place))
-            }
-            Some(_) if !self.log_ended && !self.may_begin_anew() => {
-                self.miss_gate(db, "reset_missed");
-                Ok(None)
-            }
-            _ => Ok(Some(start)),
+        let Some(place) = self.goes_on_from(&mark, log) else {
+            self.miss_gate(db, "reset_missed");
+            return Ok(None);
+        };
+        if mark.wal != Some(place) {
+            return Ok(Some(place));
         }
+        let chains = log
+            .chains(&place)
+            .map_err(CaptureError::io("read the log's last captured frame"))?;
+        match chains {
+            true => {}
+            // It was reset after its header was read.
+            false if self.may_begin_anew() => return Err(CaptureError::Disturbed),
+            // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
+            false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
+            false => self.miss_gate(db, "overwritten"),
+        }
+        Ok(chains.then_some(place))
+    }
+
+    /// Where the capture goes on in this log: in the middle of one that is known, else at its start; none where what was
+    /// captured did not end in order before this one began.
+    pub(super) fn goes_on_from(&self, mark: &Mark, log: &WalReader) -> Option<WalMark> {
+        match mark.wal {
+            Some(place) if place.salt == log.header.salt => Some(place),
+            Some(_) if !self.log_ended && !self.may_begin_anew() => None,
+            _ => Some(log.mark_at(log.header.start())),
+        }
+    }
+
+    /// Whether the log leads on, and no comparison of the whole file has to come first.
+    pub(super) fn goes_on_by_log(&self, db: &Database) -> bool {
+        self.resync.is_none() && self.seen_changes == db.changes()
     }
 
     /// Makes segments of committed transactions: one, or one for each where every moment is wanted.

@@ -13,7 +13,7 @@ use super::files::{Log, open_log};
 use super::history::History;
 use super::mark::WalMark;
 use super::wal_reader::WalReader;
-use super::workers::caught;
+use super::workers::{caught, listen_again};
 use super::{Capture, Shared};
 use crate::format::scanner::{Scanner, Transaction};
 use crate::format::wal::WalHeader;
@@ -35,7 +35,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    pub fn begin(log: &WalReader, from: WalMark) -> Self {
+    fn begin(log: &WalReader, from: WalMark) -> Self {
         Self {
             header: log.header,
             from,
@@ -45,7 +45,7 @@ impl Followed {
     }
 
     /// Goes on up to the byte `end`, where the chain does not end before.
-    pub fn go_on(&mut self, log: &mut WalReader, end: u64) -> Result<(), CaptureError> {
+    fn go_on(&mut self, log: &mut WalReader, end: u64) -> Result<(), CaptureError> {
         log.follow(&mut self.scanner, end, &mut self.transactions)
             .map_err(CaptureError::io("read the log"))
     }
@@ -64,12 +64,17 @@ impl History {
         from: WalMark,
         end: u64,
     ) -> Result<Vec<Transaction>, CaptureError> {
-        let known = self.followed.take().map(|known| *known);
-        let mut followed = known
-            .filter(|known| known.leads(log, from, end))
-            .unwrap_or_else(|| Followed::begin(log, from));
+        let mut followed = self.take_followed(log, from, end);
         followed.go_on(log, end)?;
         Ok(followed.transactions)
+    }
+
+    /// What was read ahead of a log from `from` on, and not behind `end`; from there nothing, where that was not done.
+    fn take_followed(&mut self, log: &WalReader, from: WalMark, end: u64) -> Box<Followed> {
+        let known = self.followed.take();
+        known
+            .filter(|known| known.leads(log, from, end))
+            .unwrap_or_else(|| Box::new(Followed::begin(log, from)))
     }
 
     /// Reads on in the log, and captures nothing.
@@ -78,8 +83,7 @@ impl History {
         db: &Database,
         shared: &Shared,
     ) -> Result<(), CaptureError> {
-        let goes_on = self.resync.is_none() && self.seen_changes == db.changes();
-        if self.image.is_some() || !goes_on {
+        if self.image.is_some() || !self.goes_on_by_log(db) {
             return Ok(());
         }
         let Some(mark) = self.mark else {
@@ -88,20 +92,15 @@ impl History {
         let Log::Valid(mut log) = open_log(db, shared)? else {
             return Ok(());
         };
-        let from = match mark.wal {
-            Some(place) if place.salt == log.header.salt => place,
-            Some(_) if !self.log_ended && !self.may_begin_anew() => return Ok(()),
-            _ => log.mark_at(log.header.start()),
+        let Some(from) = self.goes_on_from(&mark, &log) else {
+            return Ok(());
         };
         let extent = committed_extent(db, shared, &mut log, false)?;
         let Some(extent) = extent.filter(|extent| !extent.by_chain) else {
             return Ok(());
         };
         let end = extent.end.min(log.len);
-        let known = self.followed.take();
-        let mut followed = known
-            .filter(|known| known.leads(&log, from, end))
-            .unwrap_or_else(|| Box::new(Followed::begin(&log, from)));
+        let mut followed = self.take_followed(&log, from, end);
         if followed.transactions.len() < MOST_KNOWN {
             let end = end.min(followed.scanner.offset() + AT_ONCE);
             followed.go_on(&mut log, end)?;
@@ -150,22 +149,15 @@ impl Capture {
     /// Some time after a log that the kernel passes through was written: reads on in it, if it is written fast.
     pub(super) fn read_ahead_soon(&self, db: &Arc<Database>) {
         let db = db.newest();
-        if db.is_far_ahead(&self.shared.backing) {
-            self.read_ahead(db);
+        if !db.is_far_ahead(&self.shared.backing) {
+            return;
         }
-    }
-
-    /// Has a worker read on in the log.
-    pub(crate) fn read_ahead(&self, db: Arc<Database>) {
         self.workers.look(Box::new(move |shared| {
             if let Err(error) = caught(&db, || db.history().read_ahead(&db, shared)) {
                 tracing::debug!(client = %db.label(), %error, "A log was not read ahead of its look");
                 return;
             }
-            // The look that is due watches it again as well.
-            if let Err(error) = shared.watching.listen_again(&db, &shared.backing) {
-                tracing::debug!(client = %db.label(), %error, "A log is not read ahead any further");
-            }
+            listen_again(&db, shared);
         }));
     }
 }

@@ -426,7 +426,8 @@ fn begin_look(db: &Arc<Database>, shared: &Shared) -> Option<UnixMs> {
     seen
 }
 
-fn listen_again(db: &Arc<Database>, shared: &Shared) {
+/// What is written to its log from here on is heard of, or looked for.
+pub(super) fn listen_again(db: &Arc<Database>, shared: &Shared) {
     if let Err(error) = shared.watching.listen_again(db, &shared.backing) {
         shared.watching.tell_deaf(db, &error);
         db.look_soon();

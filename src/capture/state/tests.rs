@@ -41,6 +41,17 @@ fn note(generation: u64, log_bytes: u64) -> SnapshotNote {
     }
 }
 
+fn stamps() -> Stamps {
+    Stamps {
+        database: Stamp {
+            inode: 5,
+            size: 6,
+            modified_ns: 7,
+        },
+        wal: Stamp::default(),
+    }
+}
+
 #[test]
 fn marks_stamps_and_the_instance_survive() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -53,14 +64,7 @@ fn marks_stamps_and_the_instance_survive() {
     };
     state.save_place(id, &place).expect("a place");
     assert_eq!(state.place_of(id).expect("read"), Some(place.clone()));
-    let stamps = Stamps {
-        database: Stamp {
-            inode: 5,
-            size: 6,
-            modified_ns: 7,
-        },
-        wal: Stamp::default(),
-    };
+    let stamps = stamps();
     state
         .save_stored(id, &entry(1, 0, false), &note(1, 0), None)
         .expect("stored");
@@ -143,14 +147,7 @@ fn with_a_stored_segment_goes_that_all_is_stored_or_nothing_at_all() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = StateDb::open(&dir.path().join("state.db"), 1).expect("open");
     let id = state.id_of(Path::new("a.db")).expect("id");
-    let stamps = Stamps {
-        database: Stamp {
-            inode: 5,
-            size: 6,
-            modified_ns: 7,
-        },
-        wal: Stamp::default(),
-    };
+    let stamps = stamps();
     let nobody = id + 1;
     let refused = state.save_stored(nobody, &entry(1, 0, false), &note(1, 0), Some(stamps));
     assert!(refused.is_err(), "there is no such database");

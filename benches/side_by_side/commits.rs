@@ -16,10 +16,7 @@ pub fn commits(setting: &Setting, results: &mut Results) {
         .into_iter()
         .flat_map(|synchronous| sides.map(|side| (synchronous, side)))
         .collect();
-    for (round, (synchronous, side)) in setting.in_turns(&sides) {
-        if !setting.wants(side) {
-            continue;
-        }
+    for (round, (synchronous, side)) in setting.in_turns(&sides, |one| one.1) {
         let stage = Stage::set(side, None);
         let databases = stage.create(1, synchronous);
         if side != Side::Plain {

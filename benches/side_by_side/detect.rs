@@ -17,10 +17,7 @@ pub fn detect(setting: &Setting, results: &mut Results) {
         (Side::Litestream, Some("10ms")),
         (PASSTHROUGH, Some("10ms")),
     ];
-    for (round, (side, interval)) in setting.in_turns(&sides) {
-        if !setting.wants(side) {
-            continue;
-        }
+    for (round, (side, interval)) in setting.in_turns(&sides, |one| one.0) {
         let stage = Stage::set(side, interval);
         drop(stage.create(before, "NORMAL"));
         stage.wait_for_first_objects(before);

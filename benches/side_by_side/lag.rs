@@ -21,10 +21,7 @@ pub fn lag(setting: &Setting, results: &mut Results) {
         (Side::Litestream, None),
         (PASSTHROUGH, None),
     ];
-    for (round, (side, interval)) in setting.in_turns(&sides) {
-        if !setting.wants(side) {
-            continue;
-        }
+    for (round, (side, interval)) in setting.in_turns(&sides, |one| one.0) {
         let stage = Stage::set(side, interval);
         let databases = stage.create(1, "NORMAL");
         stage.wait_for_first_objects(1);

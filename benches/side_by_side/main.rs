@@ -41,14 +41,15 @@ impl Setting {
         if self.is_short { short } else { long }
     }
 
-    pub fn wants(&self, side: Side) -> bool {
-        self.only.as_deref().is_none_or(|only| only == side.name())
-    }
-
-    /// The sides of each round, in an order that is turned from round to round.
-    pub fn in_turns<T: Copy>(&self, sides: &[T]) -> Vec<(u32, T)> {
+    /// What is measured in each round, of the sides that are wanted, in an order that is turned from round to round.
+    pub fn in_turns<T: Copy>(&self, all: &[T], side: impl Fn(&T) -> Side) -> Vec<(u32, T)> {
+        let is_wanted = |one: &T| {
+            let only = self.only.as_deref();
+            only.is_none_or(|only| only == side(one).name())
+        };
+        let wanted: Vec<T> = all.iter().copied().filter(is_wanted).collect();
         let round = |round: u32| {
-            let mut order = sides.to_vec();
+            let mut order = wanted.clone();
             if round % 2 == 1 {
                 order.reverse();
             }

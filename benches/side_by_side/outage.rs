@@ -13,10 +13,7 @@ pub fn outage(setting: &Setting, results: &mut Results) {
     let tenants = setting.either(20, 5);
     let per_second = f64::from(tenants) * 5.0;
     let time = Duration::from_secs(setting.either(60, 5));
-    for (round, side) in setting.in_turns(&[Side::Litestream, PASSTHROUGH]) {
-        if !setting.wants(side) {
-            continue;
-        }
+    for (round, side) in setting.in_turns(&[Side::Litestream, PASSTHROUGH], |side| *side) {
         let stage = Stage::set(side, None);
         let databases = stage.create(tenants, "NORMAL");
         stage.wait_for_first_objects(tenants);

@@ -26,7 +26,7 @@ pub fn restore(setting: &Setting, results: &mut Results) {
         (side, databases, stage)
     });
     let sides: Vec<_> = stages.iter().collect();
-    for (round, (side, databases, stage)) in setting.in_turns(&sides) {
+    for (round, (side, databases, stage)) in setting.in_turns(&sides, |one| one.0) {
         let before = stage.read();
         let (path, took) = stage.restore(0, &format!("restored-{round}.db"));
         let requests = &stage.since(&before)["operations"];

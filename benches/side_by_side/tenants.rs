@@ -14,10 +14,7 @@ pub fn cpu(setting: &Setting, results: &mut Results) {
     // Litestream compacts each 30 s: a whole number of these.
     let (warm, time) = setting.either((10, 60), (2, 6));
     let sides = [Side::Plain, Side::Litestream, PASSTHROUGH, INTERCEPT];
-    for (round, side) in setting.in_turns(&sides) {
-        if !setting.wants(side) {
-            continue;
-        }
+    for (round, side) in setting.in_turns(&sides, |side| *side) {
         let stage = Stage::set(side, None);
         let databases = stage.create(tenants, "NORMAL");
         if side != Side::Plain {
@@ -50,10 +47,7 @@ pub fn cpu(setting: &Setting, results: &mut Results) {
 pub fn idle(setting: &Setting, results: &mut Results) {
     let tenants = setting.either(1_000, 100);
     let (settle, time) = setting.either((40, 60), (3, 5));
-    for (round, side) in setting.in_turns(&[Side::Litestream, PASSTHROUGH]) {
-        if !setting.wants(side) {
-            continue;
-        }
+    for (round, side) in setting.in_turns(&[Side::Litestream, PASSTHROUGH], |side| *side) {
         let stage = Stage::set(side, None);
         let databases = stage.create(tenants, "NORMAL");
         stage.wait_for_first_objects(tenants);

@@ -204,7 +204,7 @@ impl History {
             }
         }
         let captured = self.mark.and_then(|mark| mark.wal);
-        let Some(from) = self.place_in(db, &log)? else {
+        let Some(from) = self.place_in(db, &log, is_passing)? else {
             return Ok(Drained::only(Next::Image));
         };
         self.confirm_files();
@@ -290,6 +290,7 @@ impl History {
         &mut self,
         db: &Database,
         log: &WalReader,
+        is_passing: bool,
     ) -> Result<Option<WalMark>, CaptureError> {
         let Some(mark) = self.mark else {
             return Ok(None);
@@ -310,8 +311,8 @@ impl History {
             .map_err(CaptureError::io("read the log's last captured frame"))?;
         match chains {
             true => {}
-            // It was reset after its header was read.
-            false if self.may_begin_anew() => return Err(CaptureError::Disturbed),
+            // It was reset, with a gate's leave or behind a complete checkpoint, after its header was read.
+            false if is_passing || self.may_begin_anew() => return Err(CaptureError::Disturbed),
             // SQLite takes no commit back but one that nobody has seen, and nobody has seen any in this run.
             false if self.unconfirmed.is_some() => self.fall_behind(db, &mark),
             false => self.miss_gate(db, "overwritten"),

@@ -1,5 +1,6 @@
 //! Following a real log, at the moments that a random run seldom meets.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::*;
@@ -107,6 +108,33 @@ fn a_look_between_a_gate_and_its_operation_does_not_lose_the_way() {
         assert_eq!(history.mark.expect("a mark").txid, txid + 1, "{kind}");
         assert!(!history.log_ended, "{kind}");
     }
+}
+
+/// Nor does one in the middle of which the operation is carried out.
+#[test]
+fn a_log_that_goes_with_leave_while_it_is_looked_at_is_not_overwritten() {
+    let mut model = Model::new(5, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'before')");
+    let passing = model.gate(Gate::WalTruncate { kept: 0 });
+    let txid = db.history().mark.expect("a mark").txid;
+    let model = Rc::new(RefCell::new(model));
+    let (resets, is_reset) = (model.clone(), Cell::new(false));
+    watched::set(Some(Rc::new(move |point| {
+        if point == Point::LogOpened && !is_reset.replace(true) {
+            let reset = "PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES (1001, 'after')";
+            resets.borrow_mut().execute(reset);
+        }
+    })));
+    let looked = workers::drain(&db, &shared);
+    watched::set(None);
+    assert!(matches!(looked, Err(CaptureError::Disturbed)), "{looked:?}");
+    assert_eq!(db.history().resync, None);
+    drop(passing);
+    let drained = workers::drain(&db, &shared).expect("looked");
+    assert_eq!(drained.next, Next::Nothing);
+    assert_eq!(db.history().mark.expect("a mark").txid, txid + 1);
 }
 
 /// Where the kernel passes writes to the log through, a reset is only seen afterwards: what was committed since its last

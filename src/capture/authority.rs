@@ -10,11 +10,32 @@
 use crate::format::wal::Salt;
 use crate::format::wal_index::WalIndex;
 
+/// How many commits the live connections have counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counted {
+    /// `Database::index_number` of the one that has the count: each begins at 0.
+    pub index: u64,
+    /// `WalIndex::change`; none where it could not be seen.
+    pub change: Option<u32>,
+}
+
+impl Counted {
+    /// Commits between the two: all of the later one where that is another.
+    pub fn since(self, before: Counted) -> Option<u32> {
+        match self.index == before.index {
+            true => Some(self.change?.wrapping_sub(before.change?)),
+            false => self.change,
+        }
+    }
+}
+
 /// What the wal-index said at a drain point: a complete checkpoint, or the unlink of `-shm`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record {
     pub salt: Salt,
     pub max_frame: u32,
+    /// At that frame.
+    pub counted: Counted,
     /// Writes to `-wal` that had been seen by then.
     pub wal_writes: u64,
     /// Made at the unlink of `-shm`: nobody else has the database open then, so that no commit was under way.
@@ -100,6 +121,7 @@ mod tests {
         let record = |salt, max_frame, wal_writes, last_close| Record {
             salt,
             max_frame,
+            counted: Counted::default(),
             wal_writes,
             last_close,
         };
@@ -128,6 +150,7 @@ mod tests {
         Some(Record {
             salt,
             max_frame,
+            counted: Counted::default(),
             wal_writes: 10,
             last_close: true,
         })

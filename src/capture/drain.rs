@@ -1,14 +1,13 @@
 //! Follows the log: what was committed since the last look becomes segments.
 
 use super::Shared;
-use super::authority::{self, Index, Limit};
+use super::authority::{self, Counted, Index, Limit};
 use super::database::Database;
 use super::error::CaptureError;
 use super::files::{Log, in_wal_mode, open_log};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, WalMark};
-use super::resets::Counted;
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::tail::{self, Newer};
@@ -457,7 +456,7 @@ pub(super) struct Extent {
     pub by_chain: bool,
     /// The wal-index has said that it is checkpointed to its end: it goes on to the next log, or is gone.
     pub is_over: bool,
-    /// Where the wal-index speaks of this log.
+    /// Where the wal-index speaks of this log, or has spoken of it last.
     pub counted: Counted,
 }
 
@@ -475,12 +474,9 @@ pub(super) fn committed_extent(
         .map_err(CaptureError::io("read the wal-index"))?;
     log.note_growth()
         .map_err(CaptureError::io("look at the log"))?;
-    let (end, by_chain) = match authority::limit(
-        log.header.salt,
-        index,
-        db.record(log.header.salt),
-        db.wal_writes(),
-    ) {
+    let record = db.record(log.header.salt);
+    let limit = authority::limit(log.header.salt, index, record, db.wal_writes());
+    let (end, by_chain) = match limit {
         Limit::Chain => (log.len, true),
         Limit::Frame(frame) => (log.header.end_of_frame(frame), false),
         Limit::Unknown if before_reset => (log.len, true),
@@ -491,11 +487,15 @@ pub(super) fn committed_extent(
         Index::Live(index) => index.salt != log.header.salt,
         Index::Absent | Index::Unreadable => !by_chain,
     };
-    let counted = Counted {
-        index: number,
-        change: match index {
-            Index::Live(index) if index.salt == log.header.salt => Some(index.change),
-            _ => None,
+    let counted = match (index, record) {
+        (Index::Live(index), _) if index.salt == log.header.salt => Counted {
+            index: number,
+            change: Some(index.change),
+        },
+        (_, Some(record)) if !by_chain => record.counted,
+        _ => Counted {
+            index: number,
+            change: None,
         },
     };
     Ok(Some(Extent {

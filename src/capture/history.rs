@@ -6,6 +6,7 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::authority::Counted;
 use super::backing::Stamp;
 use super::behind::Unconfirmed;
 use super::commits::Unpublished;
@@ -16,7 +17,7 @@ use super::mark::{Mark, PageSum, Segment};
 use super::merge::Numbers;
 use super::page_sums::{PageSums, SumsHeader};
 use super::read_ahead::Followed;
-use super::resets::{Counted, LogEnd};
+use super::resets::LogEnd;
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::{Shared, now_after};

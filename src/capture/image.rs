@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 
 use super::Shared;
+use super::authority::Counted;
 use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
@@ -21,7 +22,7 @@ use super::foreign::CUT;
 use super::gate::Gate;
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
-use super::resets::{Counted, LogEnd};
+use super::resets::LogEnd;
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::tail::is_checkpointed;
 use super::whole_log::{Committed, committed};

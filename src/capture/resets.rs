@@ -5,7 +5,7 @@
 //! tells of those that went with a log before anybody has looked at them.
 
 use super::Shared;
-use super::authority::Index;
+use super::authority::{Counted, Index};
 use super::database::Database;
 use super::drain::Next;
 use super::error::CaptureError;
@@ -30,25 +30,6 @@ impl LogEnd {
         Self {
             salt: place.salt,
             offset: place.position.offset,
-        }
-    }
-}
-
-/// How many commits the live connections have counted.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Counted {
-    /// `Database::index_number` of the one that has the count: each begins at 0.
-    pub index: u64,
-    /// `WalIndex::change`; none where it could not be seen.
-    pub change: Option<u32>,
-}
-
-impl Counted {
-    /// Commits between the two: all of the later one where that is another.
-    fn since(self, before: Counted) -> Option<u32> {
-        match self.index == before.index {
-            true => Some(self.change?.wrapping_sub(before.change?)),
-            false => self.change,
         }
     }
 }
@@ -90,6 +71,7 @@ impl History {
                 if let Some(said) = committed(db, shared, &mut log, true)? {
                     let last = said.transactions.last();
                     self.complete = last.map(|last| LogEnd::of(&log.mark_at(last.end)));
+                    self.seen_count = said.counted;
                 }
             }
             Next::Unknown => {}

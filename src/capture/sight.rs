@@ -1,6 +1,6 @@
 //! What is seen of a database's wal-index, and noted of it at the points where it is about to go.
 
-use super::authority::{Index, Record};
+use super::authority::{Counted, Index, Record};
 use super::backing::Backing;
 use super::database::Database;
 use super::gate::Gate;
@@ -23,6 +23,7 @@ impl Database {
     /// At the drain point `at`: notes how far the present log's commits reach. False where the wal-index is open and
     /// could not be read: a writer is in the middle of it.
     pub(super) fn take_record(&self, backing: &Backing, at: Gate) -> std::io::Result<bool> {
+        let number = self.index_number();
         let index = match self.index(backing)? {
             Index::Live(index) => index,
             Index::Absent => return Ok(true),
@@ -31,6 +32,10 @@ impl Database {
         self.records.lock().note(Record {
             salt: index.salt,
             max_frame: index.max_frame,
+            counted: Counted {
+                index: number,
+                change: Some(index.change),
+            },
             wal_writes: self.wal_writes(),
             last_close: at == Gate::ShmUnlink,
         });

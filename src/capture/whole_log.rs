@@ -1,10 +1,10 @@
 //! What a whole log says.
 
 use super::Shared;
+use super::authority::Counted;
 use super::database::Database;
 use super::drain::committed_extent;
 use super::error::CaptureError;
-use super::resets::Counted;
 use super::wal_reader::WalReader;
 use crate::format::scanner::Transaction;
 

@@ -30,11 +30,12 @@ pub struct Application {
 
 type Done = rusqlite::Result<()>;
 
-/// The whole database as a connection sees it.
+/// The whole database as a connection reads it from its files: of unused pages its cache may have what was rolled back.
 fn content_of(connection: &Connection) -> Option<Vec<u8>> {
     let mut size = 0;
     // SAFETY: the handle is open; what SQLite gives is copied, and freed by SQLite.
     unsafe {
+        ffi::sqlite3_db_release_memory(connection.handle());
         let bytes = ffi::sqlite3_serialize(connection.handle(), c"main".as_ptr(), &mut size, 0);
         if bytes.is_null() {
             return (size == 0).then(Vec::new);

@@ -216,8 +216,13 @@ impl History {
             end,
             by_chain,
             is_over,
-            ..
+            is_untold,
+            counted,
         } = extent;
+        if is_untold && self.is_reset_missed(db, counted, 0) {
+            self.miss_gate(db, "reset_missed");
+            return Ok(Drained::only(Next::Image));
+        }
         if end < from.position.offset {
             // Stored, and never published to the live connections: what they do see has to follow it.
             self.compare_because(db, "retracted");
@@ -226,16 +231,21 @@ impl History {
         let end = end.min(log.len);
         let transactions = self.transactions(&mut log, from, end)?;
         let is_another = captured.is_none_or(|place| place.salt != from.salt);
-        if is_another && self.is_reset_missed(db, extent.counted, transactions.len()) {
+        if is_another && self.is_reset_missed(db, counted, transactions.len()) {
             self.miss_gate(db, "reset_missed");
+            return Ok(Drained::only(Next::Image));
+        }
+        let salt_before = captured.map(|place| place.salt);
+        if is_another && self.may_have_missed_log(db, &log.header, salt_before, counted) {
+            self.compare_because(db, "log_unknown");
             return Ok(Drained::only(Next::Image));
         }
         let is_unseen = is_another && captured.is_some() && !self.log_ended;
         if is_unseen && !self.tail_was_written(db, shared, &mut log, from, &transactions)? {
             self.suspect_file(db);
         }
-        self.note_count(extent.counted, transactions.len());
-        db.followed.set(extent.counted.change);
+        self.note_count(counted, transactions.len());
+        db.followed.set(counted.change);
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);
         let has_ended = self.log_ended && is_passing && is_as_captured;
@@ -456,7 +466,10 @@ pub(super) struct Extent {
     pub by_chain: bool,
     /// The wal-index has said that it is checkpointed to its end: it goes on to the next log, or is gone.
     pub is_over: bool,
-    /// Where the wal-index speaks of this log, or has spoken of it last.
+    /// The wal-index tells of another log, and nothing was noted of this one: none of it is published yet, or all of it is
+    /// over.
+    pub is_untold: bool,
+    /// Where the wal-index speaks of this log, or has spoken of it last; of an untold one, what was counted by now.
     pub counted: Counted,
 }
 
@@ -472,8 +485,8 @@ pub(super) fn committed_extent(
     let index = db
         .index(&shared.backing)
         .map_err(CaptureError::io("read the wal-index"))?;
-    log.note_growth()
-        .map_err(CaptureError::io("look at the log"))?;
+    let read_failed = || CaptureError::io("look at the log");
+    log.note_growth().map_err(read_failed())?;
     let record = db.record(log.header.salt);
     let limit = authority::limit(log.header.salt, index, record, db.wal_writes());
     let (end, by_chain) = match limit {
@@ -482,13 +495,19 @@ pub(super) fn committed_extent(
         Limit::Unknown if before_reset => (log.len, true),
         Limit::Unknown => return Ok(None),
     };
+    let is_other = matches!(index, Index::Live(index) if index.salt != log.header.salt);
+    let is_untold = is_other && record.is_none();
+    if is_untold && !before_reset && log.is_replaced().map_err(read_failed())? {
+        return Ok(None);
+    }
     Point::LimitRead.reach();
     let is_over = match index {
-        Index::Live(index) => index.salt != log.header.salt,
+        Index::Live(_) => is_other,
         Index::Absent | Index::Unreadable => !by_chain,
     };
     let counted = match (index, record) {
-        (Index::Live(index), _) if index.salt == log.header.salt => Counted {
+        (Index::Live(_), Some(record)) if is_other => record.counted,
+        (Index::Live(index), _) => Counted {
             index: number,
             change: Some(index.change),
         },
@@ -502,6 +521,7 @@ pub(super) fn committed_extent(
         end,
         by_chain,
         is_over,
+        is_untold,
         counted,
     }))
 }

@@ -336,13 +336,14 @@ impl History {
         }
         // Before the log is looked for: what is committed in between is in it.
         let without_log = Self::count_without_log(db, shared)?;
+        let before = run.ended.or(run.first);
         let Laid {
             wal,
             last,
             counted,
             transactions,
-        } = self.lay_log_over(db, shared, image, &mut commit)?;
-        let (salt, before) = (wal.map(|wal| wal.salt), run.ended.or(run.first));
+        } = self.lay_log_over(db, shared, image, before, &mut commit)?;
+        let salt = wal.map(|wal| wal.salt);
         // A log that has ended unsaved may have been written into what was read.
         let is_unsaved = run.ended.is_none() && before.is_some() && salt != before;
         let is_another = (salt.is_none() || salt != before) && !is_unsaved;
@@ -389,12 +390,13 @@ impl History {
         Ok(work)
     }
 
-    /// Gives where the log goes on, and the pages of its last transaction.
+    /// Gives where the log goes on, and the pages of its last transaction. `before`: the last one that is known.
     fn lay_log_over(
         &self,
         db: &Database,
         shared: &Shared,
         image: &mut Image,
+        before: Option<Salt>,
         commit: &mut Option<u32>,
     ) -> Result<Laid, CaptureError> {
         let Log::Valid(mut log) = open_log(db, shared)? else {
@@ -408,6 +410,10 @@ impl History {
             counted,
             ..
         } = committed(db, shared, &mut log, false)?.ok_or(CaptureError::Disturbed)?;
+        let is_another = before != Some(log.header.salt);
+        if is_another && self.may_have_missed_log(db, &log.header, before, counted) {
+            return Err(CaptureError::Disturbed);
+        }
         let mut page = vec![0; image.page_size as usize];
         for found in newest_pages(&transactions, image.page_size) {
             log.page(found, &mut page)

@@ -22,6 +22,12 @@ use crate::tenant::roster::Roster;
 
 const GUID: &str = "12345678-1234-5678-9abc-123456789012";
 
+/// How its files are opened.
+const SEEN: OpenedAs = OpenedAs {
+    writable: true,
+    passthrough: true,
+};
+
 /// A small generator, for runs that a seed repeats.
 pub struct Random(u64);
 
@@ -55,13 +61,7 @@ impl Model {
         let path = data.join(format!("{GUID}.db"));
         File::create(&path).expect("a file");
         let (capture, db) = start(dir.path(), &data, memory_bytes);
-        db.opened(
-            FileKind::Shm,
-            OpenedAs {
-                writable: true,
-                passthrough: true,
-            },
-        );
+        db.opened(FileKind::Shm, SEEN);
         db.resized(FileKind::Shm, 3);
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let connection = Connection::open(&path).expect("open");
@@ -88,11 +88,7 @@ impl Model {
 
     /// From now on resets of the log are not seen.
     pub fn pass_log(&mut self) {
-        let how = OpenedAs {
-            writable: true,
-            passthrough: true,
-        };
-        self.db.opened(FileKind::Wal, how);
+        self.db.opened(FileKind::Wal, SEEN);
         self.passed = true;
     }
 
@@ -143,6 +139,19 @@ impl Model {
     /// As the last close does, whose handle is still open.
     pub fn remove_index(&self) {
         std::fs::remove_file(self.companion("-shm")).expect("removed");
+    }
+
+    /// As in the middle of a checkpoint with TRUNCATE: the wal-index tells of the next log, and this one is there still.
+    pub fn restart_index(&mut self) {
+        let path = self.companion("-wal");
+        let log = std::fs::read(&path).expect("a log");
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+        std::fs::write(&path, log).expect("put back");
+    }
+
+    /// As where all who have it open have died.
+    pub fn close_index(&self) {
+        self.db.released(FileKind::Shm, SEEN);
     }
 
     fn companion(&self, suffix: &str) -> PathBuf {

@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::history::History;
 use super::mark::WalMark;
 use super::whole_log::committed;
-use crate::format::wal::{HEADER_SIZE, Salt};
+use crate::format::wal::{HEADER_SIZE, Salt, WalHeader};
 use crate::meter;
 use crate::tenant::roster::Status;
 
@@ -71,7 +71,6 @@ impl History {
                 if let Some(said) = committed(db, shared, &mut log, true)? {
                     let last = said.transactions.last();
                     self.complete = last.map(|last| LogEnd::of(&log.mark_at(last.end)));
-                    self.seen_count = said.counted;
                 }
             }
             Next::Unknown => {}
@@ -119,6 +118,19 @@ impl History {
             return false;
         };
         db.is_log_passed() && committed as usize != found && all as usize > found
+    }
+
+    /// Whether a log that nobody has looked at may have come and gone between the one with the salt `before` and the one
+    /// with this header: neither does the header tell, nor did the same live connections count all the while.
+    pub(super) fn may_have_missed_log(
+        &self,
+        db: &Database,
+        header: &WalHeader,
+        before: Option<Salt>,
+        now: Counted,
+    ) -> bool {
+        let is_counted = now.index == self.seen_count.index && now.since(self.seen_count).is_some();
+        db.is_log_passed() && !is_counted && !header.follows(before)
     }
 
     /// Something has destroyed a log, and no gate was seen before that: commits may be lost of the history. The database is

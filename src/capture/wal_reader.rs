@@ -45,6 +45,13 @@ impl WalReader {
         }))
     }
 
+    /// Whether another log was begun over it since it was opened.
+    pub fn is_replaced(&self) -> io::Result<bool> {
+        let mut bytes = [0; HEADER_SIZE as usize];
+        let read = read_up_to(&self.file, &mut bytes, 0)?;
+        Ok(WalHeader::decode(&bytes[..read]) != Ok(self.header))
+    }
+
     /// What was written since it was opened is read as well.
     pub fn note_growth(&mut self) -> io::Result<()> {
         self.len = self.len.max(self.file.metadata()?.len());

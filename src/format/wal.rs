@@ -22,6 +22,8 @@ pub struct WalHeader {
     pub big_endian: bool,
     /// Bytes, 512 to 65536.
     pub page_size: u32,
+    /// Counts the resets that its writer knows of; 0 where it knew of none.
+    pub sequence: u32,
     pub salt: Salt,
     /// Where the chain of frame checksums starts.
     pub checksum: Checksum,
@@ -67,9 +69,19 @@ impl WalHeader {
         Ok(Self {
             big_endian,
             page_size,
+            sequence: be32(bytes, 12),
             salt: pair(bytes, 16),
             checksum,
         })
+    }
+
+    /// Whether no log was between the one with the salt `before` and this one, as far as a header can tell. A reset counts
+    /// up the sequence and the first half of the salt; a log that is made anew has the sequence 0 and any salt, or 1 and 1
+    /// where it was reset before its first frame.
+    pub fn follows(&self, before: Option<Salt>) -> bool {
+        let is_next = |(first, _): Salt| first.wrapping_add(1) == self.salt.0;
+        let is_first = self.sequence == 0 || (self.sequence, self.salt.0) == (1, 1);
+        is_first || before.is_some_and(is_next)
     }
 
     /// Bytes of a frame with its header.
@@ -186,6 +198,31 @@ pub(crate) mod tests {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x40;
             assert!(WalHeader::decode(&bytes).is_err(), "header byte {at}");
+        }
+    }
+
+    #[test]
+    fn the_salt_tells_which_log_comes_next() {
+        let later = WalHeader::decode(&log(false, 512, &[])).expect("a header");
+        let first = WalHeader {
+            sequence: 0,
+            ..later
+        };
+        let emptied = WalHeader {
+            sequence: 1,
+            salt: (1, 13),
+            ..later
+        };
+        for (header, before, follows) in [
+            (emptied, Some((9, 13)), true),
+            (later, None, false),
+            (later, Some((11, 13)), false),
+            (later, Some((10, 99)), true),
+            (later, Some((9, 13)), false),
+            (first, None, true),
+            (first, Some((9, 13)), true),
+        ] {
+            assert_eq!(header.follows(before), follows, "{before:?}");
         }
     }
 

@@ -165,6 +165,13 @@ impl Run {
         if self.world.profile.missed_gates == 0 && self.missed_gates() > 0 {
             self.world.broke("a gate was missed".to_owned());
         }
+        // After a death nobody may be left who has counted.
+        let profile = &self.world.profile;
+        let is_unknown = self.world.log.count("log_unknown") > 0;
+        if profile.missed_gates == 0 && !profile.deaths && is_unknown {
+            let what = "a log is taken for one that does not follow, and no gate was missed";
+            self.world.broke(what.to_owned());
+        }
         let is_suspected = self.world.log.count("foreign_change") > 0;
         if is_suspected && self.world.profile.misses_nothing() && self.outcome.starts == 1 {
             let what = "the file is suspected, and nobody has changed it";

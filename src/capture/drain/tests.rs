@@ -192,6 +192,62 @@ fn a_log_that_nobody_has_looked_at_is_missed() {
     assert_eq!(progress.status, Status::Gapped);
 }
 
+/// The last close takes the wal-index away before the log: what it has counted is noted at that moment.
+#[test]
+fn a_log_that_nobody_has_looked_at_is_missed_at_the_last_close() {
+    let mut model = Model::new(10, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'before')");
+    let passing = model.gate(Gate::WalTruncate { kept: 0 });
+    model.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    drop(passing);
+    model.execute("INSERT INTO t VALUES (1001, 'lost'); PRAGMA wal_checkpoint(RESTART)");
+    model.execute("INSERT INTO t VALUES (1002, 'after')");
+    model.gate(Gate::ShmUnlink);
+    model.remove_index();
+    model.gate(Gate::WalUnlink);
+    assert_eq!(db.history().resync, Some("reset_missed"));
+}
+
+/// The wal-index tells of the next log already when this one's gate comes, and nobody has looked at it before.
+#[test]
+fn a_log_that_is_over_at_its_gate_is_missed() {
+    let mut model = Model::new(11, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
+    model.execute("INSERT INTO t VALUES (1001, 'lost')");
+    model.restart_index();
+    drop(model.gate(Gate::WalTruncate { kept: 0 }));
+    assert_eq!(db.history().resync, Some("reset_missed"));
+}
+
+/// Where nobody is left who has counted, the salts tell whether one log directly follows another.
+#[test]
+fn a_log_that_does_not_follow_is_compared() {
+    for (between, expected) in [
+        ("", (Next::Nothing, None)),
+        (
+            "INSERT INTO t VALUES (1001, 'lost'); PRAGMA wal_checkpoint(RESTART)",
+            (Next::Image, Some("log_unknown")),
+        ),
+    ] {
+        let mut model = Model::new(12, 16 << 20);
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        model.pass_log();
+        workers::make_image(&db, &shared).expect("a first image");
+        model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
+        model.execute(between);
+        model.execute("INSERT INTO t VALUES (1002, 'after')");
+        model.close_index();
+        let drained = workers::drain(&db, &shared).expect("looked");
+        assert_eq!((drained.next, db.history().resync), expected);
+    }
+}
+
 /// The first checkpoint of a new database may be complete before anything of it is captured.
 #[test]
 fn a_checkpoint_before_the_first_image_is_complete_too() {

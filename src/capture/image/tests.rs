@@ -1,9 +1,14 @@
 //! The overlay against a model: page reads, torn ones too, with commits, checkpoints and resets in between at random.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::*;
 use crate::capture::drain::Next;
 use crate::capture::model::{Model, pages_of};
 use crate::capture::{FileKind, OpenedAs, workers};
+use crate::fault::{Point, watched};
+use crate::tenant::roster::Status;
 
 /// A snapshot whose page reads are torn apart by operations; its pages.
 fn snapshot(model: &mut Model) -> Result<Vec<u8>, CaptureError> {
@@ -173,6 +178,47 @@ fn an_image_that_ends_between_a_gate_and_its_operation_does_not_lose_the_way() {
     let history = db.history();
     assert_eq!(history.resync, None);
     assert_eq!(history.mark.expect("a mark").txid, txid + 1);
+}
+
+/// The log that stood there at a complete checkpoint, before anything was captured, may go while its database is read.
+#[test]
+fn a_log_that_was_complete_before_its_image_is_not_missed_when_it_goes() {
+    let mut model = Model::new(1, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
+    let mut image = copied(&model);
+    model.restart_index();
+    let passing = model.gate(Gate::WalTruncate { kept: 0 });
+    model.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    drop(passing);
+    let work = db.history().finish_image(&db, &shared, &mut image);
+    assert!(matches!(work, Ok(Work::Snapshot(_))));
+    let progress = db.client().expect("registered").progress();
+    assert_ne!(progress.status, Status::Gapped, "{:?}", progress.last_error);
+}
+
+/// As SQLite did before 3.51.3: between the moments at which an image looks at the log and at the wal-index, the log is
+/// reset without a gate. What was committed in it is no part of the image, and of nothing that follows.
+#[test]
+fn a_log_that_is_over_before_its_limit_is_read_is_in_no_image() {
+    let mut model = Model::new(1, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    model.execute("INSERT INTO t VALUES (1000, 'before')");
+    let mut image = copied(&model);
+    model.run("PRAGMA wal_checkpoint(PASSIVE)");
+    model.execute("INSERT INTO t VALUES (1001, 'unseen')");
+    let (other, is_done) = (model.connect(), Cell::new(false));
+    watched::set(Some(Rc::new(move |point| {
+        if point == Point::LogOpened && !is_done.replace(true) {
+            let reset = "PRAGMA wal_checkpoint(RESTART); INSERT INTO t VALUES (1002, 'next')";
+            other.execute_batch(reset).expect("run");
+        }
+    })));
+    let work = db.history().finish_image(&db, &shared, &mut image);
+    watched::set(None);
+    assert!(matches!(work, Err(CaptureError::Disturbed)));
 }
 
 /// There may be no room for what differs.

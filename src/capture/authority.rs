@@ -20,6 +20,14 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// As it was so many commits before. Those from before a recovery are not counted.
+    pub fn without(self, commits: u32) -> Self {
+        Self {
+            change: self.change.map(|change| change.saturating_sub(commits)),
+            ..self
+        }
+    }
+
     /// Commits between the two: all of the later one where that is another.
     pub fn since(self, before: Counted) -> Option<u32> {
         match self.index == before.index {

@@ -244,7 +244,6 @@ impl History {
         if is_unseen && !self.tail_was_written(db, shared, &mut log, from, &transactions)? {
             self.suspect_file(db);
         }
-        self.note_count(counted, transactions.len());
         db.followed.set(counted.change);
         db.set_in_wal_mode(true);
         let is_as_captured = transactions.is_empty() && captured == Some(from);
@@ -253,7 +252,12 @@ impl History {
             self.log_ended = false;
             self.at_rest = None;
         }
-        match self.capture(db, shared, &log, from, &transactions, since) {
+        let before = self.mark.map_or(0, |mark| mark.txid);
+        let captured = self.capture(db, shared, &log, from, &transactions, since);
+        let done = self.mark.map_or(0, |mark| mark.txid) - before;
+        let left = transactions.len() as u64 - done;
+        self.note_count(counted.without(left as u32), done as usize);
+        match captured {
             Err(CaptureError::Holes { .. }) => {
                 self.compare_because(db, "holes");
                 return Ok(Drained::only(Next::Image));

@@ -59,6 +59,16 @@ impl CaptureError {
         }
     }
 
+    /// Whether the spool has no room, for this tenant at least.
+    pub fn is_for_want_of_room(&self) -> bool {
+        matches!(
+            self,
+            CaptureError::Spool(
+                SpoolError::Full { .. } | SpoolError::Share { .. } | SpoolError::Reserve { .. }
+            )
+        )
+    }
+
     /// Whether only a change of the file itself can help, so that trying again before is of no use.
     pub fn waits_for_the_file(&self) -> bool {
         matches!(

@@ -95,7 +95,7 @@ pub struct History {
     /// The end of a segment that an image yields and that is still being written: those after it wait for it, since the
     /// page sums have to become durable in the order of the history.
     pub(super) making: Option<Box<Mark>>,
-    /// Held by whoever relies on the numbers of the segments that wait; another one where these were given up.
+    /// Those of captured states that somebody relies on.
     pub(super) numbers: Numbers,
 }
 
@@ -412,11 +412,6 @@ impl History {
         tracing::info!(client = %db.label(), reason, "A database has to be compared page by page");
         self.resync = Some(reason);
         db.note_lost_way();
-    }
-
-    /// Whether what waits may be numbered anew.
-    pub(super) fn are_numbers_free(&self) -> bool {
-        self.making.is_none() && Arc::strong_count(&self.numbers) == 1
     }
 
     /// Notes that everything up to this transaction is captured.

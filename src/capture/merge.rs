@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
@@ -20,6 +20,7 @@ use super::segment::{Draft, Press, WalExtent};
 use crate::clock::now_ms;
 use crate::format::ltx::Decoder;
 use crate::store::Body;
+use crate::store::keys::GenerationId;
 
 /// Segments that are merged in one go, and open files with that.
 const AT_ONCE: usize = 64;
@@ -86,15 +87,23 @@ impl History {
         };
         let end = self.pending.iter().take_while(|one| one.durable).count();
         let most = end.saturating_sub(AT_ONCE).max(1);
+        let relied_on = self.relied_on();
+        let is_free = |segment: &Segment| Some(segment.end.seq) > relied_on;
         let begin = (most..end)
             .rev()
             .take_while(|index| may_be_merged(&self.pending[*index]))
+            .take_while(|index| is_free(&self.pending[*index]))
             .last()?;
         let run = Run {
             before: self.pending[begin - 1].end,
             segments: self.pending.range(begin..end).cloned().collect(),
         };
-        (run.segments.len() >= fewest && self.are_numbers_free()).then_some(run)
+        (run.segments.len() >= fewest && self.making.is_none()).then_some(run)
+    }
+
+    /// The highest number of the present generation that somebody relies on.
+    fn relied_on(&self) -> Option<u32> {
+        self.numbers.highest_of(self.mark?.generation)
     }
 
     /// Whether as many wait as are merged at least, behind the one that may be on its way.
@@ -145,7 +154,8 @@ impl History {
                 .take(parts)
                 .eq(run.segments.iter().map(|part| part.end))
         };
-        let Some(begin) = begin.filter(is_there).filter(|_| self.are_numbers_free()) else {
+        let is_free = self.making.is_none() && Some(run.segments[0].end.seq) > self.relied_on();
+        let Some(begin) = begin.filter(is_there).filter(|_| is_free) else {
             return Ok(false);
         };
         let (last, fewer) = (run.last().end.seq, parts as u32 - 1);
@@ -275,9 +285,36 @@ impl Part {
     }
 }
 
-/// Whoever holds one relies on the numbers of the segments that waited then: meanwhile none are merged. It is the
-/// history's own as long as none of these were given up.
-pub type Numbers = Arc<()>;
+/// Whoever holds it relies on the number of a captured state: meanwhile no segments up to that are merged.
+#[derive(Clone, Debug)]
+pub struct Number(Arc<(GenerationId, u32)>);
+
+/// The numbers that somebody relies on.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(Vec<Weak<(GenerationId, u32)>>);
+
+impl Numbers {
+    /// That of `mark`.
+    pub fn rely_on(&mut self, mark: &Mark) -> Number {
+        self.0.retain(|number| number.strong_count() > 0);
+        let number = Arc::new((mark.generation, mark.seq));
+        self.0.push(Arc::downgrade(&number));
+        Number(number)
+    }
+
+    /// Whether it was not given up since.
+    pub fn have(&self, number: &Number) -> bool {
+        let own = self.0.iter().map(Weak::as_ptr);
+        own.into_iter().any(|own| own == Arc::as_ptr(&number.0))
+    }
+
+    /// The highest of a generation; none where nobody relies on any.
+    fn highest_of(&self, generation: GenerationId) -> Option<u32> {
+        let all = self.0.iter().filter_map(Weak::upgrade);
+        let own = all.filter(|number| number.0 == generation);
+        own.map(|number| number.1).max()
+    }
+}
 
 #[cfg(test)]
 mod tests;

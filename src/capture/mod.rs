@@ -26,6 +26,7 @@ mod leaving;
 mod locks;
 mod mark;
 mod merge;
+mod merging;
 #[cfg(test)]
 mod model;
 mod newcomers;
@@ -82,7 +83,7 @@ pub use gate::{Gate, Passing};
 pub use handles::OpenedAs;
 pub use history::Earlier;
 pub use mark::{Mark, Segment};
-pub use merge::Numbers;
+pub use merge::Number;
 pub use newcomers::{Newcomer, TakeOver};
 pub use requests::{Looked, Noted};
 pub use snapshot::Made;

@@ -55,12 +55,16 @@ pub struct Model {
 
 impl Model {
     pub fn new(seed: u64, memory_bytes: u64) -> Self {
+        Self::with_spool(seed, memory_bytes, 1 << 30)
+    }
+
+    pub fn with_spool(seed: u64, memory_bytes: u64, spool_bytes: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a folder");
         let path = data.join(format!("{GUID}.db"));
         File::create(&path).expect("a file");
-        let (capture, db) = start(dir.path(), &data, memory_bytes);
+        let (capture, db) = start(dir.path(), &data, memory_bytes, spool_bytes);
         db.opened(FileKind::Shm, SEEN);
         db.resized(FileKind::Shm, 3);
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -230,13 +234,18 @@ impl Model {
     }
 }
 
-fn start(dir: &Path, data: &Path, memory_bytes: u64) -> (Arc<Capture>, Arc<Database>) {
+fn start(
+    dir: &Path,
+    data: &Path,
+    memory_bytes: u64,
+    spool_bytes: u64,
+) -> (Arc<Capture>, Arc<Database>) {
     let root = Arc::new(OwnedFd::from(File::open(data).expect("open")));
     let settings = Settings {
         gate_timeout: Duration::from_secs(5),
         log_passing: LogPassing::Never,
         spool: SpoolLimits {
-            bytes: 1 << 30,
+            bytes: spool_bytes,
             reserve: 0,
             reserve_percent: 0,
         },

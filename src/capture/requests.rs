@@ -10,7 +10,7 @@ use super::drain::Drained;
 use super::error::CaptureError;
 use super::history::Earlier;
 use super::mark::Segment;
-use super::merge::Numbers;
+use super::merge::Number;
 use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, caught};
@@ -73,18 +73,16 @@ impl Capture {
         self.ask_for_all_pages(db, snapshot::make).await
     }
 
-    /// Whether a snapshot that `snapshot` gave with these still is of the state that has its number: what waited then may
+    /// Whether a snapshot that `snapshot` gave with this still is of the state that has its number: what waited then may
     /// have been given up, and captured anew.
-    pub async fn are_numbers_good(
+    pub async fn is_number_good(
         &self,
         db: &Arc<Database>,
-        numbers: &Numbers,
+        number: &Number,
     ) -> Result<bool, CaptureError> {
-        let numbers = numbers.clone();
-        self.ask(db, move |db, _| {
-            Ok(Arc::ptr_eq(&db.history().numbers, &numbers))
-        })
-        .await
+        let number = number.clone();
+        self.ask(db, move |db, _| Ok(db.history().numbers.have(&number)))
+            .await
     }
 
     /// A snapshot that `snapshot` gave is in the store.

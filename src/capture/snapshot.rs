@@ -18,7 +18,7 @@ use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::History;
 use super::mark::{Mark, Segment};
-use super::merge::Numbers;
+use super::merge::Number;
 use super::segment::newest_pages;
 use super::state::SnapshotNote;
 use super::wal_reader::WalReader;
@@ -33,7 +33,7 @@ const ATTEMPTS: usize = 10;
 #[derive(Debug)]
 pub enum Made {
     /// A segment that is not part of what waits, and has the number of one that is: to be kept together.
-    Snapshot(Segment, Numbers),
+    Snapshot(Segment, Number),
     /// The newest captured state has its snapshot in the store, or waits for the one that it begins with.
     Nothing { newest_txid: u64 },
 }
@@ -56,13 +56,13 @@ pub(super) fn make(db: &Arc<Database>, shared: &Shared) -> Result<Made, CaptureE
     };
     let mut read = |bytes: &mut [u8], at: u64| read_up_to(&file, bytes, at);
     let mut image = copy(&mut read, &file, db, shared, page_size, CHUNK)?;
-    let Some((end, numbers)) = prove(&mut image, &file, db, shared)? else {
+    let Some((end, number)) = prove(&mut image, &file, db, shared)? else {
         return nothing();
     };
     let press = db.history().press(db, shared);
     press
         .snapshot(end, now_ms(), |pgno, page| image.get(pgno, page))
-        .map(|segment| Made::Snapshot(segment, numbers))
+        .map(|segment| Made::Snapshot(segment, number))
 }
 
 /// Captures what is committed. The state that the history then has; none where there is none, or it has its snapshot.
@@ -103,12 +103,12 @@ fn prove(
     file: &File,
     db: &Arc<Database>,
     shared: &Shared,
-) -> Result<Option<(Mark, Numbers)>, CaptureError> {
+) -> Result<Option<(Mark, Number)>, CaptureError> {
     for _ in 0..ATTEMPTS {
         let Some(_) = look(db, shared)? else {
             return Ok(None);
         };
-        let history = db.history();
+        let mut history = db.history();
         let Some(mark) = history.mark_without_snapshot() else {
             return Ok(None);
         };
@@ -116,7 +116,7 @@ fn prove(
             return Err(CaptureError::Disturbed);
         }
         if history.replace_unproven(image, &mark, file, db, shared)? {
-            return Ok(Some((mark, history.numbers.clone())));
+            return Ok(Some((mark, history.numbers.rely_on(&mark))));
         }
     }
     if !db.is_holding() {

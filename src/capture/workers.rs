@@ -18,7 +18,7 @@ use super::files::SEEN_FROM;
 use super::gate::{Gate, Passing};
 use super::once::Once;
 use super::turns::{HeldWrite, Write};
-use super::{Proceed, Shared, commits, image, merge};
+use super::{Proceed, Shared, commits, image, merging};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::{Defect, Point, panic_text};
 use crate::meter;
@@ -320,17 +320,18 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
 fn attend_to(shared: &Shared, urgent: Urgent, merges: &Sender<Look>) {
     match urgent {
         Urgent::Gate(held, gate) => survived(|| {
-            pass_gate(shared, &held, gate);
+            pass_gate(shared, &held, gate, Some(merges));
             let db = held.db.newest();
             if gate.destroys_frames() || db.ends_unseen(Some(gate)) {
-                merge_soon(&db, merges);
+                merging::soon(&db, merges);
             }
         }),
         Urgent::Commit(held) => survived(|| commits::capture_held(shared, held, now_ms())),
     }
 }
 
-fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
+/// `merges`: who merges what waits in the spool, where nothing more finds room there; then it is tried once more.
+fn pass_gate(shared: &Shared, held: &Held, gate: Gate, merges: Option<&Sender<Look>>) {
     // Its directory may have been renamed while this waited.
     let db = &held.db.newest();
     let guarded = caught(db, || match gate.destroys_frames() {
@@ -350,8 +351,13 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate) {
             db.look_soon();
         }
         Err(error) => {
-            let follows = matches!(error, CaptureError::LostWay { .. });
-            pass_unguarded(held, &error.to_string(), follows);
+            let again = held.clone();
+            let then: Look = Box::new(move |shared| pass_gate(shared, &again, gate, None));
+            let merges = merges.filter(|_| error.is_for_want_of_room());
+            if !merges.is_some_and(|merges| merging::before(db, merges, held.deadline, then)) {
+                let follows = matches!(error, CaptureError::LostWay { .. });
+                pass_unguarded(held, &error.to_string(), follows);
+            }
         }
     }
 }
@@ -373,24 +379,6 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
             Err(CaptureError::LostWay { reason })
         }
         _ => Ok(()),
-    }
-}
-
-/// Where something of the database may be merged, a thread for whole databases finds out, and does it.
-fn merge_soon(db: &Arc<Database>, merges: &Sender<Look>) {
-    if !db.history().may_have_run() || !db.begin_merging() {
-        return;
-    }
-    let merged = db.clone();
-    let work: Look = Box::new(move |shared| {
-        if let Err(error) = caught(&merged, || merge::merge(&merged, shared)) {
-            tracing::warn!(client = %merged.label(), error = %error, "What waits in the spool could not be merged");
-        }
-        merged.end_merging();
-    });
-    if merges.try_send(work).is_err() {
-        // The next gate asks again.
-        db.end_merging();
     }
 }
 

@@ -14,7 +14,7 @@ use super::agenda::{Agenda, Chore};
 use super::retention::{carry_out, cutoff, objects_of};
 use super::rivals::look_for_rival_at;
 use super::{Replicator, caught};
-use crate::capture::{CaptureError, Database, Made, Numbers, Segment, SnapshotNote};
+use crate::capture::{CaptureError, Database, Made, Number, Segment, SnapshotNote};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::{Defect, Point};
 use crate::format::plan::retention::plan;
@@ -222,14 +222,14 @@ impl Replicator {
             // The new generation begins with a snapshot.
             return Ok(());
         }
-        let (segment, numbers) = match self.make_snapshot(db).await? {
-            Made::Snapshot(segment, numbers) => (segment, numbers),
+        let (segment, number) = match self.make_snapshot(db).await? {
+            Made::Snapshot(segment, number) => (segment, number),
             Made::Nothing { newest_txid } => {
                 client.update(|progress| progress.snapshot_txid = newest_txid);
                 return Ok(());
             }
         };
-        let stored = self.store_snapshot(db, client, &segment, &numbers).await;
+        let stored = self.store_snapshot(db, client, &segment, &number).await;
         match stored {
             Ok(()) => {
                 Point::SnapshotStored.reach();
@@ -267,13 +267,13 @@ impl Replicator {
         db: &Arc<Database>,
         client: &Client,
         segment: &Segment,
-        numbers: &Numbers,
+        number: &Number,
     ) -> Result<(), UpkeepError> {
         db.look_soon();
         let stored = client.replicated(segment.end.txid);
         let in_time = timeout(PATIENCE, stored).await.is_ok();
         let same = client.progress().generation == Some(segment.end.generation);
-        if !(in_time && same && self.capture.are_numbers_good(db, numbers).await?) {
+        if !(in_time && same && self.capture.is_number_good(db, number).await?) {
             return Err(UpkeepError::NotStored);
         }
         Ok(self.upload_snapshot(client, segment).await?)

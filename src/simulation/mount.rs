@@ -227,7 +227,8 @@ impl World {
                 continue;
             }
             let kind = if is_late { Kind::GateLimit } else { Kind::Gate };
-            if !self.work(daemon, Some(kind)) {
+            // With the spool full it is tried again by a thread that merges.
+            if !self.work(daemon, Some(kind)) && !self.work(daemon, Some(Kind::Image)) {
                 return None;
             }
         }

@@ -7,6 +7,7 @@ use super::*;
 use crate::capture::model::Model;
 use crate::capture::workers;
 use crate::fault::watched;
+use crate::format::keys::GenerationId;
 use crate::tenant::roster::Status;
 
 /// The frames of a transaction that outgrew the cache and was rolled back stand at the start of the next log.
@@ -209,6 +210,25 @@ fn a_log_that_nobody_has_looked_at_is_missed_at_the_last_close() {
     model.remove_index();
     model.gate(Gate::WalUnlink);
     assert_eq!(db.history().resync, Some("reset_missed"));
+}
+
+/// What is captured later, since there was no room for it, is no other than what the live connections have counted.
+#[test]
+fn a_log_for_which_there_was_no_room_is_not_missed() {
+    let mut model = Model::with_spool(13, 1, 64 << 10);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
+    let another = shared.spool.path_of(99, GenerationId(1), (1, 1));
+    let kept = shared.spool.keep(&another, &vec![7; 40 << 10].into());
+    kept.expect("room for that");
+    model.execute("INSERT INTO t VALUES (1001, randomblob(20000))");
+    let looked = workers::drain(&db, &shared);
+    assert!(looked.is_err_and(|error| error.is_for_want_of_room()));
+    shared.spool.remove(&another).expect("removed");
+    workers::drain(&db, &shared).expect("captured");
+    assert_eq!(db.history().resync, None);
 }
 
 /// The wal-index tells of the next log already when this one's gate comes, and nobody has looked at it before.

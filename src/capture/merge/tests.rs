@@ -149,16 +149,25 @@ fn what_comes_and_goes_while_it_is_merged_keeps_its_place() {
 }
 
 #[test]
-fn nothing_is_numbered_anew_while_somebody_relies_on_the_numbers() {
-    let (model, _) = waiting(1);
+fn what_somebody_relies_on_keeps_its_number() {
+    let (mut model, pages) = waiting(1);
     let (run, press) = taken(&model);
-    let numbers = model.db.history().numbers.clone();
-    assert!(model.db.history().run_that_waits(2).is_none());
-    let shared = model.capture.shared.clone();
-    let merged = merge_run(&run, &press, &model.db, &shared);
-    assert!(!merged.expect("looked"));
-    drop(numbers);
-    assert!(model.db.history().run_that_waits(2).is_some());
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    let press = Press::new(&shared.spool, press.id, press.node_id, press.memory_bytes);
+    let newest = db.history().mark.expect("a mark");
+    let number = db.history().numbers.rely_on(&newest);
+    assert!(db.history().run_that_waits(2).is_none());
+    assert!(!merge_run(&run, &press, &db, &shared).expect("looked"));
+    // A snapshot that waits for the store keeps none of those after it from being merged.
+    capture(&mut model, 5);
+    let (run, press) = taken(&model);
+    assert_eq!(run.before, newest);
+    assert!(merge_run(&run, &press, &db, &shared).expect("merged"));
+    assert!(db.history().pending.iter().any(|one| one.end == newest));
+    assert!(db.history().numbers.have(&number));
+    assert_leads_to_what_is_shown(&model, pages);
+    drop(number);
+    assert!(db.history().run_that_waits(2).is_some());
 }
 
 /// With room, and few that wait.

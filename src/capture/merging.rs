@@ -1,0 +1,62 @@
+//! When what waits in the spool is merged: after a gate, and before one is tried again that has found no room. It is done
+//! by the threads for whole databases, since it takes time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::Shared;
+use super::database::Database;
+use super::merge::merge;
+use super::workers::{Look, caught};
+
+/// How often it is looked whether a merge that is under way has ended.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Where something of the database may be merged, a thread finds out, and does it.
+pub(super) fn soon(db: &Arc<Database>, threads: &Sender<Look>) {
+    if !db.history().may_have_run() || !db.begin_merging() {
+        return;
+    }
+    let merged = db.clone();
+    let work: Look = Box::new(move |shared| merge_now(&merged, shared));
+    if threads.try_send(work).is_err() {
+        // The next gate asks again.
+        db.end_merging();
+    }
+}
+
+/// The same, and `then` is done after that, whatever came of it; not later than `until`, as far as a thread is free. False
+/// where there is nothing to merge, or too much waits for a thread: then `then` is not done.
+pub(super) fn before(
+    db: &Arc<Database>,
+    threads: &Sender<Look>,
+    until: Instant,
+    then: Look,
+) -> bool {
+    db.history().may_have_run() && ask(db.clone(), threads, until, then)
+}
+
+fn ask(db: Arc<Database>, threads: &Sender<Look>, until: Instant, then: Look) -> bool {
+    let again = threads.clone();
+    let work: Look = Box::new(move |shared| {
+        if db.begin_merging() {
+            merge_now(&db, shared);
+        } else if Instant::now() < until {
+            // What is being merged, or waits for that, is the same; and that may wait behind this.
+            std::thread::sleep(PAUSE);
+            ask(db, &again, until, then);
+            return;
+        }
+        then(shared);
+    });
+    threads.try_send(work).is_ok()
+}
+
+fn merge_now(db: &Arc<Database>, shared: &Shared) {
+    if let Err(error) = caught(db, || merge(db, shared)) {
+        tracing::warn!(client = %db.label(), error = %error, "What waits in the spool could not be merged");
+    }
+    db.end_merging();
+}

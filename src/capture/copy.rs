@@ -46,6 +46,9 @@ impl Pages {
     }
 }
 
+/// The largest page: those of a hole take no room in a scratch file either.
+static ZEROS: [u8; 65536] = [0; 65536];
+
 impl Image {
     /// Reads all pages in pieces of `chunk` bytes, for as long as the image `is_wanted`. `size` is the file's, about.
     pub fn read(
@@ -87,6 +90,8 @@ impl Image {
 
     pub fn put(&mut self, pgno: u32, page: &[u8]) -> io::Result<()> {
         let at = u64::from(pgno - 1) * u64::from(self.page_size);
+        let index = pgno as usize - 1;
+        let is_hole = self.sums.len() <= index && page == &ZEROS[..page.len()];
         match &mut self.pages {
             Pages::Memory(bytes) => {
                 let end = at as usize + page.len();
@@ -95,9 +100,9 @@ impl Image {
                 }
                 bytes[at as usize..end].copy_from_slice(page);
             }
+            Pages::File(_) if is_hole => {}
             Pages::File(file) => file.write_all_at(page, at)?,
         }
-        let index = pgno as usize - 1;
         if self.sums.len() <= index {
             self.sums.resize(index + 1, 0);
         }

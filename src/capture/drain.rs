@@ -427,7 +427,9 @@ impl History {
             since,
             |_, buffer| read_page(*places.next().expect("BUG: a sum without a page"), buffer),
         )?;
-        if db.is_gate_missed() {
+        // Whoever writes over what was just read has begun the log anew before.
+        let is_replaced = log.is_replaced();
+        if db.is_gate_missed() || is_replaced.map_err(CaptureError::io("look at the log"))? {
             return Err(CaptureError::Disturbed);
         }
         self.mark = Some(end);

@@ -420,6 +420,10 @@ impl History {
                 .and_then(|()| image.lay_over(found.pgno, &page))
                 .map_err(CaptureError::io("lay the log over the image"))?;
         }
+        let is_replaced = log.is_replaced();
+        if is_replaced.map_err(CaptureError::io("look at the log"))? {
+            return Err(CaptureError::Disturbed);
+        }
         let last = transactions.last();
         *commit = last.map(|last| last.commit).or(*commit);
         let mark = log.mark_at(last.map_or(log.header.start(), |last| last.end));

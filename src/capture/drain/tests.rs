@@ -212,6 +212,30 @@ fn a_log_that_nobody_has_looked_at_is_missed_at_the_last_close() {
     assert_eq!(db.history().resync, Some("reset_missed"));
 }
 
+/// As SQLite did before 3.51.3: between the moments at which a log is scanned and its pages are read, another one is begun
+/// over it without a gate.
+#[test]
+fn pages_of_a_log_that_is_written_over_meanwhile_are_not_taken() {
+    let mut model = Model::new(14, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    model.execute("INSERT INTO t VALUES (1000, 'read ahead')");
+    db.history().read_ahead(&db, &shared).expect("read");
+    let before = db.history().mark;
+    let other = model.connect();
+    watched::set(Some(Rc::new(move |point| {
+        if point == Point::LimitRead {
+            let reset = "PRAGMA wal_checkpoint(RESTART); UPDATE t SET b = 'of another log'";
+            other.execute_batch(reset).expect("run");
+        }
+    })));
+    let looked = workers::drain(&db, &shared);
+    watched::set(None);
+    assert!(matches!(looked, Err(CaptureError::Disturbed)), "{looked:?}");
+    assert_eq!(db.history().mark, before);
+}
+
 /// What is captured later, since there was no room for it, is no other than what the live connections have counted.
 #[test]
 fn a_log_for_which_there_was_no_room_is_not_missed() {

@@ -68,6 +68,7 @@ impl History {
             return Ok(Drained::nothing());
         }
         self.load(db, shared)?;
+        self.note_emptied(db, shared, gate)?;
         self.make_room(db, shared)?;
         if db.take_failed_commit() {
             self.unpublished = None;

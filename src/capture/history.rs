@@ -17,7 +17,7 @@ use super::mark::{Mark, PageSum, Segment};
 use super::merge::Numbers;
 use super::page_sums::{PageSums, SumsHeader};
 use super::read_ahead::Followed;
-use super::resets::LogEnd;
+use super::resets::{Emptied, LogEnd};
 use super::segment::Press;
 use super::state::{Entry, Known, SnapshotNote, Stamps};
 use super::{Shared, now_after};
@@ -64,6 +64,7 @@ pub struct History {
     pub(super) log_ended: bool,
     /// Where a log was captured to its end at a complete checkpoint: it may be reset from there without a word.
     pub(super) complete: Option<LogEnd>,
+    pub(super) emptied: Emptied,
     /// What was read of the log behind `mark.wal`, ahead of its capture.
     pub(super) followed: Option<Box<Followed>>,
     /// A gate was passed before its capture had ended, and none was in order since: that was told.

@@ -34,6 +34,13 @@ impl LogEnd {
     }
 }
 
+/// The last log that was cut to nothing, and how often that was done to an empty one since.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Emptied {
+    last: Option<Salt>,
+    since: u32,
+}
+
 impl History {
     /// Whether nothing was captured since a complete checkpoint, or nothing is committed in the log at all: then it may
     /// begin anew without a word.
@@ -130,7 +137,31 @@ impl History {
         now: Counted,
     ) -> bool {
         let is_counted = now.index == self.seen_count.index && now.since(self.seen_count).is_some();
-        db.is_log_passed() && !is_counted && !header.follows(before)
+        let Emptied { last, since } = self.emptied;
+        let before = before.or(last);
+        let since = if before == last { since } else { 0 };
+        db.is_log_passed() && !is_counted && !header.follows(before, since)
+    }
+
+    /// At `gate`: the log, which may be empty already, goes.
+    pub(super) fn note_emptied(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        gate: Option<Gate>,
+    ) -> Result<(), CaptureError> {
+        if gate == Some(Gate::WalTruncate { kept: 0 }) {
+            match open_log(db, shared)? {
+                Log::Valid(log) => {
+                    self.emptied = Emptied {
+                        last: Some(log.header.salt),
+                        since: 0,
+                    }
+                }
+                Log::None => self.emptied.since += 1,
+            }
+        }
+        Ok(())
     }
 
     /// Something has destroyed a log, and no gate was seen before that: commits may be lost of the history. The database is

@@ -75,11 +75,11 @@ impl WalHeader {
         })
     }
 
-    /// Whether no log was between the one with the salt `before` and this one, as far as a header can tell. A reset counts
-    /// up the sequence and the first half of the salt; a log that is made anew has the sequence 0 and any salt, or 1 and 1
-    /// where it was reset before its first frame.
-    pub fn follows(&self, before: Option<Salt>) -> bool {
-        let is_next = |(first, _): Salt| first.wrapping_add(1) == self.salt.0;
+    /// Whether no log was between the one with the salt `before` and this one, as far as a header can tell, with so many
+    /// resets in between of a log that was empty. A reset counts up the sequence and the first half of the salt; a log that
+    /// is made anew has the sequence 0 and any salt, or 1 and 1 where it was reset before its first frame.
+    pub fn follows(&self, before: Option<Salt>, empty: u32) -> bool {
+        let is_next = |(first, _): Salt| (1..=1 + empty).contains(&self.salt.0.wrapping_sub(first));
         let is_first = self.sequence == 0 || (self.sequence, self.salt.0) == (1, 1);
         is_first || before.is_some_and(is_next)
     }
@@ -213,6 +213,8 @@ pub(crate) mod tests {
             salt: (1, 13),
             ..later
         };
+        assert!(!later.follows(Some((8, 13)), 1));
+        assert!(later.follows(Some((8, 13)), 2));
         for (header, before, follows) in [
             (emptied, Some((9, 13)), true),
             (later, None, false),
@@ -222,7 +224,7 @@ pub(crate) mod tests {
             (first, None, true),
             (first, Some((9, 13)), true),
         ] {
-            assert_eq!(header.follows(before), follows, "{before:?}");
+            assert_eq!(header.follows(before, 0), follows, "{before:?}");
         }
     }
 

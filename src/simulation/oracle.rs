@@ -34,6 +34,9 @@ pub struct Oracle {
     committed: Vec<u64>,
     /// Those of them that a connection has seen in WAL mode.
     seen: BTreeSet<usize>,
+    /// Those that no connection has seen, with what was before them being there again: who can't see the wal-index takes
+    /// them for the newest until that is retracted.
+    unseen: BTreeSet<usize>,
     /// When each content was committed.
     places: HashMap<u64, Vec<usize>>,
     lines: BTreeMap<GenerationId, Line>,
@@ -55,6 +58,9 @@ impl Oracle {
             .or_default()
             .push(self.committed.len());
         let number = self.committed.len();
+        if is_seen && number > 1 && self.committed[number - 2] == content {
+            self.unseen.insert(number - 1);
+        }
         self.committed.push(content);
         if is_seen {
             self.seen.insert(number);
@@ -168,7 +174,9 @@ impl Oracle {
     pub fn newest_stored(&self) -> usize {
         let newest = self.newest().map(|(_, stored)| stored.content);
         let places = newest.and_then(|content| self.places.get(&content)?.last());
-        places.map_or(0, |index| index + 1)
+        places.map_or(0, |index| {
+            index + 1 + usize::from(self.unseen.contains(index))
+        })
     }
 
     pub fn generations(&self) -> impl Iterator<Item = GenerationId> {

@@ -272,10 +272,13 @@ fn a_log_that_is_over_at_its_gate_is_missed() {
 /// Where nobody is left who has counted, the salts tell whether one log directly follows another.
 #[test]
 fn a_log_that_does_not_follow_is_compared() {
-    for (between, expected) in [
-        ("", (Next::Nothing, None)),
+    let nothing = (Next::Nothing, None);
+    for (between, truncates, expected) in [
+        ("", 0, nothing),
+        ("", 3, nothing),
         (
             "INSERT INTO t VALUES (1001, 'lost'); PRAGMA wal_checkpoint(RESTART)",
+            0,
             (Next::Image, Some("log_unknown")),
         ),
     ] {
@@ -285,6 +288,11 @@ fn a_log_that_does_not_follow_is_compared() {
         workers::make_image(&db, &shared).expect("a first image");
         model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
         model.execute(between);
+        for _ in 0..truncates {
+            let passing = model.gate(Gate::WalTruncate { kept: 0 });
+            model.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+            drop(passing);
+        }
         model.execute("INSERT INTO t VALUES (1002, 'after')");
         model.close_index();
         let drained = workers::drain(&db, &shared).expect("looked");

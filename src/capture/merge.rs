@@ -26,6 +26,10 @@ use crate::store::keys::GenerationId;
 const AT_ONCE: usize = 64;
 /// Fewer are not worth the work.
 const FEWEST: usize = 8;
+/// Nor are these where they are about to be stored: each is a request.
+const FEWEST_TO_STORE: usize = 3;
+/// Bytes, of segments on average, that cost no more to merge than to store one by one.
+const SMALL: u64 = 256 << 10;
 /// Where more wait, they are merged for their number's sake: each takes memory.
 pub(super) const MOST_WAITING: usize = 1024;
 /// More wait only where the store takes them slower than they come.
@@ -71,6 +75,15 @@ impl Run {
         sums
     }
 
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+
+    /// Whether it takes longer to store them one by one.
+    fn is_of_small_ones(&self) -> bool {
+        self.bytes() <= self.segments.len() as u64 * SMALL
+    }
+
     /// Whether a quarter of the pages is superseded.
     fn is_worth_it(&self) -> bool {
         let all: usize = self.segments.iter().map(|segment| segment.sums.len()).sum();
@@ -106,6 +119,11 @@ impl History {
         self.numbers.highest_of(self.mark?.generation)
     }
 
+    /// Whether as many wait as are merged at least before they are stored.
+    pub(super) fn may_have_run_to_store(&self) -> bool {
+        self.pending.len() > FEWEST_TO_STORE
+    }
+
     /// Whether as many wait as are merged at least, behind the one that may be on its way.
     pub(super) fn may_have_run(&self) -> bool {
         self.pending.len() > FEWEST
@@ -124,6 +142,14 @@ impl History {
         }
         let run = run.within(interval.as_millis() as i64);
         (run.segments.len() >= FEWEST && run.is_worth_it()).then_some(run)
+    }
+
+    /// The same where what waits is about to be stored: of one sync interval it need be no more than one object.
+    fn run_to_store(&self, interval: Duration) -> Option<Run> {
+        let run = self.run_that_waits(FEWEST_TO_STORE)?;
+        let run = run.within(interval.as_millis() as i64);
+        let is_wanted = run.is_of_small_ones() || run.is_worth_it();
+        (run.segments.len() >= FEWEST_TO_STORE && is_wanted).then_some(run)
     }
 
     /// Whether what waits comes more quickly than the store, which takes it, does that.
@@ -176,11 +202,24 @@ impl History {
     }
 }
 
+/// What waits is merged for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reason {
+    /// Room, and a number that is bounded.
+    Room,
+    /// It is about to be stored.
+    Store,
+}
+
 /// Merges what waits in the spool where that is to be done. Holds no lock while it reads and writes.
-pub(super) fn merge(db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+pub(super) fn merge(db: &Database, shared: &Shared, reason: Reason) -> Result<(), CaptureError> {
     let found = {
         let history = db.history();
-        let run = history.run_to_merge(db.policy().sync_interval, shared);
+        let interval = db.policy().sync_interval;
+        let run = match reason {
+            Reason::Room => history.run_to_merge(interval, shared),
+            Reason::Store => history.run_to_store(interval),
+        };
         run.map(|run| (run, history.press(db, shared)))
     };
     match found {
@@ -204,11 +243,10 @@ fn merge_run(
     for part in &run.segments {
         shared.remove_body(part)?;
     }
-    let bytes: u64 = run.segments.iter().map(|part| part.size).sum();
     tracing::info!(
         client = %db.label(),
         segments = run.segments.len(),
-        bytes,
+        bytes = run.bytes(),
         left = merged.size,
         "Segments that wait for the store were merged: the moments between their first and last are no more"
     );
@@ -229,7 +267,7 @@ fn write_merged(run: &Run, press: &Press<'_>) -> Result<Segment, CaptureError> {
         },
         sums: run.sums(),
     };
-    let most = run.segments.iter().map(|part| part.size).sum();
+    let most = run.bytes();
     let committed_at = run.segments[0].committed_at;
     // The oldest first, so that the newest version is the one that stays.
     let read = |pgno: u32, page: &mut [u8]| {

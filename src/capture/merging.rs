@@ -1,5 +1,5 @@
-//! When what waits in the spool is merged: after a gate, and before one is tried again that has found no room. It is done
-//! by the threads for whole databases, since it takes time.
+//! When what waits in the spool is merged: after a gate, before one is tried again that has found no room, and before it
+//! is stored. It is done by the threads for whole databases, since it takes time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::Shared;
 use super::database::Database;
-use super::merge::merge;
+use super::merge::{Reason, merge};
 use super::workers::{Look, caught};
 
 /// How often it is looked whether a merge that is under way has ended.
@@ -20,7 +20,7 @@ pub(super) fn soon(db: &Arc<Database>, threads: &Sender<Look>) {
         return;
     }
     let merged = db.clone();
-    let work: Look = Box::new(move |shared| merge_now(&merged, shared));
+    let work: Look = Box::new(move |shared| merge_now(&merged, shared, Reason::Room));
     if threads.try_send(work).is_err() {
         // The next gate asks again.
         db.end_merging();
@@ -42,7 +42,7 @@ fn ask(db: Arc<Database>, threads: &Sender<Look>, until: Instant, then: Look) ->
     let again = threads.clone();
     let work: Look = Box::new(move |shared| {
         if db.begin_merging() {
-            merge_now(&db, shared);
+            merge_now(&db, shared, Reason::Room);
         } else if Instant::now() < until {
             // What is being merged, or waits for that, is the same; and that may wait behind this.
             std::thread::sleep(PAUSE);
@@ -54,8 +54,15 @@ fn ask(db: Arc<Database>, threads: &Sender<Look>, until: Instant, then: Look) ->
     threads.try_send(work).is_ok()
 }
 
-fn merge_now(db: &Arc<Database>, shared: &Shared) {
-    if let Err(error) = caught(db, || merge(db, shared)) {
+/// On such a thread: merges what is about to be stored, unless that is being done.
+pub(super) fn before_store(db: &Arc<Database>, shared: &Shared) {
+    if db.begin_merging() {
+        merge_now(db, shared, Reason::Store);
+    }
+}
+
+fn merge_now(db: &Arc<Database>, shared: &Shared, reason: Reason) {
+    if let Err(error) = caught(db, || merge(db, shared, reason)) {
         tracing::warn!(client = %db.label(), error = %error, "What waits in the spool could not be merged");
     }
     db.end_merging();

@@ -14,7 +14,7 @@ use super::merge::Number;
 use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, caught};
-use super::{Capture, Shared};
+use super::{Capture, Shared, merging};
 use crate::clock::UnixMs;
 use crate::store::keys::ObjectKey;
 
@@ -26,6 +26,8 @@ pub enum Looked {
         drained: Drained,
         /// The next segment to be stored.
         front: Option<Box<Segment>>,
+        /// Several wait, which `merge` may make fewer.
+        are_several: bool,
     },
 }
 
@@ -51,8 +53,14 @@ impl Capture {
             }
             drop(history);
             let drained = workers::drain(db, shared)?;
-            let front = db.history().front().map(Box::new);
-            Ok(Looked::Drained { drained, front })
+            let history = db.history();
+            let front = history.front().map(Box::new);
+            let are_several = history.may_have_run_to_store();
+            Ok(Looked::Drained {
+                drained,
+                front,
+                are_several,
+            })
         })
         .await
     }
@@ -60,6 +68,15 @@ impl Capture {
     /// Captures what was committed since the last look.
     pub async fn drain(&self, db: &Arc<Database>) -> Result<Drained, CaptureError> {
         self.ask(db, workers::drain).await
+    }
+
+    /// Merges what waits and was captured within one sync interval, but for the next one to be stored.
+    pub async fn merge(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
+        let merge = |db: &Arc<Database>, shared: &Shared| {
+            merging::before_store(db, shared);
+            Ok(())
+        };
+        self.ask_for_all_pages(db, merge).await
     }
 
     /// Reads the whole database: a new generation, or what differs.

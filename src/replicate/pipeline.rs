@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Replicator;
 use super::upload::{Found, Uploaded};
@@ -214,7 +214,19 @@ async fn look(
     let capture = &replicator.capture;
     let (drained, front) = loop {
         match capture.look(db).await? {
-            Looked::Drained { drained, front } => break (drained, front.map(|front| *front)),
+            Looked::Drained {
+                drained,
+                front,
+                are_several,
+            } => {
+                let interval = client.policy().sync_interval;
+                if are_several && !interval.is_zero() {
+                    // Where the threads for that are busy it is stored as it is.
+                    let merged = timeout(interval, capture.merge(db)).await;
+                    merged.unwrap_or(Ok(()))?;
+                }
+                break (drained, front.map(|front| *front));
+            }
             Looked::Unnoted(key) => find_unnoted(replicator, db, client, key).await?,
         }
     };

@@ -41,6 +41,27 @@ fn four_writers(options: Options, databases: u32, arguments: &str) {
     daemon.command(&["verify"], |_| {});
 }
 
+/// Each checkpoint captures what it ends for itself; what of that is of one sync interval is stored together.
+#[test]
+fn a_sync_interval_costs_few_requests_however_often_is_checkpointed() {
+    const SECONDS: u64 = 5;
+    let daemon = Daemon::start(Options {
+        sync_interval: "1s",
+        ..Options::default()
+    });
+    let (client, acks) = (guid(1), daemon.path("acks"));
+    let arguments = format!("--seconds {SECONDS} --autocheckpoint 20");
+    Workload::start(&daemon.database(&client), &acks, &arguments).finish();
+    daemon.sync(&client);
+    let acknowledged = acknowledged(&acks);
+    assert!(acknowledged.len() > 1_000, "{}", acknowledged.len());
+    let moments = daemon.generations(&client)[0]["moments"].clone();
+    let objects = moments.as_array().map_or(0, Vec::len) as u64;
+    // The one that may be on its way, and one for the rest; and those of the first and the last commits.
+    assert!(objects <= 2 * (SECONDS + 2), "{objects} objects");
+    assert_has_all(&daemon.restore(&client, &[], "restored.db"), &acknowledged);
+}
+
 #[test]
 fn four_writers_on_four_databases() {
     four_writers(Options::served(Served::LogsPassed), 4, "");

@@ -170,6 +170,28 @@ fn what_somebody_relies_on_keeps_its_number() {
     assert!(db.history().run_that_waits(2).is_some());
 }
 
+#[test]
+fn of_one_interval_what_is_about_to_be_stored_becomes_one_object() {
+    let (mut model, pages) = waiting(3);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    let wanted = |seconds| db.history().run_to_store(Duration::from_secs(seconds));
+    let waits = db.history().pending.len();
+    assert!(db.history().may_have_run_to_store());
+    assert!(wanted(0).is_none());
+    let mut run = wanted(60).expect("several");
+    // But for the oldest, which may be on its way.
+    assert_eq!(run.segments.len(), waits - 1);
+    let press = taken(&model).1;
+    let press = Press::new(&shared.spool, press.id, press.node_id, press.memory_bytes);
+    assert!(merge_run(&run, &press, &db, &shared).expect("merged"));
+    assert_eq!(db.history().pending.len(), 2);
+    assert!(wanted(60).is_none());
+    capture(&mut model, 2);
+    assert_leads_to_what_is_shown(&model, pages);
+    run.segments.iter_mut().for_each(|one| one.size = SMALL + 1);
+    assert!(!run.is_of_small_ones());
+}
+
 /// With room, and few that wait.
 #[test]
 fn only_moments_within_one_sync_interval_are_given_up() {

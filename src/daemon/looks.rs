@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::memory;
 use super::mounts::Mounts;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -18,18 +19,8 @@ pub(super) async fn look_out(mounts: Mounts) {
             }
         }
         tokio::time::sleep(SHORTEST).await;
-        give_memory_back();
+        memory::give_back();
         // Out of time it is as if somebody had asked.
         let _ = tokio::time::timeout(PERIOD - SHORTEST, mounts.look_wanted()).await;
-    }
-}
-
-/// The allocator keeps what was freed between smaller pieces that stay: after a start or a take-over of many databases,
-/// and after an answer that tells of them all, that is most of the process.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it only gives pages back that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }

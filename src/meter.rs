@@ -1,5 +1,6 @@
 //! Counters of the whole process: touched wherever something happens, read by the metrics. No lock, no allocation.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,8 @@ pub static GATES_MISSED: Counter = Counter::new();
 pub static DURABILITY_TIMEOUTS: Counter = Counter::new();
 /// Databases' files that differed from their captured history.
 pub static FOREIGN_CHANGES: Counter = Counter::new();
+/// Log lines that found no room, or that nobody took.
+pub static LOG_LINES_DROPPED: Elsewhere = Elsewhere::new();
 /// Bytes that wait on local disk.
 pub static SPOOL_BYTES: Gauge = Gauge::new();
 /// Requests of uploads that the store has not answered yet.
@@ -47,6 +50,31 @@ impl Counter {
 
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that grows where something else counts it.
+pub struct Elsewhere(OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>);
+
+impl Elsewhere {
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// The first that is named here is read, and no later one.
+    pub fn read_from(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.0.get_or_init(|| Box::new(count));
+    }
+
+    /// 0 while nothing counts.
+    pub fn get(&self) -> u64 {
+        self.0.get().map_or(0, |count| count())
+    }
+}
+
+impl Default for Elsewhere {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -287,6 +315,18 @@ mod tests {
         assert_eq!(read.up_to, [(0.000_01, 2), (0.001, 4)]);
         assert_eq!(read.count, 6);
         assert!((read.sum - 5.002_022).abs() < 1e-9, "{}", read.sum);
+    }
+
+    #[test]
+    fn what_is_counted_elsewhere_is_read_there() {
+        static ELSEWHERE: Elsewhere = Elsewhere::new();
+        static COUNTER: Counter = Counter::new();
+        COUNTER.add(3);
+        assert_eq!(ELSEWHERE.get(), 0);
+        ELSEWHERE.read_from(|| COUNTER.get());
+        assert_eq!(ELSEWHERE.get(), 3);
+        COUNTER.add(1);
+        assert_eq!(ELSEWHERE.get(), 4);
     }
 
     #[test]

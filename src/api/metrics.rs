@@ -136,6 +136,11 @@ fn of_the_process() -> Vec<MetricFamily> {
             alone(meter::FOREIGN_CHANGES.get() as f64),
         ),
         counters(
+            "litestream_log_lines_dropped_total",
+            "Log lines that were dropped, since whoever reads the log does not take them.",
+            alone(meter::LOG_LINES_DROPPED.get() as f64),
+        ),
+        counters(
             "litestream_fuse_operations_total",
             "File operations that the mounts have answered; what the kernel passes through is not among them.",
             operations,

@@ -28,14 +28,24 @@ pub(super) fn start(config: Config, reload: Reload, mut beside: Beside) -> Resul
                 // Where nobody waits any more the mount is there all the same.
                 let _ = first.write_all(&[READY]);
             }));
-            if let Err(failure) = run(config, reload, beside, log) {
-                let text = failure.to_string();
-                tracing::error!("{text}");
-                // As above; after the start it is too late for that.
-                let _ = writer.write_all(&[&[failure.exit_code()], text.as_bytes()].concat());
-                std::process::exit(failure.exit_code().into());
-            }
-            std::process::exit(0)
+            let mut lines = None;
+            let outcome = leave(&log).and_then(|()| {
+                lines = logging::start_detached(config.log_format, log);
+                block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) })
+            });
+            let code = outcome.map_or_else(
+                |failure| {
+                    let text = failure.to_string();
+                    tracing::error!("{text}");
+                    // As above; after the start it is too late for that.
+                    let _ = writer.write_all(&[&[failure.exit_code()], text.as_bytes()].concat());
+                    failure.exit_code()
+                },
+                |_| 0,
+            );
+            // The end of a process by name waits for nothing.
+            drop(lines);
+            std::process::exit(code.into())
         }
         child => {
             drop(writer);
@@ -54,12 +64,8 @@ pub(super) fn start(config: Config, reload: Reload, mut beside: Beside) -> Resul
     }
 }
 
-fn run(
-    config: Config,
-    reload: Reload,
-    beside: Beside,
-    log: logging::Detached,
-) -> Result<(), Failure> {
+/// Leaves session, directory and terminal of the process that started it.
+fn leave(log: &logging::Detached) -> Result<(), Failure> {
     rustix::process::setsid().map_err(|error| failed("begin a session")(error.into()))?;
     // So that it keeps no other file system busy.
     std::env::set_current_dir("/").map_err(failed("leave the directory"))?;
@@ -76,9 +82,7 @@ fn run(
         }
         Ok(())
     };
-    away().map_err(|error| failed("let go of the terminal")(error.into()))?;
-    logging::start_detached(config.log_format, log);
-    block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) }).map(|_| ())
+    away().map_err(|error| failed("let go of the terminal")(error.into()))
 }
 
 /// Whether what it writes to standard error goes to systemd's journal, which says so by the file's numbers.

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
+use tracing::Level;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
@@ -14,14 +15,25 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::syslog::Syslog;
+use super::log_thread::LogThread;
+use super::syslog::{self, Messages, Syslog};
 use crate::clock;
 use crate::config::LogFormat;
 
+/// What a line may have, so that those that wait are bounded: 64 MiB where all are so long.
+const MAX_LINE: usize = 8 * 1024;
+
+/// Stands where a text was cut.
+const CUT: &str = "…";
+
 /// Starts logging for the process. `RUST_LOG` may hold a level for this program's own events; of others, such as
 /// the S3 client's, only warnings are shown.
-pub(super) fn start(format: LogFormat) {
-    start_with(format, std::io::stderr);
+pub(super) fn start(format: LogFormat) -> LogThread {
+    let log = LogThread::start(std::io::stderr(), move |lines| {
+        Line::of_dropped(lines).rendered(format).into_bytes()
+    });
+    start_with(format, log.lines());
+    log
 }
 
 /// The log of a process that has left its terminal.
@@ -47,11 +59,18 @@ impl Detached {
     }
 }
 
-pub(super) fn start_detached(format: LogFormat, log: Detached) {
+pub(super) fn start_detached(format: LogFormat, log: Detached) -> Option<LogThread> {
     match log {
-        Detached::Journal => start(format),
-        Detached::Syslog(syslog) => start_with(format, syslog),
-        Detached::Nowhere => {}
+        Detached::Journal => Some(start(format)),
+        Detached::Syslog(syslog) => {
+            let log = LogThread::start(syslog, move |lines| {
+                let line = Line::of_dropped(lines).rendered(format);
+                syslog::message(Level::WARN, line.as_bytes())
+            });
+            start_with(format, Messages(log.lines()));
+            Some(log)
+        }
+        Detached::Nowhere => None,
     }
 }
 
@@ -91,14 +110,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let line = Line::new(event);
-        match self.format {
-            LogFormat::Json => {
-                let json = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
-                writeln!(writer, "{json}")
-            }
-            LogFormat::Text => writeln!(writer, "{line}"),
-        }
+        writer.write_str(&Line::new(event).rendered(self.format))
     }
 }
 
@@ -117,6 +129,38 @@ impl Line {
             timestamp: clock::rfc3339(clock::now_ms()),
             level: event.metadata().level().as_str().to_lowercase(),
             fields,
+        }
+    }
+
+    /// What is told where lines are missing.
+    fn of_dropped(lines: u64) -> Self {
+        Self {
+            timestamp: clock::rfc3339(clock::now_ms()),
+            level: Level::WARN.as_str().to_lowercase(),
+            fields: Fields {
+                message: "Log lines were dropped: they were not read as fast as they came"
+                    .to_owned(),
+                rest: vec![("lines", lines.into())],
+            },
+        }
+    }
+
+    /// The line with its end, where need be with its longest texts cut.
+    fn rendered(mut self, format: LogFormat) -> String {
+        let mut longest = MAX_LINE;
+        loop {
+            let mut text = match format {
+                LogFormat::Json => {
+                    serde_json::to_string(&self).expect("BUG: an event that is no JSON")
+                }
+                LogFormat::Text => self.to_string(),
+            };
+            if text.len() < MAX_LINE || longest == 0 {
+                text.push('\n');
+                return text;
+            }
+            longest /= 2;
+            self.fields.cut(longest);
         }
     }
 }
@@ -163,6 +207,20 @@ impl Fields {
         match (field.name(), value.into()) {
             ("message", Value::String(text)) => self.message = text,
             (name, value) => self.rest.push((name, value)),
+        }
+    }
+
+    /// Leaves as many bytes of each text at most, and says where there were more.
+    fn cut(&mut self, longest: usize) {
+        let texts = self.rest.iter_mut().filter_map(|(_, value)| match value {
+            Value::String(text) => Some(text),
+            _ => None,
+        });
+        for text in texts.chain([&mut self.message]) {
+            if text.len() > longest + CUT.len() {
+                text.truncate(text.floor_char_boundary(longest));
+                text.push_str(CUT);
+            }
         }
     }
 }
@@ -262,6 +320,42 @@ mod tests {
         assert_eq!(
             rest,
             "warn  Retrying soon client=abc error=\"a \\\"b\\\"\\nc\"\n"
+        );
+    }
+
+    #[test]
+    fn a_line_is_cut_where_it_is_too_long() {
+        let (short, long) = ("a".repeat(2_000), "€\u{1}".repeat(100_000));
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let text = logged(format, || {
+                tracing::warn!(client = "abc", short, long, longer = ?[&long, &long], txid = 7, "Retrying");
+            });
+            assert!(
+                text.len() > MAX_LINE / 4 && text.len() <= MAX_LINE,
+                "{text}"
+            );
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(text.contains("abc") && text.contains("Retrying") && text.contains('7'));
+            if format == LogFormat::Json {
+                let json: Value = serde_json::from_str(&text).expect("JSON");
+                let long = json["long"].as_str().expect("text");
+                assert!(long.starts_with('€') && long.ends_with(CUT), "{long}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_in_either_format() {
+        let json = Line::of_dropped(3).rendered(LogFormat::Json);
+        let json: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(
+            (&json["level"], &json["lines"]),
+            (&"warn".into(), &3.into())
+        );
+        let text = Line::of_dropped(3).rendered(LogFormat::Text);
+        assert!(
+            text.contains("Log lines were dropped") && text.ends_with(" lines=3\n"),
+            "{text}"
         );
     }
 }

@@ -11,6 +11,7 @@ mod help;
 mod helper;
 mod hold;
 mod list;
+mod log_thread;
 mod logging;
 mod mount;
 mod progress;
@@ -59,6 +60,11 @@ impl Failure {
             Failure::Other(_) => 1,
         }
     }
+
+    /// What standard error says of it, with its end.
+    fn line(&self) -> String {
+        format!("{NAME}: {}\n", one_line(&self.to_string()))
+    }
 }
 
 impl From<ConfigError> for Failure {
@@ -90,7 +96,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("{NAME}: {}", one_line(&failure.to_string()));
+            eprint!("{}", failure.line());
             ExitCode::from(failure.exit_code())
         }
     }

@@ -13,9 +13,14 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
         ..Beside::default()
     };
     let config = written(&args)?.resolve()?;
-    logging::start(config.log_format);
+    let log = logging::start(config.log_format);
     let reload: Reload = Box::new(move || written(&args)?.resolve());
-    let code = block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) })?;
+    let outcome = block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) });
+    let code = outcome.unwrap_or_else(|failure| {
+        // Not written here: whoever reads standard error may have stopped.
+        log.write(failure.line().as_bytes());
+        failure.exit_code()
+    });
     Ok(ExitCode::from(code))
 }
 

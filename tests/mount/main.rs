@@ -22,6 +22,7 @@ mod journals;
 mod kills;
 mod lifetimes;
 mod load;
+mod log_readers;
 mod logs;
 mod many_tenants;
 mod memory;

@@ -82,6 +82,8 @@ fn every_series_is_there_and_counts() {
     assert_eq!(value(&families, "litestream_uploads_in_flight", &[]), 0.0);
     assert_eq!(value(&families, "litestream_gates_missed_total", &[]), 0.0);
     assert_eq!(value(&families, "litestream_spool_bytes", &[]), 0.0);
+    let lines_dropped = value(&families, "litestream_log_lines_dropped_total", &[]);
+    assert_eq!(lines_dropped, 0.0);
 
     fs::remove_file(&database).expect("the database goes");
     let gone = parsed(&daemon);

@@ -21,6 +21,18 @@ struct Shared {
 struct Lines {
     lines: Vec<String>,
     ended: bool,
+    reader: Reader,
+}
+
+/// What reads the lines.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    Reads,
+    /// It has the pipe open, and takes nothing.
+    Stopped,
+    /// It has closed the pipe.
+    Gone,
 }
 
 impl Log {
@@ -33,13 +45,36 @@ impl Log {
         self.0.lines.lock().expect("not poisoned").ended = false;
         let shared = self.0.clone();
         *reader = Some(std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+            while shared.may_read()
+                && let Some(line) = lines.next()
+            {
                 shared.lines.lock().expect("not poisoned").lines.push(line);
                 shared.changed.notify_all();
             }
+            drop(lines);
             shared.lines.lock().expect("not poisoned").ended = true;
             shared.changed.notify_all();
         }));
+    }
+
+    /// Nothing more is read, so that the pipe gets full. `go_on` has it read again.
+    pub fn stop_reading(&self) {
+        self.set_reader(Reader::Stopped);
+    }
+
+    pub fn go_on(&self) {
+        self.set_reader(Reader::Reads);
+    }
+
+    /// The pipe is closed once the reader has had one more line.
+    pub fn close(&self) {
+        self.set_reader(Reader::Gone);
+    }
+
+    fn set_reader(&self, reader: Reader) {
+        self.0.lines.lock().expect("not poisoned").reader = reader;
+        self.0.changed.notify_all();
     }
 
     /// How many lines there are; a later `wait_from` begins there.
@@ -85,5 +120,18 @@ impl Log {
                 .expect("not poisoned")
                 .0;
         }
+    }
+}
+
+impl Shared {
+    /// Waits while the reader is stopped; whether it is still there.
+    fn may_read(&self) -> bool {
+        let lines = self.lines.lock().expect("not poisoned");
+        let is_stopped = |lines: &mut Lines| lines.reader == Reader::Stopped;
+        let lines = self
+            .changed
+            .wait_while(lines, is_stopped)
+            .expect("not poisoned");
+        lines.reader != Reader::Gone
     }
 }

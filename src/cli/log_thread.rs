@@ -1,0 +1,236 @@
+//! The thread that writes log lines, so that no other one waits for whoever reads them.
+
+use std::io::{self, Write};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use crate::meter::{self, Counter};
+
+/// Lines that wait to be written, at most; further ones are dropped.
+const MOST_LINES: usize = 8_192;
+/// How long the end waits until those are out.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// Writes lines in the order in which they come. Its drop returns when those that wait are out, or after a second
+/// where whoever reads them takes no more: it has to come before the process ends.
+#[must_use]
+pub(super) struct LogThread {
+    lines: NonBlocking,
+    worker: Option<WorkerGuard>,
+}
+
+impl LogThread {
+    /// `tell` makes the line that says how many were dropped.
+    pub fn start(
+        out: impl Write + Send + 'static,
+        tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        let dropped = Arc::new(Dropped::default());
+        let log = Self::start_with(MOST_LINES, out, tell, &dropped);
+        meter::LOG_LINES_DROPPED.read_from(move || dropped.count());
+        log
+    }
+
+    fn start_with(
+        most_lines: usize,
+        out: impl Write + Send + 'static,
+        tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
+        dropped: &Arc<Dropped>,
+    ) -> Self {
+        let out = Out {
+            out,
+            tell,
+            dropped: dropped.clone(),
+            told: 0,
+        };
+        let (lines, worker) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(most_lines)
+            .thread_name("log")
+            .finish(out);
+        dropped.no_room.get_or_init(|| lines.error_counter());
+        Self {
+            lines,
+            worker: Some(worker),
+        }
+    }
+
+    /// What takes lines, each by one write.
+    pub fn lines(&self) -> NonBlocking {
+        self.lines.clone()
+    }
+
+    /// Has one more line written, as it is.
+    pub fn write(&self, line: &[u8]) {
+        // Where there is no room it is dropped like any other.
+        let _ = self.lines().write_all(line);
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        let worker = self.worker.take();
+        let (ended, end) = channel::<()>();
+        // The guard's own drop has limits of its own, but where no room is left it writes to standard output, which may be
+        // read as little.
+        let waiting = thread::Builder::new()
+            .name("log-end".to_owned())
+            .spawn(move || {
+                drop(worker);
+                drop(ended);
+            });
+        if waiting.is_ok() {
+            // Nothing is sent: either the sender is gone, or the time is up.
+            let _ = end.recv_timeout(END_LIMIT);
+        }
+    }
+}
+
+/// How many lines nobody will read.
+#[derive(Default)]
+struct Dropped {
+    no_room: OnceLock<ErrorCounter>,
+    not_taken: Counter,
+}
+
+impl Dropped {
+    fn count(&self) -> u64 {
+        let no_room = self.no_room.get().map_or(0, ErrorCounter::dropped_lines);
+        no_room as u64 + self.not_taken.get()
+    }
+}
+
+/// Where the lines go.
+struct Out<W, T> {
+    out: W,
+    tell: T,
+    dropped: Arc<Dropped>,
+    /// How many of those are told.
+    told: u64,
+}
+
+impl<W: Write, T> Write for Out<W, T>
+where
+    T: Fn(u64) -> Vec<u8>,
+{
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.out.write_all(line).is_err() {
+            self.dropped.not_taken.add(1);
+        }
+        Ok(line.len())
+    }
+
+    /// Comes when nothing waits any more: what was dropped came after all that is written.
+    fn flush(&mut self) -> io::Result<()> {
+        let dropped = self.dropped.count();
+        if dropped > self.told
+            && self
+                .out
+                .write_all(&(self.tell)(dropped - self.told))
+                .is_ok()
+        {
+            self.told = dropped;
+        }
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Takes a line whenever the test asks for one.
+    struct Slow(SyncSender<String>);
+
+    impl Write for Slow {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let text = String::from_utf8_lossy(line).into_owned();
+            match self.0.send(text) {
+                Ok(()) => Ok(line.len()),
+                Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn tell(dropped: u64) -> Vec<u8> {
+        format!("{dropped} dropped").into_bytes()
+    }
+
+    fn started(most_lines: usize) -> (LogThread, Receiver<String>, Arc<Dropped>) {
+        let (sender, receiver) = sync_channel(0);
+        let dropped = Arc::new(Dropped::default());
+        let log = LogThread::start_with(most_lines, Slow(sender), tell, &dropped);
+        (log, receiver, dropped)
+    }
+
+    fn next(lines: &Receiver<String>) -> String {
+        lines.recv_timeout(Duration::from_secs(10)).expect("a line")
+    }
+
+    #[test]
+    fn what_finds_no_room_is_dropped_counted_and_told_behind_what_waited() {
+        let (log, lines, dropped) = started(4);
+        for n in 0..20 {
+            log.write(n.to_string().as_bytes());
+        }
+        // The thread may have taken one more out already.
+        let lost = dropped.count();
+        assert!(lost == 15 || lost == 16, "{lost}");
+        for n in 0..20 - lost {
+            assert_eq!(next(&lines), n.to_string());
+        }
+        assert_eq!(next(&lines), format!("{lost} dropped"));
+        log.write(b"then");
+        assert_eq!(next(&lines), "then");
+        assert_eq!(dropped.count(), lost);
+    }
+
+    #[test]
+    fn the_end_waits_for_what_is_taken() {
+        let (log, lines, dropped) = started(100);
+        for n in 0..100 {
+            log.write(n.to_string().as_bytes());
+        }
+        let reader = thread::spawn(move || lines.iter().count());
+        drop(log);
+        assert_eq!(reader.join().expect("it reads"), 100);
+        assert_eq!(dropped.count(), 0);
+    }
+
+    #[test]
+    fn the_end_does_not_wait_long_for_what_is_not_taken() {
+        for written in [2, 50] {
+            let (log, lines, _) = started(4);
+            for n in 0..written {
+                log.write(n.to_string().as_bytes());
+            }
+            let begun = Instant::now();
+            drop(log);
+            let took = begun.elapsed();
+            assert!(took < END_LIMIT * 3, "{took:?}");
+            drop(lines);
+        }
+    }
+
+    #[test]
+    fn what_nobody_takes_any_more_is_counted() {
+        let (log, lines, dropped) = started(100);
+        drop(lines);
+        for n in 0..10 {
+            log.write(n.to_string().as_bytes());
+        }
+        drop(log);
+        assert_eq!(dropped.count(), 10);
+    }
+}

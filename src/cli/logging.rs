@@ -1,6 +1,8 @@
 //! Log lines on standard error: one JSON object each, or one readable line each.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write};
+use std::panic::PanicHookInfo;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -92,6 +94,22 @@ where
         .with(lines)
         .with(targets)
         .init();
+    std::panic::set_hook(Box::new(log_panic));
+}
+
+/// Logs a panic like anything else: the hook that there is by default waits for whoever reads standard error.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(
+        thread = thread.name(),
+        place = panic.location().map(ToString::to_string),
+        panic = panic.payload_as_str(),
+        backtrace,
+        "A thread panicked"
+    );
 }
 
 /// Writes an event as one line.
@@ -342,6 +360,36 @@ mod tests {
                 assert!(long.starts_with('€') && long.ends_with(CUT), "{long}");
             }
         }
+    }
+
+    /// A panic that nothing can catch; it runs in a process of its own.
+    extern "C" fn abort() {
+        panic!("as the test wants it");
+    }
+
+    #[test]
+    fn a_panic_is_logged_also_where_the_process_aborts() {
+        const CHILD: &str = "LITESTREAM_MULTITENANT_ABORTS";
+        const NAME: &str = "cli::logging::tests::a_panic_is_logged_also_where_the_process_aborts";
+        if std::env::var_os(CHILD).is_some() {
+            let _log = start(LogFormat::Json);
+            abort();
+        }
+        let this = std::env::current_exe().expect("the test's own path");
+        let output = std::process::Command::new(this)
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{text}");
+        let told = text
+            .lines()
+            .find(|line| line.contains("as the test wants it"));
+        let json: Value = serde_json::from_str(told.expect(&text)).expect("JSON");
+        assert_eq!(json["message"], "A thread panicked");
+        let place = json["place"].as_str().expect("text");
+        assert!(place.contains("logging.rs"), "{json}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use litestream_multitenant::fault::Defect;
 
+use serde_json::Value;
+
 use super::support::daemon::{Daemon, Options, guid};
 use super::support::sqlite;
 use super::support::workload::{Workload, acknowledged, assert_has_all};
@@ -133,4 +135,24 @@ fn a_defect_in_the_work_for_one_client_is_told_and_costs_nobody_else() {
         sqlite::assert_same(&scene.daemon.database(client), &restored);
     }
     scene.daemon.command(&["verify"], |_| {});
+    assert_panics_are_logged(&scene.daemon.log.text());
+}
+
+/// Each is a line like any other, written by the thread that writes all of them.
+fn assert_panics_are_logged(log: &str) {
+    let event = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no event: {line}"));
+    let events: Vec<Value> = log.lines().map(event).collect();
+    for defect in Defect::ALL {
+        let what = format!("a defect in {defect:?}");
+        let is_told = |event: &&Value| {
+            let text = event["panic"].as_str().unwrap_or_default();
+            event["message"] == "A thread panicked" && text.contains(&what)
+        };
+        let told = events.iter().find(is_told);
+        let told = told.unwrap_or_else(|| panic!("{what} is not logged:\n{log}"));
+        assert!(
+            told["thread"].is_string() && told["place"].is_string(),
+            "{told}"
+        );
+    }
 }

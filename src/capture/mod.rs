@@ -130,7 +130,6 @@ pub enum LogPassing {
 /// What all databases of a watch path share.
 #[derive(Debug)]
 struct Shared {
-    backing: Backing,
     state: StateDb,
     spool: Spool,
     watching: Watching,
@@ -140,6 +139,8 @@ struct Shared {
     directory: PathBuf,
     /// `directory`, which no other process may use meanwhile.
     _claim: File,
+    /// Dropped last: who waits for the next start until this is free finds the claim free as well.
+    backing: Backing,
 }
 
 impl Shared {
@@ -151,13 +152,13 @@ impl Shared {
     ) -> Result<Arc<Self>, StartError> {
         let claim = claim_state(directory)?;
         Ok(Arc::new(Self {
-            backing: Backing::new(root),
             state: StateDb::open(&directory.join("state.db"), random::number())?,
             spool: Spool::open(directory.join("spool"), spool)?,
             watching,
             mount_device: OnceLock::new(),
             directory: directory.to_owned(),
             _claim: claim,
+            backing: Backing::new(root),
         }))
     }
 

@@ -64,6 +64,7 @@ pub struct History {
     pub(super) log_ended: bool,
     /// Where a log was captured to its end at a complete checkpoint: it may be reset from there without a word.
     pub(super) complete: Option<LogEnd>,
+    /// How the logs before the present one ended.
     pub(super) emptied: Emptied,
     /// What was read of the log behind `mark.wal`, ahead of its capture.
     pub(super) followed: Option<Box<Followed>>,

@@ -34,7 +34,7 @@ impl LogEnd {
     }
 }
 
-/// The last log that was cut to nothing, and how often that was done to an empty one since.
+/// The last log that was cut to nothing or removed, and how often that was done to an empty one since.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Emptied {
     last: Option<Salt>,
@@ -150,7 +150,7 @@ impl History {
         shared: &Shared,
         gate: Option<Gate>,
     ) -> Result<(), CaptureError> {
-        if gate == Some(Gate::WalTruncate { kept: 0 }) {
+        if let Some(Gate::WalTruncate { kept: 0 } | Gate::WalUnlink) = gate {
             match open_log(db, shared)? {
                 Log::Valid(log) => {
                     self.emptied = Emptied {

@@ -77,10 +77,11 @@ impl WalHeader {
 
     /// Whether no log was between the one with the salt `before` and this one, as far as a header can tell, with so many
     /// resets in between of a log that was empty. A reset counts up the sequence and the first half of the salt; a log that
-    /// is made anew has the sequence 0 and any salt, or 1 and 1 where it was reset before its first frame.
+    /// is made anew has the sequence 0 and any salt, or counts both from 0 where it was reset before its first frame.
     pub fn follows(&self, before: Option<Salt>, empty: u32) -> bool {
         let is_next = |(first, _): Salt| (1..=1 + empty).contains(&self.salt.0.wrapping_sub(first));
-        let is_first = self.sequence == 0 || (self.sequence, self.salt.0) == (1, 1);
+        let counts_from_0 = self.sequence == self.salt.0 && self.sequence <= empty.max(1);
+        let is_first = self.sequence == 0 || counts_from_0;
         is_first || before.is_some_and(is_next)
     }
 
@@ -215,6 +216,12 @@ pub(crate) mod tests {
         };
         assert!(!later.follows(Some((8, 13)), 1));
         assert!(later.follows(Some((8, 13)), 2));
+        let often = WalHeader {
+            sequence: 3,
+            salt: (3, 13),
+            ..later
+        };
+        assert!(often.follows(None, 3) && !often.follows(None, 2));
         for (header, before, follows) in [
             (emptied, Some((9, 13)), true),
             (later, None, false),

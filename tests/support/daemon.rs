@@ -229,6 +229,12 @@ impl Daemon {
 
     /// Starts it again over the same directories, and waits until it is ready.
     pub fn restart(&mut self) {
+        let is_ready = self.restart_or_die();
+        assert!(is_ready, "it is not ready:\n{}", self.log.text());
+    }
+
+    /// The same where it may die before it has said that it is ready. False then.
+    fn restart_or_die(&mut self) -> bool {
         assert!(self.running.is_none(), "it runs already");
         let mark = self.log.mark();
         let mut child = self
@@ -243,20 +249,23 @@ impl Daemon {
             child,
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
         });
-        let ready = self
-            .log
-            .wait_from(mark, "Ready", Instant::now() + START_TIME);
+        let deadline = Instant::now() + START_TIME;
+        let Some(ready) = self.log.find_from(mark, "Ready", deadline) else {
+            return false;
+        };
         running.api = ready["listen"]
             .as_str()
             .and_then(|listen| listen.parse().ok())
             .unwrap_or_else(|| panic!("no address in {ready}"));
+        true
     }
 
     /// The same with one more variable in its environment, for this run.
-    pub fn restart_with(&mut self, name: &'static str, value: &str) {
+    pub fn restart_or_die_with(&mut self, name: &'static str, value: &str) -> bool {
         self.add_environment(name, value.to_owned());
-        self.restart();
+        let is_ready = self.restart_or_die();
         self.options.environment.pop();
+        is_ready
     }
 
     /// `mount` as this daemon is started; for starts that are expected to fail, too.

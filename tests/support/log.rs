@@ -94,6 +94,12 @@ impl Log {
 
     /// The first event from line `mark` on whose message begins so.
     pub fn wait_from(&self, mark: usize, message: &str, deadline: Instant) -> Value {
+        self.find_from(mark, message, deadline)
+            .unwrap_or_else(|| panic!("no event {message:?} in the log:\n{}", self.text()))
+    }
+
+    /// The same; none where the process ends before that, or the time.
+    pub fn find_from(&self, mark: usize, message: &str, deadline: Instant) -> Option<Value> {
         let mut next = mark;
         let mut guard = self.0.lines.lock().expect("not poisoned");
         loop {
@@ -104,14 +110,12 @@ impl Log {
                         .as_str()
                         .is_some_and(|text| text.starts_with(message))
                 {
-                    return event;
+                    return Some(event);
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if guard.ended || left.is_zero() {
-                let text = guard.lines.join("\n");
-                drop(guard);
-                panic!("no event {message:?} in the log:\n{text}");
+                return None;
             }
             guard = self
                 .0

@@ -167,8 +167,9 @@ impl Run {
         }
         // After a death nobody may be left who has counted.
         let profile = &self.world.profile;
-        let is_unknown = self.world.log.count("log_unknown") > 0;
-        if profile.missed_gates == 0 && !profile.deaths && is_unknown {
+        let may_be = profile.missed_gates > 0 || profile.deaths;
+        let may_be = may_be || self.world.application.has_failed();
+        if !may_be && self.world.log.count("log_unknown") > 0 {
             let what = "a log is taken for one that does not follow, and no gate was missed";
             self.world.broke(what.to_owned());
         }

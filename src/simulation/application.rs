@@ -24,7 +24,6 @@ pub struct Application {
     reader: RefCell<Option<Connection>>,
     in_call: Cell<bool>,
     is_exclusive: Cell<bool>,
-    has_failed: Cell<bool>,
     page_size: Cell<u32>,
     synchronous: Cell<&'static str>,
 }
@@ -75,11 +74,6 @@ impl Application {
     /// Whether it keeps its wal-index to itself.
     pub fn is_exclusive(&self) -> bool {
         self.is_exclusive.get()
-    }
-
-    /// Whether something that it has begun came to nothing, such as the cut of a log that its wal-index tells of already.
-    pub fn has_failed(&self) -> bool {
-        self.has_failed.get()
     }
 }
 
@@ -144,7 +138,6 @@ impl World {
         };
         self.app().in_call.set(false);
         if let Err(error) = done {
-            self.app().has_failed.set(true);
             self.trace.note(format_args!("the application: {error}"));
         }
         self.see();

@@ -24,6 +24,8 @@ pub struct Process {
     pub is_dead: Cell<bool>,
     /// So many operations on files until it is.
     pub death_in: Cell<Option<u64>>,
+    /// A log was not cut though its wal-index has told of the next one, since nobody could wait for that.
+    pub is_cut_refused: Cell<bool>,
     /// Connections that have the wal-index open; the process has it once.
     index_users: Cell<u32>,
 }
@@ -213,6 +215,10 @@ impl World {
     fn pass_gate(&self, daemon: &Rc<Daemon>, db: &Arc<Database>, gate: Gate) -> Option<Passing> {
         let ends_unseen = self.profile.passes_logs && gate == Gate::DatabaseTruncate;
         if (gate.destroys_frames() || ends_unseen) && self.in_work.get() == Some(true) {
+            let is_cut = matches!(gate, Gate::WalTruncate { .. });
+            self.process
+                .is_cut_refused
+                .set(is_cut || self.process.is_cut_refused.get());
             return None;
         }
         let given = Arc::new(Mutex::new(None));

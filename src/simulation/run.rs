@@ -168,7 +168,7 @@ impl Run {
         // After a death nobody may be left who has counted.
         let profile = &self.world.profile;
         let may_be = profile.missed_gates > 0 || profile.deaths;
-        let may_be = may_be || self.world.application.has_failed();
+        let may_be = may_be || self.world.process.is_cut_refused.get();
         if !may_be && self.world.log.count("log_unknown") > 0 {
             let what = "a log is taken for one that does not follow, and no gate was missed";
             self.world.broke(what.to_owned());
@@ -361,6 +361,7 @@ impl Run {
         }
         if world.profile.keeps_every_state()
             && self.outcome.starts == 1
+            && !world.process.is_cut_refused.get()
             && let Some(missing) = oracle.first_missing()
             && (world.profile.missed_gates == 0 || self.missed_gates() == 0)
         {

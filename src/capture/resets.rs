@@ -151,14 +151,17 @@ impl History {
         gate: Option<Gate>,
     ) -> Result<(), CaptureError> {
         if let Some(Gate::WalTruncate { kept: 0 } | Gate::WalUnlink) = gate {
-            match open_log(db, shared)? {
-                Log::Valid(log) => {
+            match open_log(db, shared) {
+                Ok(Log::Valid(log)) => {
                     self.emptied = Emptied {
                         last: Some(log.header.salt),
                         since: 0,
                     }
                 }
-                Log::None => self.emptied.since += 1,
+                Ok(Log::None) => self.emptied.since += 1,
+                // It is nothing to go on from.
+                Err(CaptureError::Unsupported(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

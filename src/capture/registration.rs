@@ -44,7 +44,7 @@ impl Capture {
     pub fn take_over(&self) -> Result<(), StartError> {
         let mut known = self.shared.state.all()?;
         let found = self.look_through()?;
-        let mut newcomers = Vec::new();
+        let (mut newcomers, mut known_ones) = (Vec::new(), 0_u64);
         for path in found.databases {
             let known = known.remove(&path).filter(|seen| {
                 let identity = self.identify(&path);
@@ -52,11 +52,17 @@ impl Capture {
                 seen.has_history && !seen.was_elsewhere(location.as_deref())
             });
             match known {
-                Some(seen) => self.take_over_one(&path, &seen),
+                Some(seen) => {
+                    known_ones += 1;
+                    self.take_over_one(&path, &seen);
+                }
                 None => newcomers.extend(self.take_up(&path)),
             }
         }
         self.newcomers.add(newcomers);
+        if known_ones > 0 {
+            tracing::info!(clients = known_ones, "Known clients registered");
+        }
         for (path, reason) in found.ignored {
             self.note_ignored(&path, reason);
         }
@@ -125,7 +131,7 @@ impl Capture {
         }
         // It is the file that the state was read of, so that its number holds.
         let seen_same = Some(seen).filter(|_| unchanged.is_some());
-        self.register_as(path, &db, seen_same);
+        self.register_as(path, &db, seen_same, true);
         if let Some(client) = db.client().filter(|_| unchanged.is_some()) {
             self.show_stored(&db, &client, seen.id);
         } else {
@@ -346,11 +352,12 @@ impl Capture {
     }
 
     pub(super) fn register(&self, path: &Path, db: &Arc<Database>) {
-        self.register_as(path, db, None);
+        self.register_as(path, db, None, false);
     }
 
-    /// The same of one that the state was just read of: with many of them a start is as short as that makes it.
-    fn register_as(&self, path: &Path, db: &Arc<Database>, seen: Option<&Seen>) {
+    /// The same of one that the state was just read of: with many of them a start is as short as that makes it. Of those
+    /// that are known from an earlier run not each has a line of the log.
+    fn register_as(&self, path: &Path, db: &Arc<Database>, seen: Option<&Seen>, is_known: bool) {
         let Some(identity) = self.identify(path) else {
             return;
         };
@@ -360,7 +367,9 @@ impl Capture {
         {
             Registration::New(client) => {
                 self.apply_wish(&client);
-                log_client(&client, "register", "New client registered");
+                if !is_known {
+                    log_client(&client, "register", "New client registered");
+                }
                 client
             }
             Registration::Known(client) => {

@@ -1,16 +1,16 @@
 //! What a database without a log has for the comparisons of its file: what was written of it, and whose turn it is.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::database::{Database, locked};
+use super::database::Database;
 use super::kept::Held;
 use super::turns::Turn;
 use super::writes::Writes;
 
 impl Database {
-    pub(super) fn writes(&self) -> MutexGuard<'_, Writes> {
-        locked(&self.writes)
+    pub(super) fn writes(&self) -> Held<'_, Writes> {
+        self.writes.lock()
     }
 
     pub(super) fn turn(&self) -> Held<'_, Turn> {

@@ -44,7 +44,7 @@ pub struct Database {
     /// Its directory has another name now: what is told of these handles is of that database.
     moved: OnceLock<Arc<Database>>,
     /// Of comparisons of the file, see there.
-    pub(super) writes: Mutex<Writes>,
+    pub(super) writes: Kept<Writes>,
     pub(super) turn: Kept<Turn>,
     /// Changes of the file that its log does not show: rollback journals, another file in its place.
     changes: AtomicU64,
@@ -77,15 +77,21 @@ pub struct Database {
     /// The newest ticket that a round has begun with.
     attempted: AtomicU64,
     settled: Position,
-    nudge: Notify,
-    stir: Notify,
-    lost_way: Notify,
+    calls: OnceLock<Box<Calls>>,
 
     /// Those that wait for the store.
     pub(super) commits: Commits,
     history: Kept<History>,
     /// Spent for it, as far as that is limited.
     pub cpu: CpuTime,
+}
+
+/// What whoever works on a database waits for; made when it is first called or waited for.
+#[derive(Debug, Default)]
+struct Calls {
+    nudge: Notify,
+    stir: Notify,
+    lost_way: Notify,
 }
 
 impl Database {
@@ -100,7 +106,7 @@ impl Database {
             followed: FollowedTo::default(),
             handles: Mutex::default(),
             moved: OnceLock::new(),
-            writes: Mutex::default(),
+            writes: Kept::default(),
             turn: Kept::default(),
             changes: AtomicU64::new(0),
             touched: AtomicBool::new(true),
@@ -120,9 +126,7 @@ impl Database {
             tickets: AtomicU64::new(0),
             attempted: AtomicU64::new(0),
             settled: Position::default(),
-            nudge: Notify::new(),
-            stir: Notify::new(),
-            lost_way: Notify::new(),
+            calls: OnceLock::new(),
             commits: Commits::default(),
             history: Kept::default(),
             cpu: CpuTime::default(),
@@ -326,7 +330,7 @@ impl Database {
         self.removed.store(true, Ordering::SeqCst);
         self.mark_dirty();
         // There is no interval to be waited for any more.
-        self.nudge.notify_one();
+        self.calls().nudge.notify_one();
     }
 
     pub(super) fn set_as_stored(&self, stamps: Stamps) {
@@ -373,7 +377,7 @@ impl Database {
     /// Queues the database for a look, unless it is queued or being worked on.
     pub fn look_soon(self: &Arc<Self>) {
         if !self.dirty.swap(true, Ordering::SeqCst) && self.client().is_some() {
-            self.stir.notify_one();
+            self.calls().stir.notify_one();
             self.enqueue();
         }
     }
@@ -439,7 +443,7 @@ impl Database {
     pub fn request_settling(self: &Arc<Self>) -> u64 {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.enqueue();
-        self.nudge.notify_one();
+        self.calls().nudge.notify_one();
         ticket
     }
 
@@ -464,27 +468,31 @@ impl Database {
         self.settled.reached(ticket).await;
     }
 
+    fn calls(&self) -> &Calls {
+        self.calls.get_or_init(Box::default)
+    }
+
     /// Waits until somebody asks for a look.
     pub async fn nudged(&self) {
-        self.nudge.notified().await;
+        self.calls().nudge.notified().await;
     }
 
     pub(super) fn ask_for_look(&self) {
-        self.nudge.notify_one();
+        self.calls().nudge.notify_one();
     }
 
     /// Waits until something was written.
     pub async fn stirred(&self) {
-        self.stir.notified().await;
+        self.calls().stir.notified().await;
     }
 
     /// Waits until its log can't be followed any more, and only a comparison of the whole file leads on.
     pub async fn lost_way(&self) {
-        self.lost_way.notified().await;
+        self.calls().lost_way.notified().await;
     }
 
     pub(super) fn note_lost_way(&self) {
-        self.lost_way.notify_one();
+        self.calls().lost_way.notify_one();
     }
 
     // ---- what the capture needs ----

@@ -144,10 +144,11 @@ impl History {
         (run.segments.len() >= FEWEST && run.is_worth_it()).then_some(run)
     }
 
-    /// The same where what waits is about to be stored: of one sync interval it need be no more than one object.
+    /// The same where what waits is about to be stored: of one sync interval it need be no more than one object. Rounds
+    /// come a little later than that, and without gates what was committed between two would be one segment too.
     fn run_to_store(&self, interval: Duration) -> Option<Run> {
         let run = self.run_that_waits(FEWEST_TO_STORE)?;
-        let run = run.within(interval.as_millis() as i64);
+        let run = run.within((interval * 3 / 2).as_millis() as i64);
         let is_wanted = run.is_of_small_ones() || run.is_worth_it();
         (run.segments.len() >= FEWEST_TO_STORE && is_wanted).then_some(run)
     }

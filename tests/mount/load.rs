@@ -57,8 +57,8 @@ fn a_sync_interval_costs_few_requests_however_often_is_checkpointed() {
     assert!(acknowledged.len() > 1_000, "{}", acknowledged.len());
     let moments = daemon.generations(&client)[0]["moments"].clone();
     let objects = moments.as_array().map_or(0, Vec::len) as u64;
-    // The one that may be on its way, and one for the rest; and those of the first and the last commits.
-    assert!(objects <= 2 * (SECONDS + 2), "{objects} objects");
+    // Of each interval the one that may be on its way, and one for the rest; more where a round comes late.
+    assert!(objects <= 4 * SECONDS, "{objects} objects");
     assert_has_all(&daemon.restore(&client, &[], "restored.db"), &acknowledged);
 }
 

@@ -195,7 +195,7 @@ pub const KEYS: &[Key] = &[
         "tenantDefaults.syncInterval",
         Value(|w, text| put(&mut w.defaults.sync_interval, quantity::duration(text))),
         "1s",
-        "under load one or two segments are stored in this time; 0 makes each captured transaction a segment",
+        "under load a few segments are stored in this time; 0 makes each captured transaction a segment",
     ),
     key(
         "tenantDefaults.snapshotInterval",

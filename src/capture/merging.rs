@@ -13,6 +13,8 @@ use super::workers::{Look, caught};
 
 /// How often it is looked whether a merge that is under way has ended.
 const PAUSE: Duration = Duration::from_millis(1);
+/// What is about to be stored waits so long for that.
+const STORE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Where something of the database may be merged, a thread finds out, and does it.
 pub(super) fn soon(db: &Arc<Database>, threads: &Sender<Look>) {
@@ -54,11 +56,16 @@ fn ask(db: Arc<Database>, threads: &Sender<Look>, until: Instant, then: Look) ->
     threads.try_send(work).is_ok()
 }
 
-/// On such a thread: merges what is about to be stored, unless that is being done.
+/// On such a thread: merges what is about to be stored, after a merge that is under way, but for one that takes long.
 pub(super) fn before_store(db: &Arc<Database>, shared: &Shared) {
-    if db.begin_merging() {
-        merge_now(db, shared, Reason::Store);
+    let until = Instant::now() + STORE_PATIENCE;
+    while !db.begin_merging() {
+        if Instant::now() >= until {
+            return;
+        }
+        std::thread::sleep(PAUSE);
     }
+    merge_now(db, shared, Reason::Store);
 }
 
 fn merge_now(db: &Arc<Database>, shared: &Shared, reason: Reason) {

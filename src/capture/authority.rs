@@ -20,6 +20,14 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// What the one with that number says.
+    pub fn of(number: u64, index: &WalIndex) -> Self {
+        Self {
+            index: number,
+            change: Some(index.change),
+        }
+    }
+
     /// As it was so many commits before. Those from before a recovery are not counted.
     pub fn without(self, commits: u32) -> Self {
         Self {

@@ -4,7 +4,7 @@ use super::Shared;
 use super::authority::{self, Counted, Index, Limit};
 use super::database::Database;
 use super::error::CaptureError;
-use super::files::{Log, in_wal_mode, open_log};
+use super::files::{Log, in_wal_mode, open_log, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, WalMark};
@@ -428,11 +428,10 @@ impl History {
             since,
             |_, buffer| read_page(*places.next().expect("BUG: a sum without a page"), buffer),
         )?;
-        // Whoever writes over what was just read has begun the log anew before.
-        let is_replaced = log.is_replaced();
-        if db.is_gate_missed() || is_replaced.map_err(CaptureError::io("look at the log"))? {
+        if db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
+        refuse_replaced(log)?;
         self.mark = Some(end);
         self.reach(end.txid);
         db.note_boundaries(true);
@@ -514,10 +513,7 @@ pub(super) fn committed_extent(
     };
     let counted = match (index, record) {
         (Index::Live(_), Some(record)) if is_other => record.counted,
-        (Index::Live(index), _) => Counted {
-            index: number,
-            change: Some(index.change),
-        },
+        (Index::Live(index), _) => Counted::of(number, &index),
         (_, Some(record)) if !by_chain => record.counted,
         _ => Counted {
             index: number,

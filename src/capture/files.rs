@@ -33,6 +33,15 @@ pub(super) fn open_log(db: &Database, shared: &Shared) -> Result<Log, CaptureErr
     }
 }
 
+/// What was read of a log counts only where it is the same one still: whoever writes over it has begun it anew before.
+pub(super) fn refuse_replaced(log: &WalReader) -> Result<(), CaptureError> {
+    match log.is_replaced() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(CaptureError::Disturbed),
+        Err(error) => Err(CaptureError::io("look at the log")(error)),
+    }
+}
+
 /// Whether the file says that its changes go through a log.
 pub(super) fn in_wal_mode(db: &Database, shared: &Shared) -> Result<bool, CaptureError> {
     Ok(read_header(db, shared)?.is_some_and(|header| header.wal_mode))

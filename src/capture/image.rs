@@ -17,7 +17,7 @@ use super::copy::{CHUNK, Image, Read};
 use super::database::Database;
 use super::dirty_pages;
 use super::error::CaptureError;
-use super::files::{Log, is_quiet, open_log, read_header};
+use super::files::{Log, is_quiet, open_log, read_header, refuse_replaced};
 use super::foreign::CUT;
 use super::gate::Gate;
 use super::history::{History, sums_header};
@@ -420,10 +420,7 @@ impl History {
                 .and_then(|()| image.lay_over(found.pgno, &page))
                 .map_err(CaptureError::io("lay the log over the image"))?;
         }
-        let is_replaced = log.is_replaced();
-        if is_replaced.map_err(CaptureError::io("look at the log"))? {
-            return Err(CaptureError::Disturbed);
-        }
+        refuse_replaced(&log)?;
         let last = transactions.last();
         *commit = last.map(|last| last.commit).or(*commit);
         let mark = log.mark_at(last.map_or(log.header.start(), |last| last.end));

@@ -96,27 +96,27 @@ impl History {
     pub(super) fn run_that_waits(&self, fewest: usize) -> Option<Run> {
         let generation = self.mark?.generation;
         let may_be_merged = |segment: &Segment| {
-            !segment.is_in_memory() && !segment.snapshot && segment.end.generation == generation
+            let is_ours = segment.end.generation == generation;
+            let is_kept = !segment.is_in_memory() && !segment.snapshot;
+            is_ours && is_kept && self.may_be_renumbered_from(segment)
         };
         let end = self.pending.iter().take_while(|one| one.durable).count();
         let most = end.saturating_sub(AT_ONCE).max(1);
-        let relied_on = self.relied_on();
-        let is_free = |segment: &Segment| Some(segment.end.seq) > relied_on;
         let begin = (most..end)
             .rev()
             .take_while(|index| may_be_merged(&self.pending[*index]))
-            .take_while(|index| is_free(&self.pending[*index]))
             .last()?;
         let run = Run {
             before: self.pending[begin - 1].end,
             segments: self.pending.range(begin..end).cloned().collect(),
         };
-        (run.segments.len() >= fewest && self.making.is_none()).then_some(run)
+        (run.segments.len() >= fewest).then_some(run)
     }
 
-    /// The highest number of the present generation that somebody relies on.
-    fn relied_on(&self) -> Option<u32> {
-        self.numbers.highest_of(self.mark?.generation)
+    /// Whether nobody relies on the number of this segment, or of one after it.
+    fn may_be_renumbered_from(&self, segment: &Segment) -> bool {
+        let relied_on = self.numbers.highest_of(segment.end.generation);
+        self.making.is_none() && Some(segment.end.seq) > relied_on
     }
 
     /// Whether as many wait as are merged at least before they are stored.
@@ -181,8 +181,8 @@ impl History {
                 .take(parts)
                 .eq(run.segments.iter().map(|part| part.end))
         };
-        let is_free = self.making.is_none() && Some(run.segments[0].end.seq) > self.relied_on();
-        let Some(begin) = begin.filter(is_there).filter(|_| is_free) else {
+        let is_free = |_: &usize| self.may_be_renumbered_from(&run.segments[0]);
+        let Some(begin) = begin.filter(is_there).filter(is_free) else {
             return Ok(false);
         };
         let (last, fewer) = (run.last().end.seq, parts as u32 - 1);

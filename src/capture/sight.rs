@@ -32,10 +32,7 @@ impl Database {
         self.records.lock().note(Record {
             salt: index.salt,
             max_frame: index.max_frame,
-            counted: Counted {
-                index: number,
-                change: Some(index.change),
-            },
+            counted: Counted::of(number, &index),
             wal_writes: self.wal_writes(),
             last_close: at == Gate::ShmUnlink,
         });

@@ -351,15 +351,20 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate, merges: Option<&Sender<Lo
             db.look_soon();
         }
         Err(error) => {
-            let again = held.clone();
-            let then: Look = Box::new(move |shared| pass_gate(shared, &again, gate, None));
             let merges = merges.filter(|_| error.is_for_want_of_room());
-            if !merges.is_some_and(|merges| merging::before(db, merges, held.deadline, then)) {
+            if !merges.is_some_and(|merges| pass_after_merge(db, held, gate, merges)) {
                 let follows = matches!(error, CaptureError::LostWay { .. });
                 pass_unguarded(held, &error.to_string(), follows);
             }
         }
     }
+}
+
+/// Tries once more when what waits in the spool was merged. False where there is nothing to merge.
+fn pass_after_merge(db: &Arc<Database>, held: &Held, gate: Gate, merges: &Sender<Look>) -> bool {
+    let again = held.clone();
+    let then: Look = Box::new(move |shared| pass_gate(shared, &again, gate, None));
+    merging::before(db, merges, held.deadline, then)
 }
 
 /// Captures what the operation behind `gate` destroys.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::*;
 use crate::capture::model::Model;
@@ -9,6 +10,14 @@ use crate::capture::workers;
 use crate::fault::watched;
 use crate::format::keys::GenerationId;
 use crate::tenant::roster::Status;
+
+/// A model whose log the kernel passes through, and that has its first image.
+fn passed(mut model: Model) -> (Model, Arc<Database>, Arc<Shared>) {
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.pass_log();
+    workers::make_image(&db, &shared).expect("a first image");
+    (model, db, shared)
+}
 
 /// The frames of a transaction that outgrew the cache and was rolled back stand at the start of the next log.
 #[test]
@@ -143,10 +152,7 @@ fn a_log_that_goes_with_leave_while_it_is_looked_at_is_not_overwritten() {
 #[test]
 fn a_reset_that_is_not_seen_is_in_order_only_behind_a_complete_checkpoint() {
     for is_gated in [true, false] {
-        let mut model = Model::new(6, 16 << 20);
-        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-        model.pass_log();
-        workers::make_image(&db, &shared).expect("a first image");
+        let (mut model, db, shared) = passed(Model::new(6, 16 << 20));
         model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
         workers::drain(&db, &shared).expect("captured");
         let txid = db.history().mark.expect("a mark").txid;
@@ -175,10 +181,7 @@ fn a_reset_that_is_not_seen_is_in_order_only_behind_a_complete_checkpoint() {
 /// tells of its commits.
 #[test]
 fn a_log_that_nobody_has_looked_at_is_missed() {
-    let mut model = Model::new(7, 16 << 20);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, shared) = passed(Model::new(7, 16 << 20));
     model.run("INSERT INTO t VALUES (1000, 'before')");
     workers::drain(&db, &shared).expect("captured");
     let passing = model.gate(Gate::WalTruncate { kept: 0 });
@@ -196,10 +199,7 @@ fn a_log_that_nobody_has_looked_at_is_missed() {
 /// The last close takes the wal-index away before the log: what it has counted is noted at that moment.
 #[test]
 fn a_log_that_nobody_has_looked_at_is_missed_at_the_last_close() {
-    let mut model = Model::new(10, 16 << 20);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, _) = passed(Model::new(10, 16 << 20));
     model.run("INSERT INTO t VALUES (1000, 'before')");
     let passing = model.gate(Gate::WalTruncate { kept: 0 });
     model.execute("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -216,10 +216,7 @@ fn a_log_that_nobody_has_looked_at_is_missed_at_the_last_close() {
 /// over it without a gate.
 #[test]
 fn pages_of_a_log_that_is_written_over_meanwhile_are_not_taken() {
-    let mut model = Model::new(14, 16 << 20);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, shared) = passed(Model::new(14, 16 << 20));
     model.execute("INSERT INTO t VALUES (1000, 'read ahead')");
     db.history().read_ahead(&db, &shared).expect("read");
     let before = db.history().mark;
@@ -239,10 +236,7 @@ fn pages_of_a_log_that_is_written_over_meanwhile_are_not_taken() {
 /// What is captured later, since there was no room for it, is no other than what the live connections have counted.
 #[test]
 fn a_log_for_which_there_was_no_room_is_not_missed() {
-    let mut model = Model::with_spool(13, 1, 64 << 10);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, shared) = passed(Model::with_spool(13, 1, 64 << 10));
     model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
     let another = shared.spool.path_of(99, GenerationId(1), (1, 1));
     let kept = shared.spool.keep(&another, &vec![7; 40 << 10].into());
@@ -258,10 +252,7 @@ fn a_log_for_which_there_was_no_room_is_not_missed() {
 /// The wal-index tells of the next log already when this one's gate comes, and nobody has looked at it before.
 #[test]
 fn a_log_that_is_over_at_its_gate_is_missed() {
-    let mut model = Model::new(11, 16 << 20);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, _) = passed(Model::new(11, 16 << 20));
     model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
     model.execute("INSERT INTO t VALUES (1001, 'lost')");
     model.restart_index();
@@ -282,10 +273,7 @@ fn a_log_that_does_not_follow_is_compared() {
             (Next::Image, Some("log_unknown")),
         ),
     ] {
-        let mut model = Model::new(12, 16 << 20);
-        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-        model.pass_log();
-        workers::make_image(&db, &shared).expect("a first image");
+        let (mut model, db, shared) = passed(Model::new(12, 16 << 20));
         model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
         model.execute(between);
         for _ in 0..truncates {
@@ -321,10 +309,7 @@ fn a_checkpoint_before_the_first_image_is_complete_too() {
 /// While a log is looked at that has begun anew, more is committed, and a checkpoint that is not complete writes it.
 #[test]
 fn what_a_checkpoint_writes_during_a_look_is_no_foreign_change() {
-    let mut model = Model::new(9, 16 << 20);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, shared) = passed(Model::new(9, 16 << 20));
     model.run("INSERT INTO t VALUES (1000, 'before')");
     model.run("PRAGMA wal_checkpoint(RESTART)");
     workers::drain(&db, &shared).expect("captured");
@@ -353,10 +338,7 @@ fn what_a_checkpoint_writes_during_a_look_is_no_foreign_change() {
 /// Where a log is read ahead of its look, the look captures the same.
 #[test]
 fn what_was_read_ahead_is_captured_like_all_else() {
-    let mut model = Model::new(6, 16 << 20);
-    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
-    model.pass_log();
-    workers::make_image(&db, &shared).expect("a first image");
+    let (mut model, db, shared) = passed(Model::new(6, 16 << 20));
     let insert = |rows: std::ops::Range<u32>| {
         let rows = rows.map(|row| format!("REPLACE INTO t VALUES ({row}, 'text')"));
         rows.collect::<Vec<_>>().join("; ")

@@ -17,7 +17,7 @@ mod support;
 
 use support::daemon::{Daemon, guid, names};
 use support::process::example;
-use support::scale::{Vitals, add_databases, make_known, prepare, store_requests};
+use support::scale::{LIMITS, Vitals, add_databases, make_known, prepare, store_requests};
 
 const SIZES: [u32; 2] = [1_000, 10_000];
 const STARTS: usize = 5;
@@ -86,6 +86,14 @@ fn measure(databases: u32) -> Vec<(&'static str, u64)> {
     );
     let listed = vitals("once all were listed", &daemon, SETTLE_LATER);
     assert!(daemon.terminate().success());
+    daemon.configure(format!("{LIMITS}mount: {{extendedAttributes: false}}\n"));
+    start(&mut daemon);
+    println!(
+        "  without extended attributes: {:.2} times",
+        list_in_turns(&daemon.data(), &plain, LISTINGS)
+    );
+    assert!(daemon.terminate().success());
+    daemon.configure(LIMITS.to_owned());
     start(&mut daemon);
     let known = vitals("known, and nobody touches them", &daemon, SETTLE);
     idle(&daemon);

@@ -51,6 +51,8 @@ pub struct Config {
     pub terms: Arc<Terms>,
     /// The longest that one file operation waits for its capture.
     pub gate_timeout: Duration,
+    /// Whether applications have extended attributes, and the kernel asks for them.
+    pub extended_attributes: bool,
     pub limits: Limits,
     /// Restore drills in the background; none where they are off.
     pub drills: Option<Drills>,

@@ -38,7 +38,8 @@ impl Config {
     pub fn show(&self) -> String {
         let mount = Section::default()
             .put("capture", self.capture_way.as_str())
-            .put("gateTimeout", show_duration(self.gate_timeout));
+            .put("gateTimeout", show_duration(self.gate_timeout))
+            .put("extendedAttributes", self.extended_attributes);
         let all = Section::default()
             .put_some("bucket", self.store.as_ref().map(ToString::to_string))
             .put("server", self.shown_server())

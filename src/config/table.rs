@@ -131,6 +131,12 @@ pub const KEYS: &[Key] = &[
         "5s",
         "the longest that one file operation waits for its capture, or for a comparison",
     ),
+    key(
+        "mount.extendedAttributes",
+        Value(|w, text| put(&mut w.extended_attributes, units::boolean(text))),
+        "true",
+        "extended attributes and access control lists work as in the directory underneath; `false`: there are none, and `ls -l` of many files is quicker",
+    ),
     section("autoDiscovery"),
     key(
         "autoDiscovery.enabled",

@@ -38,6 +38,7 @@ pub struct Written {
     pub clients: Vec<ClientWritten>,
     pub tenants: Vec<TenantWritten>,
     pub gate_timeout: Option<Duration>,
+    pub extended_attributes: Option<bool>,
     pub capture_way: Option<CaptureWay>,
     pub max_tenants: Option<usize>,
     pub max_watch_paths: Option<usize>,

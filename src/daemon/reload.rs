@@ -109,6 +109,10 @@ fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
             present.gate_timeout != new.gate_timeout,
         ),
         (
+            "mount.extendedAttributes",
+            present.extended_attributes != new.extended_attributes,
+        ),
+        (
             "limits.maxLag",
             present.limits.max_lag != new.limits.max_lag,
         ),

@@ -65,6 +65,7 @@ fn ready(
             prefix: watch_path.prefix.clone(),
             passthrough: config.passthrough,
             needs_passthrough: config.capture_way == CaptureWay::Passthrough,
+            extended_attributes: config.extended_attributes,
             threads: FUSE_THREADS,
             restrictions,
         },

@@ -32,6 +32,8 @@ pub struct FileSystem<B> {
     pub(super) directories: Directories,
     pub(super) capture: Arc<Capture>,
     pub(super) passthrough: AtomicBool,
+    /// Else each question for one is refused.
+    extended_attributes: bool,
 }
 
 /// An entry that was looked up: counted in the inode table until the kernel forgets it.
@@ -68,7 +70,24 @@ impl<B> FileSystem<B> {
             directories: Directories::new(),
             capture,
             passthrough: AtomicBool::new(false),
+            extended_attributes: true,
         })
+    }
+
+    /// ENOSYS for whoever asks for an extended attribute: the kernel tells applications then that there are none, and
+    /// never asks again.
+    pub fn without_extended_attributes(self) -> Self {
+        Self {
+            extended_attributes: false,
+            ..self
+        }
+    }
+
+    fn refuse_extended_attributes(&self) -> OperationResult<()> {
+        match self.extended_attributes {
+            true => Ok(()),
+            false => Err(Errno::NOSYS.into()),
+        }
     }
 
     /// Whether the kernel passes reads and writes of plain files through.
@@ -152,6 +171,7 @@ impl<B> FileSystem<B> {
         name: &OsStr,
         size: usize,
     ) -> OperationResult<Extended> {
+        self.refuse_extended_attributes()?;
         let moment = match self.inodes.seek_attribute(node, name) {
             Sought::Missing => return Err(Errno::NODATA.into()),
             Sought::Unknown(moment) => moment,
@@ -169,6 +189,7 @@ impl<B> FileSystem<B> {
         size: usize,
         caller: Caller,
     ) -> OperationResult<Extended> {
+        self.refuse_extended_attributes()?;
         let located = self.locate(node)?;
         Ok(attributes::extended_attribute_names(located, size, caller)?)
     }
@@ -180,6 +201,7 @@ impl<B> FileSystem<B> {
         value: &[u8],
         flags: i32,
     ) -> OperationResult<()> {
+        self.refuse_extended_attributes()?;
         let located = self.locate(node)?;
         let set = attributes::set_extended_attribute(located, name, value, flags);
         self.inodes.attributes_changed(node);
@@ -187,6 +209,7 @@ impl<B> FileSystem<B> {
     }
 
     pub fn remove_extended_attribute(&self, node: NodeId, name: &OsStr) -> OperationResult<()> {
+        self.refuse_extended_attributes()?;
         let located = self.locate(node)?;
         Ok(attributes::remove_extended_attribute(located, name)?)
     }

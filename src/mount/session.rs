@@ -47,6 +47,8 @@ pub struct MountOptions {
     pub passthrough: bool,
     /// Whether it is no mount without that.
     pub needs_passthrough: bool,
+    /// Whether applications have extended attributes. Without them there are no access control lists either.
+    pub extended_attributes: bool,
     /// Threads that serve requests.
     pub threads: usize,
     /// What is forbidden beyond what the backing mount forbids.
@@ -92,15 +94,21 @@ impl Mounted {
         refuse_held_files(&options.watch_path, &backing)?;
         raise_descriptor_limit();
         mount_fuse_control();
-        let negotiation = negotiation(&backing, options.passthrough)
+        let negotiation = negotiation(&backing, &options)
             .map_err(|error| MountError::failed(&path, "look at the directory")(error.into()))?;
+        if !options.extended_attributes && has_access_list(&backing) {
+            return Err(MountError::HasAccessList { path });
+        }
         let flags = mount_flags(&backing)
             .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?
             | options.restrictions;
         let files = FileSystem::new(backing.clone(), capture.clone()).map_err(|error| {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
-        let files = Arc::new(files);
+        let files = Arc::new(match options.extended_attributes {
+            true => files,
+            false => files.without_extended_attributes(),
+        });
         let refuse = |reason| {
             let path = path.clone();
             Err(MountError::NoPassthrough { path, reason })
@@ -356,7 +364,14 @@ fn mount_flags(backing: &OwnedFd) -> Result<MountFlags, Errno> {
         .fold(MountFlags::empty(), |flags, (_, own)| flags | own))
 }
 
-fn negotiation(backing: &OwnedFd, passthrough: bool) -> Result<Negotiation, Errno> {
+/// Whether the directory grants more, or less, than its mode says, or has what is made in it do so.
+fn has_access_list(backing: &OwnedFd) -> bool {
+    ["system.posix_acl_access", "system.posix_acl_default"]
+        .into_iter()
+        .any(|name| rustix::fs::fgetxattr_query(backing, name).is_ok())
+}
+
+fn negotiation(backing: &OwnedFd, options: &MountOptions) -> Result<Negotiation, Errno> {
     // File systems that lie on others themselves. Where it is not needed, the lower depth leaves room for an overlay
     // on top of the mount.
     const STACKED: [i64; 3] = [
@@ -367,9 +382,9 @@ fn negotiation(backing: &OwnedFd, passthrough: bool) -> Result<Negotiation, Errn
     let is_stacked = STACKED.contains(&rustix::fs::fstatfs(backing)?.f_type);
     let list = rustix::fs::fgetxattr_query(backing, "system.posix_acl_access");
     Ok(Negotiation {
-        passthrough,
+        passthrough: options.passthrough,
         stack_depth: if is_stacked { 2 } else { 1 },
-        access_lists: matches!(list, Ok(_) | Err(Errno::NODATA)),
+        access_lists: options.extended_attributes && matches!(list, Ok(_) | Err(Errno::NODATA)),
     })
 }
 

@@ -248,3 +248,21 @@ fn plain_files_are_never_uploaded() {
     let mut kept = tree(&daemon.path("store")).into_keys();
     assert_eq!(kept.find(is_strange), None);
 }
+
+/// Whoever was kept out by it would be let in.
+#[test]
+fn an_access_control_list_is_not_ignored() {
+    let mut daemon = prepared();
+    // Version 2, then tag, rights and an identifier that means nothing for the owner, the group, and all others.
+    let entries = [(1_u16, 7_u16), (4, 5), (0x20, 0)];
+    let entries = entries.map(|(tag, rights)| {
+        let words = [tag.to_le_bytes(), rights.to_le_bytes()].concat();
+        [words, vec![0xff; 4]].concat()
+    });
+    let list = [vec![2, 0, 0, 0], entries.concat()].concat();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(daemon.data(), "system.posix_acl_default", &list, flags).expect("set");
+    daemon.configure("mount: {extendedAttributes: false}\n".to_owned());
+    let said = ["access control list", "mount.extendedAttributes"];
+    refused_over(&daemon, &mut daemon.mount_command(), 1, &said);
+}

@@ -308,3 +308,60 @@ fn sqlite_11_a_database_beyond_its_lock_page_is_stored_without_it() {
     drop(session);
     assert!(daemon.terminate().success());
 }
+
+const ATTRIBUTE: &str = "user.note";
+
+fn set_attribute(path: &Path) -> rustix::io::Result<()> {
+    rustix::fs::setxattr(path, ATTRIBUTE, b"text", rustix::fs::XattrFlags::empty())
+}
+
+fn attribute(path: &Path) -> rustix::io::Result<usize> {
+    rustix::fs::getxattr(path, ATTRIBUTE, &mut [0; 16][..])
+}
+
+/// Questions for attributes that the daemon was asked.
+fn questions(daemon: &Daemon) -> u64 {
+    let name = "litestream_fuse_operations_total{operation=\"getxattr\"} ";
+    let metrics = daemon.metrics();
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+    value.map_or(0, |value| value.parse().expect("a number"))
+}
+
+#[test]
+fn extended_attributes_are_those_of_the_directory_underneath() {
+    let daemon = Daemon::start(Options::default());
+    let path = daemon.data().join("notes.txt");
+    fs::write(&path, "plain").expect("written");
+    set_attribute(&path).expect("set");
+    assert_eq!(attribute(&path), Ok(4));
+    rustix::fs::removexattr(&path, ATTRIBUTE).expect("removed");
+    assert_eq!(attribute(&path), Err(rustix::io::Errno::NODATA));
+}
+
+#[test]
+fn without_extended_attributes_the_kernel_asks_once_for_all_files() {
+    let mut daemon = Daemon::prepare(Options {
+        config: "mount: {extendedAttributes: false}\n".to_owned(),
+        ..Options::default()
+    });
+    let kept = daemon.data().join("kept.txt");
+    fs::write(&kept, "plain").expect("written");
+    set_attribute(&kept).expect("set in the plain directory");
+    daemon.restart();
+
+    let unsupported = Err(rustix::io::Errno::OPNOTSUPP);
+    assert_eq!(attribute(&kept), unsupported.map(|()| 0));
+    assert_eq!(set_attribute(&kept), unsupported);
+    assert_eq!(rustix::fs::removexattr(&kept, ATTRIBUTE), unsupported);
+    for number in 0..20 {
+        fs::write(daemon.data().join(format!("{number}.txt")), "plain").expect("written");
+    }
+    succeeded(Command::new("ls").arg("-l").arg(daemon.data()));
+    assert_eq!(questions(&daemon), 1);
+    let client = guid(1);
+    sqlite::query(&daemon.database(&client), CREATE);
+    daemon.assert_follows(&client, "restored.db");
+
+    assert!(daemon.terminate().success());
+    assert_eq!(attribute(&kept), Ok(4), "it was not touched");
+}

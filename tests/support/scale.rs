@@ -9,6 +9,8 @@ use super::daemon::{Daemon, Options, guid};
 use super::sqlite;
 
 const CREATE: &str = "PRAGMA journal_mode=WAL; CREATE TABLE commits (n INTEGER PRIMARY KEY, body BLOB NOT NULL); INSERT INTO commits (body) VALUES ('first')";
+/// Lets many clients in.
+pub const LIMITS: &str = "limits: {maxTenantsPerInstance: 20000}\n";
 /// So many databases are taken over in a second, at most.
 const PACE: u32 = 500;
 
@@ -16,7 +18,7 @@ const PACE: u32 = 500;
 pub fn prepare(time_limit: Duration) -> Daemon {
     Daemon::prepare(Options {
         sync_interval: "1s",
-        config: "limits: {maxTenantsPerInstance: 20000}\n".to_owned(),
+        config: LIMITS.to_owned(),
         time_limit,
         ..Options::default()
     })

@@ -12,10 +12,10 @@ use super::authority::Records;
 use super::backing::Stamp;
 use super::commits::Commits;
 use super::handles::{Handles, OpenedAs, is_unseen};
-use super::history::History;
-use super::kept::{Held, Kept};
+use super::kept::Kept;
 use super::queue::Queue;
 use super::read_ahead::FollowedTo;
+use super::rest::{Chronicle, Open};
 use super::state::Stamps;
 use super::turns::Turn;
 use super::writes::Writes;
@@ -81,7 +81,7 @@ pub struct Database {
 
     /// Those that wait for the store.
     pub(super) commits: Commits,
-    history: Kept<History>,
+    history: Chronicle,
     /// Spent for it, as far as that is limited.
     pub cpu: CpuTime,
 }
@@ -128,7 +128,7 @@ impl Database {
             settled: Position::default(),
             calls: OnceLock::new(),
             commits: Commits::default(),
-            history: Kept::default(),
+            history: Chronicle::default(),
             cpu: CpuTime::default(),
         }
     }
@@ -498,8 +498,13 @@ impl Database {
     // ---- what the capture needs ----
 
     /// Only capture workers take it: it is held during I/O on this database's files.
-    pub(super) fn history(&self) -> Held<'_, History> {
+    pub(super) fn history(&self) -> Open<'_> {
         self.history.lock()
+    }
+
+    #[cfg(test)]
+    pub(super) fn rests(&self) -> bool {
+        self.history.is_resting()
     }
 
     pub(super) fn wal_writes(&self) -> u64 {

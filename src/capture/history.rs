@@ -112,7 +112,7 @@ impl History {
         self.pending.clear();
         self.seen_count = Counted::default();
         let known = shared.state.load(id)?;
-        let mut table = PageSums::new(shared.sums_path(id));
+        let mut table = PageSums::new(shared.directory.clone(), id);
         let all = || known.stored.iter().chain(&known.spooled);
         self.last_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
         let removed = match db.client() {
@@ -466,17 +466,12 @@ impl History {
         Ok(shared.state.remove(self.id)?)
     }
 
-    /// Everything is stored: the next start need not look where the files are as they were, and until something is
-    /// written no more memory is held than that takes.
+    /// Everything is stored: the next start need not look where the files are as they were.
     pub(super) fn save_stamps(
-        &mut self,
+        &self,
         shared: &Shared,
         stamps: Option<Stamps>,
     ) -> Result<(), CaptureError> {
-        self.pending.shrink_to_fit();
-        if let Some(sums) = &mut self.sums {
-            sums.shrink();
-        }
         Ok(shared.state.save_stamps(self.id, stamps)?)
     }
 

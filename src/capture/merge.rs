@@ -347,6 +347,10 @@ impl Numbers {
         own.into_iter().any(|own| own == Arc::as_ptr(&number.0))
     }
 
+    pub fn are_relied_on(&self) -> bool {
+        self.0.iter().any(|number| number.strong_count() > 0)
+    }
+
     /// The highest of a generation; none where nobody relies on any.
     fn highest_of(&self, generation: GenerationId) -> Option<u32> {
         let all = self.0.iter().filter_map(Weak::upgrade);

@@ -39,6 +39,7 @@ pub(crate) mod recorder;
 mod registration;
 mod requests;
 mod resets;
+mod rest;
 mod segment;
 mod shares;
 mod sight;
@@ -136,7 +137,7 @@ struct Shared {
     /// Major and minor number of the mount's device, once it is there.
     mount_device: OnceLock<(u32, u32)>,
     /// Of the page sums and of scratch files.
-    directory: PathBuf,
+    directory: Arc<Path>,
     /// `directory`, which no other process may use meanwhile.
     _claim: File,
     /// Dropped last: who waits for the next start until this is free finds the claim free as well.
@@ -156,20 +157,16 @@ impl Shared {
             spool: Spool::open(directory.join("spool"), spool)?,
             watching,
             mount_device: OnceLock::new(),
-            directory: directory.to_owned(),
+            directory: directory.into(),
             _claim: claim,
             backing: Backing::new(root),
         }))
     }
 
-    fn sums_path(&self, id: i64) -> PathBuf {
-        self.directory.join(format!("{id}.sums"))
-    }
-
     /// Removes what is on local disk of the database with that number, but for the state.
     fn remove_files(&self, id: i64) -> Result<(), CaptureError> {
         self.spool.forget(id)?;
-        match disk::remove(&self.sums_path(id)) {
+        match disk::remove(&page_sums::path_in(&self.directory, id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(CaptureError::io("remove the page sums")(error))
             }

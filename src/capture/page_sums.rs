@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::backing::read_up_to;
 use super::disk::{self, DiskFile};
@@ -60,28 +61,42 @@ impl SumsHeader {
 /// The sums on disk, and over them those of segments that are in memory only.
 #[derive(Debug)]
 pub struct PageSums {
-    path: PathBuf,
+    directory: Arc<Path>,
+    /// Of the database, in the state.
+    id: i64,
     /// Sum and sequence number of the newest segment in memory that has the page.
     overlay: HashMap<u32, (u64, u32)>,
 }
 
 impl PageSums {
-    pub fn new(path: PathBuf) -> Self {
+    /// Those of the database that the state knows under that number, in the state's directory.
+    pub fn new(directory: Arc<Path>, id: i64) -> Self {
         Self {
-            path,
+            directory,
+            id,
             overlay: HashMap::new(),
         }
     }
 
+    /// Where they are, if that is all there is of them: nothing in memory lies over them.
+    pub fn only_on_disk(&self) -> Option<&Arc<Path>> {
+        self.overlay.is_empty().then_some(&self.directory)
+    }
+
+    fn path(&self) -> PathBuf {
+        path_in(&self.directory, self.id)
+    }
+
     /// Replaces the table with the sums of a whole database, page 1 first; 0 for the lock page.
     pub fn rewrite(&mut self, header: &SumsHeader, sums: &[u64]) -> io::Result<()> {
-        let temporary = self.path.with_extension("tmp");
+        let path = self.path();
+        let temporary = path.with_extension("tmp");
         let file = disk::create(&temporary)?;
         for (index, batch) in sums.chunks(BATCH).enumerate() {
             write_sums(&file, 1 + (index * BATCH) as u32, batch)?;
         }
         file.write_all_at(&header.encode(), 0)?;
-        disk::rename(&temporary, &self.path)?;
+        disk::rename(&temporary, &path)?;
         Point::TableRewritten.reach();
         self.overlay.clear();
         Ok(())
@@ -108,11 +123,6 @@ impl PageSums {
         self.overlay.clear();
     }
 
-    /// Gives back the memory that the overlay has no use for.
-    pub fn shrink(&mut self) {
-        self.overlay.shrink_to_fit();
-    }
-
     /// A segment has become durable: its sums go into the table, which then is that of `header`.
     pub fn make_durable(
         &mut self,
@@ -120,7 +130,7 @@ impl PageSums {
         seq: u32,
         sums: &[(u32, u64)],
     ) -> io::Result<()> {
-        let file = disk::open(&self.path)?;
+        let file = disk::open(&self.path())?;
         for run in sums.chunk_by(|a, b| a.0 + 1 == b.0) {
             let values: Vec<u64> = run.iter().map(|&(_, sum)| sum).collect();
             write_sums(&file, run[0].0, &values)?;
@@ -143,7 +153,7 @@ impl PageSums {
     /// Opens the table for a run of look-ups.
     pub fn reader(&self) -> io::Result<SumsReader<'_>> {
         Ok(SumsReader {
-            file: File::open(&self.path)?,
+            file: File::open(self.path())?,
             overlay: &self.overlay,
         })
     }
@@ -154,7 +164,7 @@ impl PageSums {
     }
 
     fn open(&self) -> io::Result<Option<(SumsHeader, File)>> {
-        let file = match File::open(&self.path) {
+        let file = match File::open(self.path()) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -213,6 +223,11 @@ impl SumsReader<'_> {
     }
 }
 
+/// The file of the database that the state knows under that number.
+pub fn path_in(directory: &Path, id: i64) -> PathBuf {
+    directory.join(format!("{id}.sums"))
+}
+
 fn offset_of(pgno: u32) -> u64 {
     HEADER_SIZE + 8 * (u64::from(pgno) - 1)
 }
@@ -266,7 +281,7 @@ mod tests {
     #[test]
     fn what_was_written_is_loaded_with_its_true_checksum() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().join("a.sums"));
+        let mut table = PageSums::new(dir.path().into(), 1);
         assert_eq!(table.load().expect("no table"), None);
         let sums = [1 << 63 | 5, 1 << 63 | 9, 1 << 63 | 12];
         table.rewrite(&header(1, 3, &sums), &sums).expect("rewrite");
@@ -278,7 +293,7 @@ mod tests {
     #[test]
     fn memory_lies_over_the_table_until_it_is_durable() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().join("a.sums"));
+        let mut table = PageSums::new(dir.path().into(), 1);
         table
             .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
             .expect("rewrite");
@@ -317,7 +332,7 @@ mod tests {
     #[test]
     fn what_comes_after_segments_that_were_numbered_anew_lies_over_them() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().join("a.sums"));
+        let mut table = PageSums::new(dir.path().into(), 1);
         table.rewrite(&header(1, 1, &[1]), &[1]).expect("rewrite");
         table.lay_over(9, &[(1, 10)]);
         table.renumber(8, 7);
@@ -328,13 +343,13 @@ mod tests {
     #[test]
     fn a_table_that_is_cut_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().join("a.sums"));
+        let mut table = PageSums::new(dir.path().into(), 1);
         table
             .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
             .expect("rewrite");
         File::options()
             .write(true)
-            .open(&table.path)
+            .open(table.path())
             .and_then(|file| file.set_len(HEADER_SIZE + 20))
             .expect("cut");
         assert_eq!(table.load().expect("load"), None);

@@ -102,14 +102,18 @@ impl Capture {
             .await
     }
 
-    /// A snapshot that `snapshot` gave is in the store.
+    /// A snapshot that `snapshot` gave with this is in the store.
     pub async fn snapshot_stored(
         &self,
         db: &Arc<Database>,
         segment: Segment,
+        number: Number,
     ) -> Result<(), CaptureError> {
         self.ask(db, move |db, shared| {
-            db.history().snapshot_stored(shared, &segment)?;
+            let mut history = db.history();
+            history.snapshot_stored(shared, &segment)?;
+            drop(number);
+            history.rest();
             shared.remove_body(&segment)
         })
         .await
@@ -160,7 +164,7 @@ impl Capture {
                 snapshot: history.snapshot,
                 is_settled,
             };
-            drop(history);
+            history.rest();
             db.release_commits(stored);
             Ok(told)
         })
@@ -219,7 +223,10 @@ impl Capture {
     ) -> Result<(), CaptureError> {
         self.ask(db, move |db, shared| {
             let stamps = stamps.filter(|_| !db.is_dirty());
-            db.history().save_stamps(shared, stamps)
+            let history = db.history();
+            history.save_stamps(shared, stamps)?;
+            history.rest();
+            Ok(())
         })
         .await
     }

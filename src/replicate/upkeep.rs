@@ -234,7 +234,7 @@ impl Replicator {
             Ok(()) => {
                 Point::SnapshotStored.reach();
                 let txid = segment.end.txid;
-                self.capture.snapshot_stored(db, segment).await?;
+                self.capture.snapshot_stored(db, segment, number).await?;
                 client.update(|progress| progress.snapshot_txid = txid);
                 Ok(self.note_snapshot(db).await?)
             }

@@ -13,6 +13,18 @@ impl Database {
         self.writes.lock()
     }
 
+    /// A write may have been missed. Where nobody has asked for what was written, nothing of it is known.
+    pub(super) fn lose_writes(&self) {
+        if let Some(mut writes) = self.writes.if_made() {
+            writes.lose();
+        }
+    }
+
+    pub(super) fn has_pending_writes(&self) -> bool {
+        let writes = self.writes.if_made();
+        writes.is_some_and(|writes| writes.is_pending())
+    }
+
     pub(super) fn turn(&self) -> Held<'_, Turn> {
         self.turn.lock()
     }
@@ -45,7 +57,7 @@ impl Database {
             } else if !are_told && notice.is_none() {
                 progress.notice = Some(format!(
                     "{CODE}: it is written without log and journal (journal_mode MEMORY or OFF, or past SQLite), so that nothing tells where a transaction ends; use another journal_mode"
-                ));
+                ).into());
             }
         });
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 
 use tokio::sync::Notify;
 
@@ -77,7 +77,8 @@ pub struct Database {
     /// The newest ticket that a round has begun with.
     attempted: AtomicU64,
     settled: Position,
-    calls: OnceLock<Box<Calls>>,
+    /// Gone while nobody works on it.
+    calls: Mutex<Weak<Calls>>,
 
     /// Those that wait for the store.
     pub(super) commits: Commits,
@@ -86,9 +87,10 @@ pub struct Database {
     pub cpu: CpuTime,
 }
 
-/// What whoever works on a database waits for; made when it is first called or waited for.
+/// What whoever works on a database waits for. What is called while nobody has them need not be heard: the next round
+/// begins with a look.
 #[derive(Debug, Default)]
-struct Calls {
+pub struct Calls {
     nudge: Notify,
     stir: Notify,
     lost_way: Notify,
@@ -126,7 +128,7 @@ impl Database {
             tickets: AtomicU64::new(0),
             attempted: AtomicU64::new(0),
             settled: Position::default(),
-            calls: OnceLock::new(),
+            calls: Mutex::default(),
             commits: Commits::default(),
             history: Chronicle::default(),
             cpu: CpuTime::default(),
@@ -148,7 +150,7 @@ impl Database {
             }
         }
         if is_unseen(kind, how) {
-            self.newest().writes().lose();
+            self.newest().lose_writes();
         }
         if kind == FileKind::Database && how.writable && !self.in_wal_mode.load(Ordering::SeqCst) {
             self.newest().look_soon();
@@ -282,7 +284,7 @@ impl Database {
     /// Another file stands in its place. `keeps_log`: with the log of the one before, which SQLite would apply to it.
     pub(super) fn replaced(self: &Arc<Self>, keeps_log: bool) {
         self.begins_anew.fetch_or(keeps_log, Ordering::SeqCst);
-        self.writes().lose();
+        self.lose_writes();
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.mark_dirty();
     }
@@ -330,7 +332,7 @@ impl Database {
         self.removed.store(true, Ordering::SeqCst);
         self.mark_dirty();
         // There is no interval to be waited for any more.
-        self.calls().nudge.notify_one();
+        self.ask_for_look();
     }
 
     pub(super) fn set_as_stored(&self, stamps: Stamps) {
@@ -377,7 +379,7 @@ impl Database {
     /// Queues the database for a look, unless it is queued or being worked on.
     pub fn look_soon(self: &Arc<Self>) {
         if !self.dirty.swap(true, Ordering::SeqCst) && self.client().is_some() {
-            self.calls().stir.notify_one();
+            self.call(|calls| &calls.stir);
             self.enqueue();
         }
     }
@@ -443,7 +445,7 @@ impl Database {
     pub fn request_settling(self: &Arc<Self>) -> u64 {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.enqueue();
-        self.calls().nudge.notify_one();
+        self.ask_for_look();
         ticket
     }
 
@@ -468,8 +470,21 @@ impl Database {
         self.settled.reached(ticket).await;
     }
 
-    fn calls(&self) -> &Calls {
-        self.calls.get_or_init(Box::default)
+    /// To be kept by whoever works on it: what is called meanwhile is heard by whoever waits for it later.
+    pub fn calls(&self) -> Arc<Calls> {
+        let mut calls = locked(&self.calls);
+        calls.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Calls::default());
+            *calls = Arc::downgrade(&new);
+            new
+        })
+    }
+
+    fn call(&self, which: impl FnOnce(&Calls) -> &Notify) {
+        let calls = locked(&self.calls).upgrade();
+        if let Some(calls) = calls {
+            which(&calls).notify_one();
+        }
     }
 
     /// Waits until somebody asks for a look.
@@ -478,7 +493,7 @@ impl Database {
     }
 
     pub(super) fn ask_for_look(&self) {
-        self.calls().nudge.notify_one();
+        self.call(|calls| &calls.nudge);
     }
 
     /// Waits until something was written.
@@ -492,7 +507,7 @@ impl Database {
     }
 
     pub(super) fn note_lost_way(&self) {
-        self.calls().lost_way.notify_one();
+        self.call(|calls| &calls.lost_way);
     }
 
     // ---- what the capture needs ----
@@ -542,7 +557,7 @@ impl Database {
 
     pub(super) fn note_gate_missed(&self) {
         self.gate_missed.store(true, Ordering::SeqCst);
-        self.writes().lose();
+        self.lose_writes();
     }
 
     /// Whether a gate was passed unguarded, so that what was just read of the log may be torn.

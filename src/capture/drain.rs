@@ -160,7 +160,7 @@ impl History {
             return Ok(Drained::only(Next::Image));
         }
         let (touched, written_to) = (db.take_touched(), db.has_writers());
-        let changed = self.seen_stamp != stamps.database || db.writes().is_pending();
+        let changed = self.seen_stamp != stamps.database || db.has_pending_writes();
         let (rest_is_broken, may_differ) = (
             self.is_rest_broken(stamps.database),
             written_to || (touched && changed),

@@ -108,7 +108,7 @@ impl History {
             return Ok(());
         }
         let id = db.id().ok_or(CaptureError::Stopped)?;
-        db.writes().lose();
+        db.lose_writes();
         self.pending.clear();
         self.seen_count = Counted::default();
         let known = shared.state.load(id)?;

@@ -1,6 +1,7 @@
 //! Which databases upkeep has to come back to, and when. Pure.
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,21 +20,38 @@ pub(super) enum Chore {
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     due: BTreeSet<(UnixMs, Arc<Path>, Chore)>,
-    times: HashMap<(Arc<Path>, Chore), UnixMs>,
+    times: HashMap<Arc<Path>, Times>,
+}
+
+/// When each of a database's chores is due.
+#[derive(Debug, Default)]
+struct Times {
+    snapshot: Option<NonZero<UnixMs>>,
+    retention: Option<NonZero<UnixMs>>,
+}
+
+impl Times {
+    fn of(&mut self, chore: Chore) -> &mut Option<NonZero<UnixMs>> {
+        match chore {
+            Chore::Snapshot => &mut self.snapshot,
+            Chore::Retention => &mut self.retention,
+        }
+    }
 }
 
 impl Agenda {
     /// Notes a chore; of two times the earlier one holds. Returns whether it is a new one or has become earlier.
     pub fn note(&mut self, path: &Arc<Path>, chore: Chore, at: UnixMs) -> bool {
-        let key = (path.clone(), chore);
-        if let Some(&known) = self.times.get(&key) {
+        let at = NonZero::new(at.max(1)).expect("BUG: it is positive");
+        let time = self.times.entry(path.clone()).or_default().of(chore);
+        if let Some(known) = *time {
             if known <= at {
                 return false;
             }
-            self.due.remove(&(known, path.clone(), chore));
+            self.due.remove(&(known.get(), path.clone(), chore));
         }
-        self.due.insert((at, path.clone(), chore));
-        self.times.insert(key, at);
+        self.due.insert((at.get(), path.clone(), chore));
+        *time = Some(at);
         true
     }
 
@@ -48,7 +66,12 @@ impl Agenda {
             return None;
         }
         let (_, path, chore) = self.due.pop_first()?;
-        self.times.remove(&(path.clone(), chore));
+        if let Some(times) = self.times.get_mut(&path) {
+            *times.of(chore) = None;
+            if times.snapshot.or(times.retention).is_none() {
+                self.times.remove(&path);
+            }
+        }
         Some((path, chore))
     }
 }

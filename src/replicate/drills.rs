@@ -100,7 +100,8 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
         }
         Err(error) => {
             if error.is_damage() {
-                client.update(|progress| progress.damage = Some(format!("damaged: {error}")));
+                client
+                    .update(|progress| progress.damage = Some(format!("damaged: {error}").into()));
             }
             tracing::error!(
                 client = %client.label,

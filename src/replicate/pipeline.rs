@@ -47,6 +47,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         db.take_dirty();
         return;
     };
+    let _heard = db.calls();
     let interval = client.policy().sync_interval.max(FIRST_LOOK);
     let mut looks = Backoff::new(FIRST_LOOK, LAST_LOOK);
     let mut empty_looks = Backoff::new(FIRST_LOOK, interval);

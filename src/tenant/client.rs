@@ -82,7 +82,7 @@ pub struct Progress {
     /// When a restore drill of this run has passed last.
     pub last_proven_at: Option<UnixMs>,
     /// What the last restore drill has found wrong with the replica: shown as a failure until one passes.
-    pub damage: Option<String>,
+    pub damage: Option<Box<str>>,
     /// The newest generation that this run has stored something of.
     pub stored_generation: Option<GenerationId>,
     /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
@@ -91,7 +91,7 @@ pub struct Progress {
     pub unmounted: bool,
     /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
     /// where no error is.
-    pub notice: Option<String>,
+    pub notice: Option<Box<str>>,
     /// The file lacked commits that are in the store, which may have more transactions than the state knows of.
     pub is_behind: bool,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
@@ -155,7 +155,9 @@ impl Progress {
         if self.paused && could_be_active {
             self.status = Status::Paused;
         }
-        self.last_error = self.last_error.or_else(|| self.notice.clone());
+        self.last_error = self
+            .last_error
+            .or_else(|| self.notice.as_deref().map(str::to_owned));
         self
     }
 
@@ -456,10 +458,10 @@ mod tests {
     #[test]
     fn a_notice_is_shown_where_no_error_is() {
         let client = client();
-        client.update(|progress| progress.notice = Some("foreign_change: looked into".to_owned()));
+        client.update(|progress| progress.notice = Some("foreign_change: looked into".into()));
         let shown = client.progress();
         assert_eq!(shown.status, Status::Active);
-        assert_eq!(shown.last_error, shown.notice);
+        assert_eq!(shown.last_error.as_deref(), shown.notice.as_deref());
         client.update(|progress| progress.last_error = Some("store: gone".to_owned()));
         assert_eq!(client.progress().last_error.as_deref(), Some("store: gone"));
     }

@@ -163,7 +163,7 @@ pub fn health(client: &Client, now: UnixMs) -> HealthView {
         generation: progress.generation.map(|id| id.to_string()),
         last_sync_at: progress.last_sync_at.map(rfc3339),
         last_snapshot_at: progress.last_snapshot_at.map(rfc3339),
-        last_proven_at: progress.last_proven_at.map(rfc3339),
+        last_proven_at: progress.found().last_proven_at.map(rfc3339),
         sync_errors: progress.sync_errors,
         last_error: progress.last_error,
     }

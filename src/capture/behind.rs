@@ -94,7 +94,7 @@ impl History {
                 "{BEHIND_REPLICA}: the file lacked commits that are in the store, up to transaction {txid} at least of generation {generation}; restore that where they are wanted"
             );
             client.update(|progress| {
-                progress.notice = Some(text.into());
+                progress.found_mut().notice = Some(text);
                 progress.is_behind = true;
             });
         }

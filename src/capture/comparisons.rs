@@ -50,14 +50,14 @@ impl Database {
             return;
         };
         client.update(|progress| {
-            let notice = progress.notice.as_deref();
+            let notice = progress.found().notice.as_deref();
             let is_noted = notice.is_some_and(|notice| notice.starts_with(CODE));
             if are_told && is_noted {
-                progress.notice = None;
+                progress.found_mut().notice = None;
             } else if !are_told && notice.is_none() {
-                progress.notice = Some(format!(
+                progress.found_mut().notice = Some(format!(
                     "{CODE}: it is written without log and journal (journal_mode MEMORY or OFF, or past SQLite), so that nothing tells where a transaction ends; use another journal_mode"
-                ).into());
+                ));
             }
         });
     }

@@ -92,7 +92,7 @@ fn tell(db: &Database, before: &Mark, pages: &[u32]) {
             "{FOREIGN_CHANGE}: {} pages ({named}) were written past SQLite, or lost by it; the state before is transaction {txid} of generation {generation}",
             pages.len()
         );
-        client.update(|progress| progress.notice = Some(text.into()));
+        client.update(|progress| progress.found_mut().notice = Some(text));
     }
 }
 

@@ -74,7 +74,8 @@ pub struct Inodes {
 }
 
 struct Table {
-    nodes: HashMap<NodeId, Node>,
+    /// Each on its own: a table has nearly as much room again as it needs.
+    nodes: HashMap<NodeId, Box<Node>>,
     foreign: HashMap<BackingInode, NodeId>,
     next_foreign: NodeId,
     /// How many changes of extended attributes have ended.
@@ -125,7 +126,7 @@ impl Inodes {
         Self {
             root,
             table: Mutex::new(Table {
-                nodes: HashMap::from([(ROOT, node)]),
+                nodes: HashMap::from([(ROOT, Box::new(node))]),
                 foreign: HashMap::new(),
                 next_foreign: FIRST_FOREIGN,
                 attribute_changes: 0,
@@ -154,17 +155,19 @@ impl Inodes {
             return None;
         }
         let id = table.assign_node_id(self.root, backing);
-        let node = table.nodes.entry(id).or_insert_with(|| Node {
-            backing,
-            generation,
-            is_directory,
-            lookups: 0,
-            names: Vec::new(),
-            children: 0,
-            pin: None,
-            moves: 0,
-            page_cached: false,
-            lacking: 0,
+        let node = table.nodes.entry(id).or_insert_with(|| {
+            Box::new(Node {
+                backing,
+                generation,
+                is_directory,
+                lookups: 0,
+                names: Vec::new(),
+                children: 0,
+                pin: None,
+                moves: 0,
+                page_cached: false,
+                lacking: 0,
+            })
         });
         node.lookups += 1;
         let generation = node.generation;

@@ -68,7 +68,7 @@ fn sample(mut clients: Vec<Arc<Client>>, sample: Sample) -> Vec<Arc<Client>> {
         let progress = client.progress();
         progress.replicated_txid > 0 && progress.status != Status::Refused
     });
-    clients.sort_by_cached_key(|client| client.progress().last_proven_at);
+    clients.sort_by_cached_key(|client| client.progress().found().last_proven_at);
     clients.truncate(sample.of(clients.len()));
     clients
 }
@@ -85,8 +85,9 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
     match outcome {
         Ok(verified) => {
             client.update(|progress| {
-                progress.last_proven_at = Some(now_ms());
-                progress.damage = None;
+                let found = progress.found_mut();
+                found.last_proven_at = Some(now_ms());
+                found.damage = None;
             });
             tracing::info!(
                 client = %client.label,
@@ -100,8 +101,8 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
         }
         Err(error) => {
             if error.is_damage() {
-                client
-                    .update(|progress| progress.damage = Some(format!("damaged: {error}").into()));
+                let damage = format!("damaged: {error}");
+                client.update(|progress| progress.found_mut().damage = Some(damage));
             }
             tracing::error!(
                 client = %client.label,
@@ -139,7 +140,7 @@ mod tests {
         );
         client.update(|progress| {
             progress.replicated_txid = replicated_txid;
-            progress.last_proven_at = last_proven_at;
+            progress.found_mut().last_proven_at = last_proven_at;
         });
         Arc::new(client)
     }

@@ -141,16 +141,16 @@ impl Replicator {
             "Two instances replicate the same database"
         );
         client.update(|progress| {
-            progress.rival = Some(Box::new(Rival {
+            progress.found_mut().rival = Some(Rival {
                 seen_at: now_ms(),
                 text,
-            }));
+            });
         });
     }
 
     fn forget_rival(&self, client: &Client) {
         if look_for_rival_at(client).is_some_and(|at| now_ms() >= at) {
-            client.update(|progress| progress.rival = None);
+            client.update(|progress| progress.found_mut().rival = None);
         }
     }
 }
@@ -158,6 +158,6 @@ impl Replicator {
 /// When another instance that was seen may count as gone, unless it is seen again; none where none was seen.
 pub(super) fn look_for_rival_at(client: &Client) -> Option<UnixMs> {
     let interval = client.policy().snapshot_interval * GONE_AFTER;
-    let rival = client.progress().rival?;
-    Some(rival.seen_at + interval.as_millis() as i64)
+    let seen_at = client.progress().found().rival.as_ref()?.seen_at;
+    Some(seen_at + interval.as_millis() as i64)
 }

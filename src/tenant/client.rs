@@ -77,25 +77,32 @@ pub struct Progress {
     pub last_snapshot_at: Option<UnixMs>,
     /// Failed attempts to store something, since the start.
     pub sync_errors: u64,
+    /// What few clients have.
+    found: Option<Box<Found>>,
     /// Why the client is failing, gapped or refused: a code, a colon and a sentence.
     pub last_error: Option<String>,
-    /// When a restore drill of this run has passed last.
-    pub last_proven_at: Option<UnixMs>,
-    /// What the last restore drill has found wrong with the replica: shown as a failure until one passes.
-    pub damage: Option<Box<str>>,
     /// The newest generation that this run has stored something of.
     pub stored_generation: Option<GenerationId>,
-    /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
-    pub rival: Option<Box<Rival>>,
     /// The watch path is not mounted any more: nothing that is written is seen. Shown as a failure.
     pub unmounted: bool,
-    /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
-    /// where no error is.
-    pub notice: Option<Box<str>>,
     /// The file lacked commits that are in the store, which may have more transactions than the state knows of.
     pub is_behind: bool,
     /// Told to stop uploading, or not enabled. Shown as the status of a client that could be active.
     pub paused: bool,
+}
+
+/// What was found out about a client besides how far it has come.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// When a restore drill of this run has passed last.
+    pub last_proven_at: Option<UnixMs>,
+    /// What the last restore drill has found wrong with the replica: shown as a failure until one passes.
+    pub damage: Option<String>,
+    /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
+    pub rival: Option<Rival>,
+    /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
+    /// where no error is.
+    pub notice: Option<String>,
 }
 
 /// Another instance that was seen at work.
@@ -120,16 +127,29 @@ impl Progress {
             last_sync_at: None,
             last_snapshot_at: None,
             sync_errors: 0,
+            found: None,
             last_error: None,
-            last_proven_at: None,
-            damage: None,
             stored_generation: None,
-            rival: None,
             unmounted: false,
-            notice: None,
             is_behind: false,
             paused: false,
         }
+    }
+
+    /// What was found out.
+    pub fn found(&self) -> &Found {
+        static NOTHING: Found = Found {
+            last_proven_at: None,
+            damage: None,
+            rival: None,
+            notice: None,
+        };
+        self.found.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same, to be changed.
+    pub fn found_mut(&mut self) -> &mut Found {
+        self.found.get_or_insert_default()
     }
 
     /// What is wrong however well the uploads go.
@@ -137,8 +157,9 @@ impl Progress {
         if self.unmounted {
             return Some("unmounted: its watch path is; what is written there is not seen");
         }
-        let rival = self.rival.as_ref().map(|rival| rival.text.as_str());
-        rival.or(self.damage.as_deref())
+        let found = self.found.as_deref()?;
+        let rival = found.rival.as_ref().map(|rival| rival.text.as_str());
+        rival.or(found.damage.as_deref())
     }
 
     /// What is shown: a replica that is known to be damaged, or that another instance writes too, fails, and a client that
@@ -155,9 +176,9 @@ impl Progress {
         if self.paused && could_be_active {
             self.status = Status::Paused;
         }
-        self.last_error = self
-            .last_error
-            .or_else(|| self.notice.as_deref().map(str::to_owned));
+        if self.last_error.is_none() {
+            self.last_error = self.found().notice.clone();
+        }
         self
     }
 
@@ -216,7 +237,7 @@ pub struct Client {
     /// Its store, a slash, and its place there; the place alone where there is no store for it.
     place: Arc<str>,
     /// Bytes of `place` before the place in the store; none where there is no store.
-    before_place: Option<NonZero<usize>>,
+    before_place: Option<NonZero<u32>>,
     policy: RwLock<Arc<Policy>>,
     progress: Mutex<Progress>,
     replicated: Position,
@@ -240,7 +261,9 @@ impl Client {
             db_path,
             seen_at,
             is_listed: identity.is_listed,
-            before_place: NonZero::new(before),
+            before_place: NonZero::new(
+                u32::try_from(before).expect("BUG: no store has such a name"),
+            ),
             place: identity
                 .location
                 .unwrap_or_else(|| identity.s3_prefix.into()),
@@ -298,7 +321,8 @@ impl Client {
 
     /// Where its objects lie below its store's root, without a slash at either end.
     pub fn s3_prefix(&self) -> &str {
-        &self.place[self.before_place.map_or(0, NonZero::get)..]
+        let before = self.before_place.map_or(0, NonZero::get);
+        &self.place[before as usize..]
     }
 
     /// The same as it is noted; none where there is no store for it.
@@ -458,10 +482,12 @@ mod tests {
     #[test]
     fn a_notice_is_shown_where_no_error_is() {
         let client = client();
-        client.update(|progress| progress.notice = Some("foreign_change: looked into".into()));
+        client.update(|progress| {
+            progress.found_mut().notice = Some("foreign_change: looked into".to_owned())
+        });
         let shown = client.progress();
         assert_eq!(shown.status, Status::Active);
-        assert_eq!(shown.last_error.as_deref(), shown.notice.as_deref());
+        assert_eq!(shown.last_error, shown.found().notice);
         client.update(|progress| progress.last_error = Some("store: gone".to_owned()));
         assert_eq!(client.progress().last_error.as_deref(), Some("store: gone"));
     }

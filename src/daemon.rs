@@ -2,7 +2,6 @@
 
 mod exec;
 mod looks;
-mod memory;
 mod mounts;
 mod reload;
 mod signals;
@@ -100,7 +99,6 @@ pub type Reload = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 /// Mounts, replicates and serves the API until SIGINT, SIGTERM or an unmount from outside, or the end of the command
 /// beside it. SIGHUP has the configuration read again. The exit code: that command's, or 0.
 pub async fn run(config: Config, reload: Reload, beside: Beside) -> Result<u8, Error> {
-    memory::share_heaps();
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let uplink = uplink::open(&config).await?;
     let roster = Arc::new(Roster::new(config.limits.max_tenants));

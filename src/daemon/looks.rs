@@ -1,8 +1,7 @@
-//! Looks for ways past the mounts: each minute, and sooner where somebody asks for health. And gives memory back then.
+//! Looks for ways past the mounts: each minute, and sooner where somebody asks for health.
 
 use std::time::Duration;
 
-use super::memory;
 use super::mounts::Mounts;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -19,7 +18,6 @@ pub(super) async fn look_out(mounts: Mounts) {
             }
         }
         tokio::time::sleep(SHORTEST).await;
-        memory::give_back();
         // Out of time it is as if somebody had asked.
         let _ = tokio::time::timeout(PERIOD - SHORTEST, mounts.look_wanted()).await;
     }

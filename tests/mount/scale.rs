@@ -2,21 +2,28 @@
 //! known is over soon, and so is the registration of one more.
 
 use std::fs::File;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::support::daemon::{Daemon, guid};
 use super::support::scale::{Vitals, add_databases, make_known, prepare, store_requests};
+use super::support::sqlite;
 
 const FEW: u32 = 250;
 const MANY: u32 = 1_500;
+const WRITTEN: u32 = 1_000;
 /// Of memory, for each database that nobody touches.
 const BYTES_EACH: u64 = 2_048;
+/// Beside that, for each that was written in this run and is idle.
+const BYTES_EACH_MORE: u64 = 3_072;
 /// Until all mounts answer. It holds for ten thousand databases in a release.
 const START: Duration = Duration::from_secs(2);
 const REGISTRATION: Duration = Duration::from_millis(5);
+/// The allocator has given back by then what was freed before.
+const MEMORY_IS_BACK: Duration = Duration::from_secs(3);
 /// How long nothing may happen.
 const QUIET: Duration = Duration::from_secs(3);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Starts it with databases that it knows, and waits until it has nothing to do, which is when its threads have been still
 /// for a while and what it needed for the start is given back.
@@ -69,6 +76,40 @@ fn a_database_that_nobody_touches_costs_two_kilobytes_and_nothing_else() {
         "{ticks} hundredths of a second of processor time"
     );
     assert_one_more_is_registered_at_once(&daemon);
+}
+
+/// Writes once to each of so many, and gives what it takes when it has come to rest and its memory with it.
+fn write_and_rest(daemon: &Daemon, databases: Range<u32>) -> u64 {
+    for number in databases {
+        sqlite::query(
+            &daemon.database(&guid(number)),
+            "INSERT INTO commits (body) VALUES (randomblob(300))",
+        );
+    }
+    let mut last = Vitals::of(daemon.pid());
+    daemon.wait_for(PATIENCE, "it does not come to rest", || {
+        std::thread::park_timeout(MEMORY_IS_BACK);
+        let before = std::mem::replace(&mut last, Vitals::of(daemon.pid()));
+        last.wake_ups_since(&before) < 10 && last.anonymous >= before.anonymous
+    });
+    last.anonymous
+}
+
+#[test]
+fn a_database_that_was_written_costs_little_more_once_it_is_idle() {
+    let mut daemon = prepare(Duration::from_secs(120));
+    add_databases(&daemon, 0..WRITTEN);
+    make_known(&mut daemon, WRITTEN);
+    start(&mut daemon, |_| true);
+    // What threads and caches have of their own is there then.
+    let few = write_and_rest(&daemon, 0..FEW);
+    let all = write_and_rest(&daemon, FEW..WRITTEN);
+    let each = all.saturating_sub(few) / u64::from(WRITTEN - FEW);
+    eprintln!("each {each}");
+    assert!(
+        each <= BYTES_EACH_MORE,
+        "{each} bytes each; {few} when few were written"
+    );
 }
 
 fn assert_one_more_is_registered_at_once(daemon: &Daemon) {

@@ -4,6 +4,7 @@ mod connect;
 mod date;
 mod listing;
 mod refusal;
+mod short;
 mod upload;
 
 use std::io;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use self::date::AnswerDate;
 use self::listing::Listing;
 use self::refusal::{code_refusal, refusal};
+use self::short::Known;
 use super::spec::{Encryption, EncryptionAlgorithm, S3Options};
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
@@ -32,6 +34,7 @@ pub struct S3Store {
     /// Without a slash at either end; empty for the whole bucket.
     prefix: String,
     encryption: AskedEncryption,
+    short_way: Known,
 }
 
 /// What is asked for with each new object; nothing where the bucket decides.
@@ -75,6 +78,7 @@ impl S3Store {
                 .as_ref()
                 .map(Into::into)
                 .unwrap_or_default(),
+            short_way: Known::default(),
         })
     }
 

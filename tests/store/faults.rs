@@ -38,6 +38,9 @@ impl Behind {
         for key in ["a/1", "a/2"] {
             store.put_new(key, &long()).await.expect("new");
         }
+        // From here on few bytes go the short way.
+        store.put_new("few", &few()).await.expect("new");
+        store.delete(&["few".to_owned()]).await.expect("deleted");
         Self {
             server,
             proxy,
@@ -49,9 +52,10 @@ impl Behind {
     async fn under(&self, fault: Fault) -> Vec<(&'static str, Result<(), StoreError>, Duration)> {
         self.proxy.set(fault);
         let store = &*self.store;
-        let requests: [(&'static str, BoxFuture<'_, Result<(), StoreError>>); 8] = [
+        let requests: [(&'static str, BoxFuture<'_, Result<(), StoreError>>); 9] = [
             ("put", Box::pin(put(store, "put/bytes", long()))),
             ("put of a file", Box::pin(put_file(store))),
+            ("put of a few bytes", Box::pin(put(store, "put/few", few()))),
             ("get", Box::pin(get(store))),
             ("get of a range", Box::pin(get_range(store))),
             ("list", Box::pin(list(store))),
@@ -83,9 +87,11 @@ impl Behind {
             store.put_new(key, &long()).await.expect("stored");
             assert!(read(store, key).await == long_bytes(), "{key} is other");
         }
+        store.put_new("put/few", &few()).await.expect("stored");
+        assert!(read(store, "put/few").await == b"few", "it is other");
         assert_eq!(
             keys(store, "").await,
-            ["a/1", "a/2", "put/bytes", "put/file"],
+            ["a/1", "a/2", "put/bytes", "put/few", "put/file"],
             "{}",
             self.server.name
         );
@@ -98,6 +104,10 @@ fn long_bytes() -> Vec<u8> {
 
 fn long() -> Body {
     Body::Bytes(Bytes::from(long_bytes()))
+}
+
+fn few() -> Body {
+    body("few")
 }
 
 async fn put(store: &dyn ObjectStore, key: &str, body: Body) -> Result<(), StoreError> {
@@ -228,7 +238,9 @@ async fn a_lost_acknowledgement_is_found_by_the_next_attempt() {
         let behind = Behind::new(server).await;
         for (request, outcome, _) in behind.under(Fault::LoseAcknowledgement).await {
             match request {
-                "put" | "put of a file" => assert!(unavailable(&outcome.expect_err(request))),
+                "put" | "put of a file" | "put of a few bytes" => {
+                    assert!(unavailable(&outcome.expect_err(request)))
+                }
                 _ => outcome.expect(request),
             }
         }

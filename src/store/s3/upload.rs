@@ -7,12 +7,15 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
 
 use super::S3Store;
 use super::connect::{ATTEMPT_TIMEOUT, timeouts};
 use super::refusal::{is_conflict, is_precondition, refusal};
+use super::short::Lesson;
 use crate::store::{Body, StoreError};
 
 /// Bytes of a part, unless there would be more than `MAX_PARTS`. A shorter file goes up in one request; what fails
@@ -59,10 +62,13 @@ impl Refused {
 impl S3Store {
     pub(super) async fn upload(&self, key: &str, body: &Body) -> Result<(), Refused> {
         match body {
+            Body::Bytes(bytes) if (bytes.len() as u64) < SLOWEST => {
+                self.upload_small(key, bytes).await
+            }
             Body::Bytes(bytes) => {
                 let len = bytes.len() as u64;
-                self.upload_whole(key, ByteStream::from(bytes.clone()), len)
-                    .await
+                let stream = ByteStream::from(bytes.clone());
+                self.upload_whole(key, stream, len).await
             }
             Body::File(path) => {
                 let local = |error: io::Error| Refused::local(key, path, &error);
@@ -76,16 +82,50 @@ impl S3Store {
         }
     }
 
-    async fn upload_whole(&self, key: &str, stream: ByteStream, len: u64) -> Result<(), Refused> {
-        let request = self
-            .client
+    /// What is short goes the short way, once that is known.
+    async fn upload_small(&self, key: &str, bytes: &Bytes) -> Result<(), Refused> {
+        let full_key = self.full_key(key);
+        if let Some(way) = self.short_way.get() {
+            let sent = way.put(&full_key, bytes).await;
+            let sent = sent.map(|sent| sent.map_err(|error| Refused::from_sdk(key, &error)));
+            if !matches!(sent, Some(Ok(()) | Err(Refused::Precondition))) {
+                self.short_way.forget(&way);
+            }
+            if let Some(sent) = sent {
+                return sent;
+            }
+        }
+        // Apart, since it is large.
+        Box::pin(self.upload_and_learn(key, full_key, bytes)).await
+    }
+
+    async fn upload_and_learn(
+        &self,
+        key: &str,
+        full_key: String,
+        bytes: &Bytes,
+    ) -> Result<(), Refused> {
+        let lesson = Lesson::of(&full_key);
+        let request = self.request(full_key, ByteStream::from(bytes.clone()));
+        let answer = request.customize().interceptor(lesson.clone()).send().await;
+        answer.map_err(|error| Refused::from_sdk(key, &error))?;
+        self.short_way.keep(lesson.learnt());
+        Ok(())
+    }
+
+    fn request(&self, full_key: String, stream: ByteStream) -> PutObjectFluentBuilder {
+        self.client
             .put_object()
             .bucket(&self.bucket)
-            .key(self.full_key(key))
+            .key(full_key)
             .if_none_match(ANY)
             .set_server_side_encryption(self.encryption.algorithm.clone())
             .set_ssekms_key_id(self.encryption.kms_key_id.clone())
-            .body(stream);
+            .body(stream)
+    }
+
+    async fn upload_whole(&self, key: &str, stream: ByteStream, len: u64) -> Result<(), Refused> {
+        let request = self.request(self.full_key(key), stream);
         // What is short does with the limits of all requests, and needs no configuration of its own.
         let answer = match len < SLOWEST {
             true => request.send().await,

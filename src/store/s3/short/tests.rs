@@ -1,0 +1,242 @@
+//! What goes the short way is what the SDK sends.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, SharedHttpClient,
+};
+use aws_smithy_http_client::Builder;
+
+use super::super::{AskedEncryption, S3Store};
+use super::*;
+use crate::store::spec::{Encryption, EncryptionAlgorithm};
+use crate::store::{Body, ObjectStore, Put, StoreError};
+
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+const INVOCATION: &str = "amz-sdk-invocation-id";
+const ATTEMPT: &str = "amz-sdk-request";
+const CREATED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/// A request as it came: its first line, its headers, its body.
+#[derive(Debug)]
+struct Came {
+    line: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Came {
+    /// Whether the SDK made it.
+    fn is_of_sdk(&self) -> bool {
+        self.headers.contains_key(INVOCATION)
+    }
+
+    /// All that is the same in each request of the same object: not what has the moment in it, or tells of the SDK's attempts.
+    fn lasting(&self) -> BTreeMap<&str, &str> {
+        let moments = [INVOCATION, ATTEMPT, "x-amz-date", "authorization"];
+        let headers = self.headers.iter();
+        headers
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !moments.contains(name))
+            .collect()
+    }
+
+    fn signed_headers(&self) -> Vec<&str> {
+        let (_, list) = self.headers["authorization"]
+            .split_once("SignedHeaders=")
+            .expect("a signature");
+        let (list, _) = list.split_once(',').expect("more");
+        list.split(';').filter(|name| *name != INVOCATION).collect()
+    }
+}
+
+/// A server that gives these answers, one after another, and tells what came.
+fn serve(answers: Vec<&'static str>) -> (String, Receiver<Came>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let (told, came) = channel();
+    std::thread::spawn(move || {
+        let mut answers = answers.into_iter();
+        for connection in listener.incoming() {
+            let connection = connection.expect("a connection");
+            if !answer(connection, &mut answers, &told) {
+                return;
+            }
+        }
+    });
+    (address, came)
+}
+
+/// Until there is no further answer, which is false, or no further request.
+fn answer(
+    connection: TcpStream,
+    answers: &mut impl Iterator<Item = &'static str>,
+    told: &Sender<Came>,
+) -> bool {
+    let mut reader = BufReader::new(connection.try_clone().expect("a copy"));
+    let mut writer = connection;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return true;
+        }
+        let mut headers = BTreeMap::new();
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header).expect("a header");
+            let Some((name, value)) = header.trim_end().split_once(": ") else {
+                break;
+            };
+            headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+        let len = headers["content-length"].parse().expect("a number");
+        let mut body = vec![0; len];
+        reader.read_exact(&mut body).expect("a body");
+        let Some(answer) = answers.next() else {
+            return false;
+        };
+        let line = line.trim_end().to_owned();
+        told.send(Came {
+            line,
+            headers,
+            body,
+        })
+        .expect("waits");
+        writer.write_all(answer.as_bytes()).expect("answered");
+    }
+}
+
+/// A store there, as it is at AWS: with checksums, and keys that are good for a session.
+fn store(endpoint: &str) -> S3Store {
+    let http: SharedHttpClient = Builder::new().build_http();
+    let keys = Credentials::new(
+        "AKIATEST",
+        "a-secret-of-tests",
+        Some("a token".to_owned()),
+        None,
+        "tests",
+    );
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(endpoint)
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(keys)
+        .http_client(http)
+        .retry_config(RetryConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+        .force_path_style(true);
+    let encryption = Encryption {
+        algorithm: EncryptionAlgorithm::Kms,
+        kms_key_id: Some("a-key".to_owned()),
+    };
+    S3Store {
+        client: Client::from_conf(config.build()),
+        bucket: "replicas".to_owned(),
+        prefix: "a prefix".to_owned(),
+        encryption: AskedEncryption::from(&encryption),
+        short_way: Known::default(),
+    }
+}
+
+fn next(came: &Receiver<Came>) -> Came {
+    came.recv_timeout(TIME_LIMIT).expect("a request")
+}
+
+#[tokio::test]
+async fn what_goes_the_short_way_is_what_the_sdk_sends() {
+    let (endpoint, came) = serve(vec![CREATED; 3]);
+    let store = store(&endpoint);
+    let key = "a/b ~é+%'()!*,;:@&=$/c.d_e-f";
+    let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+    let other = Body::Bytes(Bytes::from_static(b"others"));
+    for body in [&body, &body, &other] {
+        let put = store.put_new(key, body).await.expect("stored");
+        assert_eq!(put, Put::Created);
+    }
+    let (first, second, third) = (next(&came), next(&came), next(&came));
+    assert!(first.is_of_sdk());
+    assert!(!second.is_of_sdk() && !third.is_of_sdk());
+    assert_eq!(first.line, second.line);
+    assert_eq!(first.lasting(), second.lasting());
+    assert_eq!(first.signed_headers(), second.signed_headers());
+    assert_eq!(first.body, second.body);
+    for name in [
+        "if-none-match",
+        "x-amz-server-side-encryption",
+        "x-amz-server-side-encryption-aws-kms-key-id",
+        "x-amz-security-token",
+        CHECKSUM,
+    ] {
+        assert!(second.headers.contains_key(name), "{name}: {second:?}");
+    }
+    assert_ne!(third.headers[CHECKSUM], second.headers[CHECKSUM]);
+    assert_eq!(third.headers["content-length"], "6");
+    assert_eq!(third.body, b"others");
+}
+
+/// What fails is told as the SDK tells it, and the next one is the SDK's again.
+#[tokio::test]
+async fn what_fails_the_short_way_means_what_it_does_to_the_sdk() {
+    let refusals = [
+        ("503 Slow Down", "SlowDown"),
+        ("500 Internal", "InternalError"),
+        ("403 Forbidden", "AccessDenied"),
+        ("403 Forbidden", "RequestTimeTooSkewed"),
+        ("404 Not Found", "NoSuchBucket"),
+        ("409 Conflict", "OperationAborted"),
+        ("400 Bad Request", "nonsense"),
+    ];
+    for (status, code) in refusals {
+        let text = format!("<Error><Code>{code}</Code><Message>why not</Message></Error>");
+        let text = if code == "nonsense" {
+            "no XML".to_owned()
+        } else {
+            text
+        };
+        let refusal = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        let refusal: &'static str = refusal.leak();
+        let (endpoint, came) = serve(vec![refusal, CREATED, refusal, CREATED, CREATED]);
+        let store = store(&endpoint);
+        let body = Bytes::from_static(b"some bytes");
+        let mut told = Vec::new();
+        for is_of_sdk in [true, true, false, true, false] {
+            let sent = store.upload("a/b", &Body::Bytes(body.clone())).await;
+            told.push(sent.map_err(|refused| match refused {
+                super::super::upload::Refused::Precondition => "precondition".to_owned(),
+                super::super::upload::Refused::Conflict => "conflict".to_owned(),
+                super::super::upload::Refused::Other(error) => format!("{error:?}"),
+            }));
+            assert_eq!(next(&came).is_of_sdk(), is_of_sdk, "{code}");
+        }
+        assert!(told[0].is_err());
+        assert_eq!(told[0], told[2]);
+        assert!(told[1].is_ok() && told[3].is_ok() && told[4].is_ok());
+    }
+}
+
+/// What is there already is no failure of the way.
+#[tokio::test]
+async fn an_object_that_is_there_leaves_the_short_way_known() {
+    let exists = "HTTP/1.1 412 Precondition Failed\r\ncontent-length: 0\r\n\r\n";
+    let (endpoint, came) = serve(vec![CREATED, exists, CREATED]);
+    let store = store(&endpoint);
+    let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+    for (is_of_sdk, expected) in [
+        (true, Put::Created),
+        (false, Put::Exists),
+        (false, Put::Created),
+    ] {
+        let put: Result<Put, StoreError> = store.put_new("a/b", &body).await;
+        assert_eq!(put.expect("an answer"), expected);
+        assert_eq!(next(&came).is_of_sdk(), is_of_sdk);
+    }
+}

@@ -169,8 +169,9 @@ impl StateDb {
             rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
         })?;
         let connection = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?;
+        // Nobody else opens it, and so no lock has to be taken for each transaction.
         connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
              PRAGMA cache_size = -512;",
         )?;
         connection.set_prepared_statement_cache_capacity(READY);

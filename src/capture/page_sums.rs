@@ -66,6 +66,8 @@ pub struct PageSums {
     id: i64,
     /// Sum and sequence number of the newest segment in memory that has the page.
     overlay: HashMap<u32, (u64, u32)>,
+    /// Pages for which the table has room; none where that is not known.
+    room: Option<u32>,
 }
 
 impl PageSums {
@@ -75,6 +77,7 @@ impl PageSums {
             directory,
             id,
             overlay: HashMap::new(),
+            room: None,
         }
     }
 
@@ -89,6 +92,7 @@ impl PageSums {
 
     /// Replaces the table with the sums of a whole database, page 1 first; 0 for the lock page.
     pub fn rewrite(&mut self, header: &SumsHeader, sums: &[u64]) -> io::Result<()> {
+        self.room = None;
         let path = self.path();
         let temporary = path.with_extension("tmp");
         let file = disk::create(&temporary)?;
@@ -135,9 +139,12 @@ impl PageSums {
             let values: Vec<u64> = run.iter().map(|&(_, sum)| sum).collect();
             write_sums(&file, run[0].0, &values)?;
         }
-        file.set_len(HEADER_SIZE + 8 * u64::from(header.commit))?;
+        if self.room.take() != Some(header.commit) {
+            file.set_len(HEADER_SIZE + 8 * u64::from(header.commit))?;
+        }
         Point::SumsWritten.reach();
         file.write_all_at(&header.encode(), 0)?;
+        self.room = Some(header.commit);
         for (pgno, _) in sums {
             if self
                 .overlay

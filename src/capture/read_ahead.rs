@@ -149,7 +149,8 @@ impl Capture {
     /// Some time after a log that the kernel passes through was written: reads on in it, if it is written fast.
     pub(super) fn read_ahead_soon(&self, db: &Arc<Database>) {
         let db = db.newest();
-        if !db.is_far_ahead(&self.shared.backing) {
+        // What was looked at meanwhile is heard of again.
+        if !db.is_dirty() || !db.is_far_ahead(&self.shared.backing) {
             return;
         }
         self.workers.look(Box::new(move |shared| {

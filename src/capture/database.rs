@@ -517,6 +517,11 @@ impl Database {
         self.history.lock()
     }
 
+    /// None where somebody else has it now.
+    pub(super) fn try_history(&self) -> Option<Open<'_>> {
+        self.history.try_lock()
+    }
+
     #[cfg(test)]
     pub(super) fn rests(&self) -> bool {
         self.history.is_resting()

@@ -19,7 +19,7 @@ use super::page_sums::{PageSums, SumsHeader};
 use super::read_ahead::Followed;
 use super::resets::{Emptied, LogEnd};
 use super::segment::Press;
-use super::state::{Entry, Known, SnapshotNote, Stamps};
+use super::state::{Entry, Known, SnapshotNote, Stamps, StoredNote};
 use super::{Shared, now_after};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Point;
@@ -230,18 +230,36 @@ impl History {
         shared: &Shared,
         stamps: Option<Stamps>,
     ) -> Result<bool, CaptureError> {
-        let Some(segment) = self.pending.front().cloned() else {
+        let Some(note) = self.stored_note(stamps) else {
             return Ok(false);
         };
-        let stamps = stamps.filter(|_| self.pending.len() == 1);
-        // First the state with the sums, then the table: after a death in between the sums are put in again.
-        let note = match segment.snapshot {
-            true => SnapshotNote::first(segment.end.generation),
-            false => self.snapshot_after(&segment.end, segment.size),
-        };
-        shared
-            .state
-            .save_stored(self.id, &entry_of(&segment), &note, stamps)?;
+        shared.state.save_all_stored(std::slice::from_ref(&note))?;
+        self.stored_is_noted(db, shared, &note)
+    }
+
+    /// What the state has to note when the oldest segment is in the store; none where none waits.
+    pub(super) fn stored_note(&self, stamps: Option<Stamps>) -> Option<StoredNote> {
+        let segment = self.pending.front()?;
+        Some(StoredNote {
+            id: self.id,
+            entry: entry_of(segment),
+            snapshot: match segment.snapshot {
+                true => SnapshotNote::first(segment.end.generation),
+                false => self.snapshot_after(&segment.end, segment.size),
+            },
+            stamps: stamps.filter(|_| self.pending.len() == 1),
+        })
+    }
+
+    /// The oldest segment is in the store, and the state has this note of it. First the state with the sums, then the table:
+    /// after a death in between the sums are put in again. Says whether it is noted that all is stored.
+    pub(super) fn stored_is_noted(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        note: &StoredNote,
+    ) -> Result<bool, CaptureError> {
+        let segment = self.front().expect("BUG: a note of no segment");
         Point::StoredNoted.reach();
         self.taken_at = Some(now_ms());
         if !segment.durable {
@@ -252,11 +270,11 @@ impl History {
             shared.spool.remove(path)?;
         }
         self.stored = Some(segment.end);
-        self.snapshot = Some(note);
+        self.snapshot = Some(note.snapshot);
         self.is_newest_known = true;
         self.pending.pop_front();
         self.report(db);
-        Ok(stamps.is_some())
+        Ok(note.stamps.is_some())
     }
 
     /// The newest snapshot, when a segment of `size` bytes that leads to `end` has been stored after it.

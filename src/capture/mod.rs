@@ -30,6 +30,7 @@ mod merging;
 #[cfg(test)]
 mod model;
 mod newcomers;
+mod notes;
 mod once;
 mod page_sums;
 mod queue;

@@ -11,6 +11,7 @@ use super::error::CaptureError;
 use super::history::Earlier;
 use super::mark::Segment;
 use super::merge::Number;
+use super::notes::Note;
 use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, caught};
@@ -141,34 +142,28 @@ impl Capture {
     }
 
     /// The `segment` that `front` gave is in the store. `stamps` are the files' before the look that captured all there
-    /// was: with the last segment it is noted that the next start need not look, as `settled` does.
+    /// was: with the last segment it is noted that the next start need not look, as `settled` does. `may_wait`: for others
+    /// that are noted with it.
     pub async fn stored(
         &self,
         db: &Arc<Database>,
         segment: &Segment,
         stamps: Option<Stamps>,
+        may_wait: bool,
     ) -> Result<Noted, CaptureError> {
-        let (end, file_checksum) = (segment.end, segment.file_checksum);
-        self.ask(db, move |db, shared| {
-            let mut history = db.history();
-            let is_it = |front: &Segment| (front.end, front.file_checksum) == (end, file_checksum);
-            let mut is_settled = false;
-            // After a panic the history may have begun anew, and finds by itself what the store has.
-            if history.front().as_ref().is_some_and(is_it) {
-                let stamps = stamps.filter(|_| !db.is_dirty());
-                is_settled = history.stored(db, shared, stamps)?;
-            }
-            let stored = history.stored.map_or(0, |mark| mark.txid);
-            let told = Noted {
-                next: history.front(),
-                snapshot: history.snapshot,
-                is_settled,
-            };
-            history.rest();
-            db.release_commits(stored);
-            Ok(told)
-        })
-        .await
+        let (done, answer) = oneshot::channel();
+        let note = Note {
+            db: db.clone(),
+            end: segment.end,
+            file_checksum: segment.file_checksum,
+            stamps,
+            done,
+        };
+        match may_wait {
+            true => self.workers.note(note),
+            false => self.workers.look(note.into_look()),
+        }
+        answer.await.unwrap_or(Err(CaptureError::Stopped))
     }
 
     /// When something of the replica may have outlived its retention is noted for the next start.

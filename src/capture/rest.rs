@@ -3,7 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::authority::Counted;
 use super::backing::Stamp;
@@ -30,13 +30,16 @@ enum Form {
 
 impl Chronicle {
     pub fn lock(&self) -> Open<'_> {
-        let mut form = locked(&self.0);
-        *form = Form::Whole(match std::mem::take(&mut *form) {
-            Form::None => Box::default(),
-            Form::Resting(rest) => Box::new(rest.whole()),
-            Form::Whole(history) => history,
-        });
-        Open(form)
+        Open::new(locked(&self.0))
+    }
+
+    /// None where somebody else has it now.
+    pub fn try_lock(&self) -> Option<Open<'_>> {
+        match self.0.try_lock() {
+            Ok(form) => Some(Open::new(form)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(Open::new(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     #[cfg(test)]
@@ -48,7 +51,16 @@ impl Chronicle {
 /// It is whole, and nobody else touches it meanwhile.
 pub(super) struct Open<'a>(MutexGuard<'a, Form>);
 
-impl Open<'_> {
+impl<'a> Open<'a> {
+    fn new(mut form: MutexGuard<'a, Form>) -> Self {
+        *form = Form::Whole(match std::mem::take(&mut *form) {
+            Form::None => Box::default(),
+            Form::Resting(rest) => Box::new(rest.whole()),
+            Form::Whole(history) => history,
+        });
+        Self(form)
+    }
+
     /// Gives back the memory that it has no use for until it is locked next, where nothing is under way.
     pub fn rest(mut self) {
         if let Some(rest) = Rest::of(&self) {

@@ -126,6 +126,18 @@ impl SnapshotNote {
     }
 }
 
+/// That a segment is in the store.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoredNote {
+    /// The database's number.
+    pub id: i64,
+    pub entry: Entry,
+    /// The newest snapshot then.
+    pub snapshot: SnapshotNote,
+    /// The files' where all is stored with it.
+    pub stamps: Option<Stamps>,
+}
+
 /// What upkeep has to come back to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upkeep {
@@ -347,8 +359,30 @@ impl StateDb {
         Ok(transaction.commit()?)
     }
 
-    /// Notes that a segment is stored: it becomes the newest stored mark, and nothing before it is needed any more. With
-    /// `stamps`, that all is stored, too.
+    /// Notes that segments are stored, all of them or none: each becomes the newest stored mark of its database, and nothing
+    /// before it is needed any more.
+    pub fn save_all_stored(&self, notes: &[StoredNote]) -> Result<(), StateError> {
+        let connection = self.lock();
+        let transaction = Often::begin(&connection)?;
+        for note in notes {
+            let (id, mark) = (note.id, &note.entry.mark);
+            transaction
+                .prepare_cached(
+                    "DELETE FROM mark WHERE database = ?1 AND
+                     (stored OR generation < ?3 OR (generation = ?3 AND seq <= ?2))",
+                )?
+                .execute(params![id, mark.seq, mark.generation.0 as i64])?;
+            insert(&transaction, id, &note.entry, true)?;
+            insert_past(&transaction, id, mark)?;
+            insert_snapshot(&transaction, id, &note.snapshot)?;
+            if note.stamps.is_some() {
+                update_stamps(&transaction, id, note.stamps)?;
+            }
+        }
+        transaction.commit()
+    }
+
+    /// The same of one segment.
     pub fn save_stored(
         &self,
         id: i64,
@@ -356,21 +390,12 @@ impl StateDb {
         snapshot: &SnapshotNote,
         stamps: Option<Stamps>,
     ) -> Result<(), StateError> {
-        let connection = self.lock();
-        let transaction = Often::begin(&connection)?;
-        transaction
-            .prepare_cached(
-                "DELETE FROM mark WHERE database = ?1 AND
-                 (stored OR generation < ?3 OR (generation = ?3 AND seq <= ?2))",
-            )?
-            .execute(params![id, entry.mark.seq, entry.mark.generation.0 as i64])?;
-        insert(&transaction, id, entry, true)?;
-        insert_past(&transaction, id, &entry.mark)?;
-        insert_snapshot(&transaction, id, snapshot)?;
-        if stamps.is_some() {
-            update_stamps(&transaction, id, stamps)?;
-        }
-        transaction.commit()
+        self.save_all_stored(&[StoredNote {
+            id,
+            entry: entry.clone(),
+            snapshot: *snapshot,
+            stamps,
+        }])
     }
 
     /// Notes the newest stored snapshot.

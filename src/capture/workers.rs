@@ -16,6 +16,7 @@ use super::drain::{Drained, Next};
 use super::error::CaptureError;
 use super::files::SEEN_FROM;
 use super::gate::{Gate, Passing};
+use super::notes::{self, Note};
 use super::once::Once;
 use super::turns::{HeldWrite, Write};
 use super::{Proceed, Shared, commits, image, merging};
@@ -110,6 +111,8 @@ pub(super) struct Workers {
     watch: Sender<Waiting>,
     looks: Sender<Look>,
     images: Sender<Look>,
+    /// None in simulations.
+    notes: Option<Sender<Note>>,
     gate_timeout: Duration,
     threads: Vec<JoinHandle<()>>,
 }
@@ -168,6 +171,10 @@ impl Workers {
             let (s, queue) = (shared.clone(), images.clone());
             spawn("image", Box::new(move || work_on_images(&s, &queue)))?;
         }
+        let (notes, queue) = bounded(room + SPARE);
+        let s = shared.clone();
+        spawn("notes", Box::new(move || notes::work(&s, &queue)))?;
+        workers.notes = Some(notes);
         workers.threads = threads;
         Ok(workers)
     }
@@ -183,6 +190,7 @@ impl Workers {
             watch,
             looks,
             images,
+            notes: None,
             gate_timeout,
             threads: Vec::new(),
         };
@@ -244,6 +252,15 @@ impl Workers {
     pub fn look(&self, look: Look) {
         // A look that is not taken drops its sender, which the asker sees as `Stopped`.
         drop(self.looks.try_send(look));
+    }
+
+    /// A note that may wait for others.
+    pub fn note(&self, note: Note) {
+        match &self.notes {
+            // As with a look.
+            Some(notes) => drop(notes.try_send(note)),
+            None => self.look(note.into_look()),
+        }
     }
 
     /// Something that reads a whole database.
@@ -509,7 +526,7 @@ pub(super) fn without_panic<T>(
 }
 
 /// Work that is not of one database, or tells by itself what came of it: where it panics, the thread goes on.
-fn survived(work: impl FnOnce()) {
+pub(super) fn survived(work: impl FnOnce()) {
     if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(work)) {
         tracing::error!(error = %panic_text(&*payload), "A capture worker panicked");
     }

@@ -13,6 +13,7 @@ use crate::fault::{Defect, Point};
 use crate::store::keys::ObjectKey;
 use crate::store::retry::Backoff;
 use crate::tenant::cpu::least_duration;
+use crate::tenant::policy::Durability;
 use crate::tenant::roster::{Client, Status};
 
 /// A commit that is written and not published yet, or that nothing is heard of, is looked for again after so long.
@@ -22,6 +23,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A file that is written past its log is read again soon: it is never quiet for long.
 const LAST_DISTURBANCE: Duration = Duration::from_secs(1);
+
+/// From such an interval on a few hundredths of a second more are nothing to a note.
+const LONG_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a round left.
 enum Round {
@@ -297,7 +301,9 @@ async fn store_until(
         match upload(replicator, db, client, &segment).await {
             Uploaded::Done => {
                 Point::Stored.reach();
-                (front, is_settled) = note_stored(replicator, db, &segment, stamps).await?;
+                let may_wait = reached >= last && may_wait(client);
+                let noted = note_stored(replicator, db, &segment, stamps, may_wait).await?;
+                (front, is_settled) = noted;
             }
             Uploaded::Conflict(found) => {
                 let key = segment.key().below(client.s3_prefix());
@@ -312,6 +318,14 @@ async fn store_until(
         }
     }
     Ok(Stored::All { any, is_settled })
+}
+
+/// Whether the note of the last segment may wait a little for those of others: nobody waits for that note, and the next
+/// segment is far away.
+fn may_wait(client: &Client) -> bool {
+    let policy = client.policy();
+    let is_slow = policy.sync_interval >= LONG_INTERVAL;
+    is_slow && policy.durability != Durability::Store && policy.limits.cpu_percent.is_none()
 }
 
 /// Uploads a segment, however long the store takes. Where the capture loses its way meanwhile, it is led back: each
@@ -358,8 +372,12 @@ async fn note_stored(
     db: &Arc<Database>,
     segment: &Segment,
     stamps: Option<Stamps>,
+    may_wait: bool,
 ) -> Result<(Option<Segment>, bool), CaptureError> {
-    let stored = replicator.capture.stored(db, segment, stamps).await?;
+    let stored = replicator
+        .capture
+        .stored(db, segment, stamps, may_wait)
+        .await?;
     if segment.snapshot {
         replicator.note_snapshot(db).await?;
     } else if let Some(newest) = stored.snapshot {

@@ -170,7 +170,7 @@ impl Bench {
                     let put = self.store.put_new(&key, &segment.body).await.expect("put");
                     assert_eq!(put, Put::Created, "{key}");
                     self.capture
-                        .stored(&self.db, &segment, None)
+                        .stored(&self.db, &segment, None, false)
                         .await
                         .expect("stored");
                 }

@@ -24,6 +24,8 @@ use crate::tenant::policy::Durability;
 
 /// Between two readings: what is written meanwhile is heard of at once, and the writers have the processor.
 const BREATH: Duration = Duration::from_millis(1);
+/// The same where many logs are written, and none of them fast: they are looked at several at a time.
+const LONG_BREATH: Duration = Duration::from_millis(10);
 const BUFFER_SIZE: usize = 64 << 10;
 
 /// What was heard.
@@ -73,6 +75,7 @@ impl Watch {
     /// Tells what is heard, until `end`.
     fn listen(&self, mut tell: impl FnMut(Heard)) -> io::Result<()> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
+        let (mut breath, mut before) = (BREATH, Vec::new());
         loop {
             let mut ready = [
                 PollFd::new(&self.events, PollFlags::IN),
@@ -92,7 +95,11 @@ impl Watch {
                 }
                 tell(heard);
             })?;
-            std::thread::sleep(BREATH);
+            // Where they lie names them well enough.
+            let heard: Vec<_> = logs.iter().map(Arc::as_ptr).collect();
+            breath = next_breath(breath, &before, &heard);
+            before = heard;
+            std::thread::sleep(breath);
             logs.into_iter().for_each(|db| tell(Heard::Since(db)));
         }
     }
@@ -128,6 +135,15 @@ impl Watch {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Weak<Database>>> {
         locked(&self.logs)
+    }
+}
+
+/// How long the next breath is, where these logs were heard of. One that was heard of just before is written fast, and may
+/// have to be read ahead of its gate.
+fn next_breath<T: PartialEq>(breath: Duration, before: &[T], logs: &[T]) -> Duration {
+    match logs.iter().any(|log| before.contains(log)) {
+        true => BREATH,
+        false => (2 * breath).min(LONG_BREATH),
     }
 }
 
@@ -295,6 +311,16 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn breaths_become_long_unless_one_log_is_heard_of_again_and_again() {
+        let mut breath = BREATH;
+        for round in 0..10 {
+            breath = next_breath(breath, &[2 * round, 2 * round + 1], &[2 * round + 2]);
+        }
+        assert_eq!(breath, LONG_BREATH);
+        assert_eq!(next_breath(breath, &[1, 2], &[3, 2]), BREATH);
+    }
 
     /// As many events as the kernel keeps for one instance, and more, before anybody reads them.
     #[test]

@@ -12,6 +12,8 @@ use crate::meter::{self, Counter};
 
 /// Lines that wait to be written, at most; further ones are dropped.
 const MOST_LINES: usize = 8_192;
+/// Lines that come so soon after others are written together with what comes then: it is not waked for each of them.
+const REST: Duration = Duration::from_millis(10);
 /// How long the end waits until those are out.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
@@ -135,7 +137,9 @@ where
         {
             self.told = dropped;
         }
-        self.out.flush()
+        let flushed = self.out.flush();
+        thread::sleep(REST);
+        flushed
     }
 }
 
@@ -161,6 +165,39 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Counts how often nothing waits any more.
+    #[derive(Clone, Default)]
+    struct Counting(Arc<Counter>);
+
+    impl Write for Counting {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.add(1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_thread_is_not_waked_for_each_of_many_lines() {
+        let counting = Counting::default();
+        let begun = Instant::now();
+        let log = LogThread::start_with(100, counting.clone(), tell, &Arc::default());
+        for _ in 0..50 {
+            log.write(b"a line");
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(log);
+        let most = begun.elapsed().as_millis() / REST.as_millis() + 2;
+        let flushed = counting.0.get();
+        assert!(
+            u128::from(flushed) <= most,
+            "{flushed} times, more than {most}"
+        );
     }
 
     fn tell(dropped: u64) -> Vec<u8> {

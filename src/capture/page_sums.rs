@@ -73,17 +73,24 @@ pub struct PageSums {
 impl PageSums {
     /// Those of the database that the state knows under that number, in the state's directory.
     pub fn new(directory: Arc<Path>, id: i64) -> Self {
+        Self::with_room(directory, id, None)
+    }
+
+    /// The same, if that is known to have room for so many pages, and no more.
+    pub fn with_room(directory: Arc<Path>, id: i64, room: Option<u32>) -> Self {
         Self {
             directory,
             id,
             overlay: HashMap::new(),
-            room: None,
+            room,
         }
     }
 
-    /// Where they are, if that is all there is of them: nothing in memory lies over them.
-    pub fn only_on_disk(&self) -> Option<&Arc<Path>> {
-        self.overlay.is_empty().then_some(&self.directory)
+    /// Where they are and for how many pages they have room, if that is all there is of them: nothing in memory lies over them.
+    pub fn only_on_disk(&self) -> Option<(&Arc<Path>, Option<u32>)> {
+        self.overlay
+            .is_empty()
+            .then_some((&self.directory, self.room))
     }
 
     fn path(&self) -> PathBuf {

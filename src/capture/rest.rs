@@ -97,6 +97,8 @@ struct Rest {
     mark: Mark,
     /// Where the page sums are.
     directory: Arc<Path>,
+    /// They have room for the pages of `mark`, and no more.
+    have_room: bool,
     tail: Arc<[PageSum]>,
     taken_at: Option<UnixMs>,
     snapshot: Option<SnapshotNote>,
@@ -167,10 +169,13 @@ impl Rest {
         if is_under_way {
             return None;
         }
+        let mark = (*mark)?;
+        let (directory, room) = sums.as_ref()?.only_on_disk()?;
         Some(Self {
             id: *id,
-            mark: (*mark)?,
-            directory: sums.as_ref()?.only_on_disk()?.clone(),
+            mark,
+            directory: directory.clone(),
+            have_room: room == Some(mark.commit),
             tail: tail.clone(),
             taken_at: *taken_at,
             snapshot: *snapshot,
@@ -193,10 +198,11 @@ impl Rest {
     }
 
     fn whole(self) -> History {
+        let room = self.have_room.then_some(self.mark.commit);
         History {
             id: self.id,
             mark: Some(self.mark),
-            sums: Some(PageSums::new(self.directory, self.id)),
+            sums: Some(PageSums::with_room(self.directory, self.id, room)),
             tail: self.tail,
             stored: Some(self.mark),
             taken_at: self.taken_at,

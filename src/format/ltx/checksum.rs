@@ -1,6 +1,6 @@
 //! The checksums of LTX: CRC-64 in Go's ISO variant, of one page, of a whole database, and of a file.
 
-use crc_fast::{CrcAlgorithm, Digest};
+use crc_fast::{CrcAlgorithm, Digest, checksum_combine};
 
 /// Set in every stored checksum, so that none is ever 0.
 pub const CHECKSUM_FLAG: u64 = 1 << 63;
@@ -8,6 +8,12 @@ pub const CHECKSUM_FLAG: u64 = 1 << 63;
 /// A CRC-64 that is fed piece by piece.
 pub(super) fn digest() -> Digest {
     Digest::new(CrcAlgorithm::Crc64GoIso)
+}
+
+/// What the CRC-64 of a beginning makes of that of the whole, where `behind` bytes follow: all but the exclusive or with
+/// the CRC-64 of these.
+pub(super) fn shifted(beginning: u64, behind: u64) -> u64 {
+    checksum_combine(CrcAlgorithm::Crc64GoIso, beginning, 0, behind)
 }
 
 /// The checksum of one page at its place, with the flag.

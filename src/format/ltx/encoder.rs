@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crc_fast::Digest;
 
-use super::checksum::digest;
+use super::checksum::{digest, shifted};
 use super::index::PageIndex;
 use super::{
     CHECKSUM_FLAG, DatabaseChecksum, END_OF_PAGES, FRAME_HAS_SIZE, FRAME_HEADER_SIZE, Header,
@@ -80,7 +80,16 @@ impl<W: Write> Encoder<W> {
     /// # Errors
     /// `PostApply` for a checksum that the header does not allow, `DatabaseChecksum` where it is not that of a
     /// snapshot's pages, `IncompleteSnapshot` where its last pages are missing.
-    pub fn finish(mut self, post_apply_checksum: u64) -> Result<(W, Trailer), LtxError> {
+    pub fn finish(self, post_apply_checksum: u64) -> Result<(W, Trailer), LtxError> {
+        let (to, undated) = self.finish_undated(post_apply_checksum)?;
+        Ok((to, undated.trailer))
+    }
+
+    /// The same where the time in the header may be another one in the end.
+    ///
+    /// # Errors
+    /// As `finish`.
+    pub fn finish_undated(mut self, post_apply_checksum: u64) -> Result<(W, Undated), LtxError> {
         self.check_end(post_apply_checksum)?;
         let (to, digest) = (&mut self.to, &mut self.digest);
         let mut write = |piece: &[u8]| -> Result<(), LtxError> {
@@ -90,13 +99,19 @@ impl<W: Write> Encoder<W> {
         write(&END_OF_PAGES)?;
         self.index.write(&mut write)?;
         write(&post_apply_checksum.to_be_bytes())?;
+        let behind_header = self.digest.get_amount() - Header::SIZE as u64;
         let file_checksum = CHECKSUM_FLAG | self.digest.finalize();
         self.to.write_all(&file_checksum.to_be_bytes())?;
         let trailer = Trailer {
             post_apply_checksum,
             file_checksum,
         };
-        Ok((self.to, trailer))
+        let undated = Undated {
+            header: self.header,
+            trailer,
+            behind_header,
+        };
+        Ok((self.to, undated))
     }
 
     fn check_page(&self, pgno: u32, page: &[u8]) -> Result<(), LtxError> {
@@ -131,6 +146,38 @@ impl<W: Write> Encoder<W> {
         check_complete(&self.header, self.last_pgno)?;
         check_post_apply(&self.header, self.sum, post_apply_checksum)
     }
+}
+
+/// A whole file whose time may still become another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Undated {
+    header: Header,
+    trailer: Trailer,
+    /// Bytes behind the header that the file checksum is over.
+    behind_header: u64,
+}
+
+impl Undated {
+    /// The header and the trailer of the same file with this time.
+    pub fn at(&self, timestamp_ms: i64) -> (Header, Trailer) {
+        let header = Header {
+            timestamp_ms,
+            ..self.header
+        };
+        let moved = |header: &Header| shifted(header_checksum(header), self.behind_header);
+        let difference = moved(&self.header) ^ moved(&header);
+        let trailer = Trailer {
+            file_checksum: CHECKSUM_FLAG | (self.trailer.file_checksum ^ difference),
+            ..self.trailer
+        };
+        (header, trailer)
+    }
+}
+
+fn header_checksum(header: &Header) -> u64 {
+    let mut digest = digest();
+    digest.update(&header.encode());
+    digest.finalize()
 }
 
 /// Whether `pgno` may follow `last` (0 at the start) in a file with this header.
@@ -193,6 +240,37 @@ pub(super) fn check_post_apply(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_dated_later_is_the_one_that_would_have_been_written_then() {
+        let written_at = |timestamp_ms| {
+            let header = Header {
+                no_checksum: false,
+                page_size: 512,
+                commit: 3,
+                min_txid: 2,
+                max_txid: 2,
+                timestamp_ms,
+                pre_apply_checksum: CHECKSUM_FLAG,
+                wal_offset: 32,
+                wal_size: 536,
+                wal_salt: (1, 2),
+                node_id: 3,
+            };
+            let mut encoder = Encoder::new(Vec::new(), header).expect("a header");
+            encoder.page(2, &[7; 512]).expect("a page");
+            encoder.page(3, &[8; 512]).expect("a page");
+            encoder.finish_undated(CHECKSUM_FLAG | 5).expect("ended")
+        };
+        let (mut bytes, undated) = written_at(1);
+        for time in [1, 2, 1_700_000_000_000] {
+            let (header, trailer) = undated.at(time);
+            let end = bytes.len() - Trailer::SIZE;
+            bytes[..Header::SIZE].copy_from_slice(&header.encode());
+            bytes[end..].copy_from_slice(&trailer.encode());
+            assert!(bytes == written_at(time).0, "{time}");
+        }
+    }
 
     #[test]
     fn a_snapshot_leaves_out_the_lock_page_and_no_other() {

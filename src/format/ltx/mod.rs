@@ -48,7 +48,7 @@ use std::io;
 
 pub use checksum::{CHECKSUM_FLAG, DatabaseChecksum, page_checksum};
 pub use decoder::Decoder;
-pub use encoder::Encoder;
+pub use encoder::{Encoder, Undated};
 pub use header::Header;
 
 /// Byte of the database file whose page SQLite locks and never writes.
@@ -76,6 +76,16 @@ pub struct Trailer {
     /// Checksum of the whole database after applying; 0 without checksums.
     pub post_apply_checksum: u64,
     pub file_checksum: u64,
+}
+
+impl Trailer {
+    /// The trailer's bytes.
+    pub fn encode(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.post_apply_checksum.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.file_checksum.to_be_bytes());
+        bytes
+    }
 }
 
 impl Trailer {

@@ -13,6 +13,7 @@ use super::backing::Stamp;
 use super::commits::Commits;
 use super::handles::{Handles, OpenedAs, is_unseen};
 use super::kept::Kept;
+use super::prepared::SyncedTo;
 use super::queue::Queue;
 use super::read_ahead::FollowedTo;
 use super::rest::{Chronicle, Open};
@@ -40,6 +41,7 @@ pub struct Database {
     /// Up to which byte the present log has been captured; a write below it needs a gate.
     captured_end: AtomicU64,
     pub(super) followed: FollowedTo,
+    pub(super) synced_to: SyncedTo,
     handles: Mutex<Handles>,
     /// Its directory has another name now: what is told of these handles is of that database.
     moved: OnceLock<Arc<Database>>,
@@ -106,6 +108,7 @@ impl Database {
             wal_writes: AtomicU64::new(0),
             captured_end: AtomicU64::new(0),
             followed: FollowedTo::default(),
+            synced_to: SyncedTo::default(),
             handles: Mutex::default(),
             moved: OnceLock::new(),
             writes: Kept::default(),

@@ -7,7 +7,7 @@ use super::error::CaptureError;
 use super::files::{Log, in_wal_mode, open_log, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
-use super::mark::{Mark, WalMark};
+use super::mark::{Mark, Segment, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::tail::{self, Newer};
@@ -85,6 +85,9 @@ impl History {
         }
         if db.take_cut() {
             self.file_was_cut(db);
+        }
+        if self.image.is_some() || self.mark.is_none() || !self.goes_on_by_log(db) {
+            self.prepared = None;
         }
         if self.image.is_some() {
             self.save_for_image(db, shared, gate)?;
@@ -230,6 +233,7 @@ impl History {
             return Ok(Drained::only(Next::Image));
         }
         let end = end.min(log.len);
+        let prepared = self.take_prepared(&log, from, end, by_chain)?;
         let transactions = self.transactions(&mut log, from, end)?;
         let is_another = captured.is_none_or(|place| place.salt != from.salt);
         if is_another && self.is_reset_missed(db, counted, transactions.len()) {
@@ -254,7 +258,12 @@ impl History {
             self.at_rest = None;
         }
         let before = self.mark.map_or(0, |mark| mark.txid);
-        let captured = self.capture(db, shared, &log, from, &transactions, since);
+        let captured = self
+            .capture_prepared(db, shared, &log, prepared, &transactions, since)
+            .and_then(|(count, end)| {
+                let (from, left) = (end.unwrap_or(from), &transactions[count..]);
+                self.capture(db, shared, &log, from, left, since)
+            });
         let done = self.mark.map_or(0, |mark| mark.txid) - before;
         let left = transactions.len() as u64 - done;
         self.note_count(counted.without(left as u32), done as usize);
@@ -432,10 +441,22 @@ impl History {
             return Err(CaptureError::Disturbed);
         }
         refuse_replaced(log)?;
+        self.captured_to(db, shared, segment, &group[group.len() - 1])
+    }
+
+    /// The history stands at the end of `segment` now, of which this is the last transaction.
+    pub(super) fn captured_to(
+        &mut self,
+        db: &Database,
+        shared: &Shared,
+        segment: Segment,
+        last: &Transaction,
+    ) -> Result<(), CaptureError> {
+        let end = segment.end;
         self.mark = Some(end);
         self.reach(end.txid);
         db.note_boundaries(true);
-        self.tail = tail::of(&segment.sums, &group[group.len() - 1]);
+        self.tail = tail::of(&segment.sums, last);
         Defect::Capture.meet(|| db.label());
         self.push(db, shared, segment)?;
         Point::Captured.reach();
@@ -444,7 +465,11 @@ impl History {
 }
 
 /// In WAL mode SQLite writes every page that a database grows by, so that a replica needs no page that is in no segment.
-fn check_growth(before: &Mark, commit: u32, sums: &[(u32, u64)]) -> Result<(), CaptureError> {
+pub(super) fn check_growth(
+    before: &Mark,
+    commit: u32,
+    sums: &[(u32, u64)],
+) -> Result<(), CaptureError> {
     if commit <= before.commit {
         return Ok(());
     }

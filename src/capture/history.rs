@@ -16,6 +16,7 @@ use super::image::ImageRun;
 use super::mark::{Mark, PageSum, Segment};
 use super::merge::Numbers;
 use super::page_sums::{PageSums, SumsHeader};
+use super::prepared::Prepared;
 use super::read_ahead::Followed;
 use super::resets::{Emptied, LogEnd};
 use super::segment::Press;
@@ -68,6 +69,8 @@ pub struct History {
     pub(super) emptied: Emptied,
     /// What was read of the log behind `mark.wal`, ahead of its capture.
     pub(super) followed: Option<Box<Followed>>,
+    /// A segment of what comes next in the log, which may not be committed yet.
+    pub(super) prepared: Option<Box<Prepared>>,
     /// A gate was passed before its capture had ended, and none was in order since: that was told.
     pub(super) was_unguarded: bool,
     /// As it was at the newest captured commit, of which this run has seen none at first.

@@ -33,6 +33,7 @@ mod newcomers;
 mod notes;
 mod once;
 mod page_sums;
+mod prepared;
 mod queue;
 mod read_ahead;
 #[cfg(test)]
@@ -133,7 +134,7 @@ pub enum LogPassing {
 #[derive(Debug)]
 struct Shared {
     state: StateDb,
-    spool: Spool,
+    spool: Arc<Spool>,
     watching: Watching,
     /// Major and minor number of the mount's device, once it is there.
     mount_device: OnceLock<(u32, u32)>,
@@ -155,7 +156,7 @@ impl Shared {
         let claim = claim_state(directory)?;
         Ok(Arc::new(Self {
             state: StateDb::open(&directory.join("state.db"), random::number())?,
-            spool: Spool::open(directory.join("spool"), spool)?,
+            spool: Arc::new(Spool::open(directory.join("spool"), spool)?),
             watching,
             mount_device: OnceLock::new(),
             directory: directory.into(),

@@ -15,8 +15,9 @@ use super::mark::WalMark;
 use super::wal_reader::WalReader;
 use super::workers::{caught, listen_again};
 use super::{Capture, Shared};
+use crate::format::ltx::page_checksum;
 use crate::format::scanner::{Scanner, Transaction};
-use crate::format::wal::WalHeader;
+use crate::format::wal::{FRAME_HEADER_SIZE, FrameHeader, WalHeader};
 
 /// With fewer commits than these a look, or a gate, has little to read.
 const FEWEST_COMMITS: u32 = if cfg!(test) { 2 } else { 16 };
@@ -35,7 +36,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    fn begin(log: &WalReader, from: WalMark) -> Self {
+    pub(super) fn begin(log: &WalReader, from: WalMark) -> Self {
         Self {
             header: log.header,
             from,
@@ -50,8 +51,30 @@ impl Followed {
             .map_err(CaptureError::io("read the log"))
     }
 
+    /// The same; gives the checksum of the page in each frame, in their order.
+    pub(super) fn go_on_summing(
+        &mut self,
+        log: &mut WalReader,
+        end: u64,
+    ) -> Result<Vec<u64>, CaptureError> {
+        let mut sums = Vec::new();
+        let mut each = |frame: &[u8]| {
+            let (header, page) = frame.split_at(FRAME_HEADER_SIZE as usize);
+            sums.push(page_checksum(FrameHeader::decode(header).pgno, page));
+        };
+        let (scanner, transactions) = (&mut self.scanner, &mut self.transactions);
+        log.follow_each(scanner, end, transactions, &mut each)
+            .map_err(CaptureError::io("read the log"))?;
+        Ok(sums)
+    }
+
+    /// Up to which byte of the log it was read.
+    pub(super) fn offset(&self) -> u64 {
+        self.scanner.offset()
+    }
+
     /// Whether it is of this log, from there on, and no further than `end`.
-    fn leads(&self, log: &WalReader, from: WalMark, end: u64) -> bool {
+    pub(super) fn leads(&self, log: &WalReader, from: WalMark, end: u64) -> bool {
         (self.header, self.from) == (log.header, from) && self.scanner.offset() <= end
     }
 }

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::CaptureError;
 use super::mark::{Mark, PageSum, Segment};
 use super::page_sums::SumsReader;
-use super::spool::{Sink, Spool};
+use super::spool::{SetAside, Sink, Spool};
 use crate::clock::UnixMs;
-use crate::format::ltx::{DatabaseChecksum, Encoder, Header, lock_page, page_checksum};
+use crate::format::ltx::{DatabaseChecksum, Encoder, Header, Undated, lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
+use crate::store::Body;
 
 /// What is common to all segments of this process.
 #[derive(Debug)]
@@ -38,6 +40,41 @@ pub struct Draft {
     pub before: Mark,
     pub end: Mark,
     pub sums: Vec<PageSum>,
+}
+
+/// A segment that is whole but for its time, and not captured yet.
+#[derive(Debug)]
+pub struct MadeAhead {
+    pub draft: Draft,
+    file: SetAside,
+    undated: Undated,
+}
+
+impl MadeAhead {
+    /// It is captured as the segment that leads to `end`, and lies in the spool from now on.
+    pub fn capture(self, end: Mark, committed_at: UnixMs) -> Result<Segment, CaptureError> {
+        let Self {
+            draft,
+            file,
+            undated,
+        } = self;
+        let first_txid = draft.before.txid + 1;
+        let size = file.size();
+        let path = file.path_of(end.generation, (first_txid, end.txid));
+        let (header, trailer) = undated.at(end.time_ms);
+        file.keep(&path, &header.encode(), &trailer.encode())?;
+        Ok(Segment {
+            first_txid,
+            end,
+            snapshot: false,
+            committed_at,
+            body: Body::File(path),
+            size,
+            file_checksum: trailer.file_checksum,
+            sums: draft.sums.into(),
+            durable: false,
+        })
+    }
 }
 
 /// The newest version of each page that the transactions changed, ascending; without pages past the final size.
@@ -113,8 +150,45 @@ impl Press<'_> {
         draft: Draft,
         wal: WalExtent,
         committed_at: UnixMs,
-        mut read: impl FnMut(u32, &mut [u8]) -> Result<(), CaptureError>,
+        read: impl FnMut(u32, &mut [u8]) -> Result<(), CaptureError>,
     ) -> Result<Segment, CaptureError> {
+        let path = self.spool.path_of(
+            self.id,
+            draft.end.generation,
+            (draft.before.txid + 1, draft.end.txid),
+        );
+        let sink = self.sink(&path, &draft.end, draft.sums.len())?;
+        let encoder = self.encode(sink, &draft, wal, read)?;
+        let first = draft.before.txid + 1;
+        self.finish(encoder, first, draft.end, committed_at, draft.sums)
+    }
+
+    /// The same ahead of its capture, which gives it its time.
+    pub fn segment_ahead(
+        &self,
+        spool: &Arc<Spool>,
+        draft: Draft,
+        wal: WalExtent,
+        read: impl FnMut(u32, &mut [u8]) -> Result<(), CaptureError>,
+    ) -> Result<MadeAhead, CaptureError> {
+        let most = draft.sums.len() as u64 * u64::from(draft.end.page_size);
+        let writer = spool.write_ahead(self.id, most)?;
+        let encoder = self.encode(writer, &draft, wal, read)?;
+        let (writer, undated) = encoder.finish_undated(draft.end.checksum.value())?;
+        Ok(MadeAhead {
+            file: writer.set_aside(spool)?,
+            undated,
+            draft,
+        })
+    }
+
+    fn encode<W: io::Write>(
+        &self,
+        to: W,
+        draft: &Draft,
+        wal: WalExtent,
+        mut read: impl FnMut(u32, &mut [u8]) -> Result<(), CaptureError>,
+    ) -> Result<Encoder<W>, CaptureError> {
         let header = Header {
             no_checksum: false,
             page_size: draft.end.page_size,
@@ -128,12 +202,7 @@ impl Press<'_> {
             wal_salt: wal.salt,
             node_id: self.node_id,
         };
-        let path = self.spool.path_of(
-            self.id,
-            draft.end.generation,
-            (draft.before.txid + 1, draft.end.txid),
-        );
-        let mut encoder = Encoder::new(self.sink(&path, &draft.end, draft.sums.len())?, header)?;
+        let mut encoder = Encoder::new(to, header)?;
         let mut page = vec![0; draft.end.page_size as usize];
         for &(pgno, sum) in &draft.sums {
             read(pgno, &mut page)?;
@@ -142,8 +211,7 @@ impl Press<'_> {
             }
             encoder.page(pgno, &page)?;
         }
-        let first = draft.before.txid + 1;
-        self.finish(encoder, first, draft.end, committed_at, draft.sums)
+        Ok(encoder)
     }
 
     /// Writes a snapshot of the state `end`. `read` fills in one page. A generation's first one is a part of its

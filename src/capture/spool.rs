@@ -22,6 +22,8 @@ use crate::store::keys::GenerationId;
 
 const SUFFIX: &str = ".ltx";
 const TEMPORARY: &str = ".tmp";
+/// What the name of a file ends with that was made before its segment is captured; there is one of a database.
+const AHEAD: &str = "ahead";
 /// What the name of a file begins with that is kept for a look by hand.
 const DOUBTFUL: &str = "doubtful-";
 
@@ -144,6 +146,11 @@ impl Spool {
         self.begin(path, counted)
     }
 
+    /// Starts one that is to be set aside: nobody knows yet whether it will be captured.
+    pub fn write_ahead(&self, id: i64, most: u64) -> Result<SpoolWriter<'_>, SpoolError> {
+        self.write(&self.directory.join(format!("{id}-{AHEAD}")), most)
+    }
+
     /// Starts one that takes the place of others, which have so many bytes: only their disk has to have room for both.
     pub fn write_in_place_of(
         &self,
@@ -165,7 +172,7 @@ impl Spool {
         Ok(SpoolWriter {
             spool: self,
             file: BufWriter::with_capacity(256 * 1024, file),
-            temporary,
+            temporary: Temporary(temporary),
             path: path.to_owned(),
             written: 0,
             counted,
@@ -197,7 +204,9 @@ impl Spool {
             let ours = path
                 .file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
-            if ours && !wanted.contains(&path) {
+            // What is not whole belongs to whoever writes it.
+            let is_whole = !path.to_string_lossy().ends_with(TEMPORARY);
+            if ours && is_whole && !wanted.contains(&path) {
                 self.remove(&path)?;
             }
         }
@@ -287,7 +296,7 @@ impl Drop for Spool {
 pub struct SpoolWriter<'a> {
     spool: &'a Spool,
     file: BufWriter<DiskFile>,
-    temporary: PathBuf,
+    temporary: Temporary,
     path: PathBuf,
     written: u64,
     /// So many bytes of it count, at most.
@@ -309,7 +318,24 @@ impl SpoolWriter<'_> {
 
     fn finish(&mut self) -> io::Result<()> {
         self.file.flush()?;
-        disk::rename(&self.temporary, &self.path)
+        disk::rename(&self.temporary.0, &self.path)
+    }
+
+    /// Ends it without a name.
+    pub fn set_aside(self, spool: &Arc<Spool>) -> Result<SetAside, SpoolError> {
+        let ended = self.file.into_inner().map_err(|error| error.into_error());
+        let file = ended.map_err(|source| spool.io(&self.temporary.0, source))?;
+        let (id, counted) = (id_of(&self.path), self.written.min(self.counted));
+        spool.shares().add(id, counted);
+        meter::SPOOL_BYTES.add(self.written);
+        Ok(SetAside {
+            spool: spool.clone(),
+            file,
+            temporary: self.temporary,
+            id,
+            size: self.written,
+            counted,
+        })
     }
 }
 
@@ -325,10 +351,58 @@ impl Write for SpoolWriter<'_> {
     }
 }
 
-impl Drop for SpoolWriter<'_> {
+/// A file that was ended without a name, and counts as long as it is there; gone again where it is dropped before `keep`.
+#[derive(Debug)]
+pub struct SetAside {
+    spool: Arc<Spool>,
+    file: DiskFile,
+    temporary: Temporary,
+    id: i64,
+    size: u64,
+    counted: u64,
+}
+
+impl SetAside {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where it is to be kept, if it has the name that its database and its transactions give it.
+    pub fn path_of(&self, generation: GenerationId, txids: TxidRange) -> PathBuf {
+        self.spool.path_of(self.id, generation, txids)
+    }
+
+    /// Gives it its name, with another beginning and end of the same sizes.
+    pub fn keep(mut self, path: &Path, begin: &[u8], end: &[u8]) -> Result<(), SpoolError> {
+        self.spool.remove(path)?;
+        let write = || {
+            self.file.write_all_at(begin, 0)?;
+            self.file.write_all_at(end, self.size - end.len() as u64)?;
+            disk::rename(&self.temporary.0, path)
+        };
+        write().map_err(|source| self.spool.io(path, source))?;
+        // From now on it counts as long as the named file is there.
+        (self.size, self.counted) = (0, 0);
+        Ok(())
+    }
+}
+
+impl Drop for SetAside {
     fn drop(&mut self) {
-        // After `keep` the temporary name is gone; what is left for another reason is cleared at the next start.
-        if let Err(error) = disk::remove(&self.temporary)
+        self.spool.shares().subtract(self.id, self.counted);
+        meter::SPOOL_BYTES.subtract(self.size);
+    }
+}
+
+/// The name of a file that is not whole, or not to be kept yet.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After `keep` it is gone; what is left for another reason is cleared at the next start.
+        if let Err(error) = disk::remove(&self.0)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(error = %error, "an unfinished spool file could not be removed");
@@ -414,6 +488,34 @@ mod tests {
         assert!(path.exists());
         again.remove_others(1, &HashSet::new()).expect("removed");
         assert_eq!(again.used(), 0);
+    }
+
+    #[test]
+    fn what_is_set_aside_counts_until_it_is_gone_and_has_its_name_when_it_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = Spool::open(dir.path().to_owned(), UNLIMITED).expect("open");
+        let spool = Arc::new(spool);
+        let path = spool.path_of(7, GenerationId(2), (3, 4));
+        for is_kept in [false, true] {
+            let mut writer = spool.write_ahead(7, 10).expect("writer");
+            writer.write_all(b"0123456789").expect("write");
+            let aside = writer.set_aside(&spool).expect("set aside");
+            assert_eq!((aside.size(), spool.used()), (10, 10));
+            // It is none of the segments.
+            spool.remove_others(7, &HashSet::new()).expect("removed");
+            if is_kept {
+                assert_eq!(aside.path_of(GenerationId(2), (3, 4)), path);
+                aside.keep(&path, b"ab", b"yz").expect("kept");
+            } else {
+                drop(aside);
+            }
+            let left = fs::read_dir(dir.path()).expect("list").count();
+            assert_eq!(left, usize::from(is_kept));
+        }
+        assert_eq!(fs::read(&path).expect("read"), b"ab234567yz");
+        assert_eq!(spool.used(), 10);
+        spool.remove(&path).expect("removed");
+        assert_eq!(spool.used(), 0);
     }
 
     #[test]

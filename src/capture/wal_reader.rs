@@ -116,6 +116,17 @@ impl WalReader {
         end: u64,
         out: &mut Vec<Transaction>,
     ) -> io::Result<()> {
+        self.follow_each(scanner, end, out, &mut |_| {})
+    }
+
+    /// The same; `each` is given every frame that the scanner has found to be in order.
+    pub fn follow_each(
+        &mut self,
+        scanner: &mut Scanner,
+        end: u64,
+        out: &mut Vec<Transaction>,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
         let frame = self.header.frame_size();
         loop {
             let at = scanner.offset();
@@ -124,10 +135,20 @@ impl WalReader {
             if want == 0 || self.fill(at, want as usize)? < frame as usize {
                 return Ok(());
             }
-            if !scanner.feed(&self.window, out) {
+            let goes_on = scanner.feed(&self.window, out);
+            let in_order = &self.window[..(scanner.offset() - at) as usize];
+            in_order.chunks_exact(frame as usize).for_each(&mut *each);
+            if !goes_on {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether so many bytes behind `from`, which lies between two frames, there is still a frame of this log.
+    pub fn reaches(&self, from: u64, bytes: u64) -> io::Result<bool> {
+        let frames = bytes.div_ceil(self.header.frame_size());
+        let end = from + frames * self.header.frame_size();
+        Ok(self.position_at(end)?.is_some())
     }
 
     /// Whether a commit follows `from` in what the file holds, looking at no more than one window. A chain that is

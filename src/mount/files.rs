@@ -342,6 +342,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             .handles
             .get(handle)
             .ok_or(OperationError::UnknownHandle)?;
+        if let Some((database, FileKind::Wal)) = &handle.tracked {
+            self.capture
+                .sync_of_log_begins(database, handle.file.as_fd());
+        }
         match data_only {
             true => rustix::fs::fdatasync(&handle.file)?,
             false => rustix::fs::fsync(&handle.file)?,

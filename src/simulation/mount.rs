@@ -168,6 +168,9 @@ impl World {
             }
         };
         journal_changed();
+        if let (Change::Sync(path), FileKind::Wal, Some(db)) = (change, kind, &db) {
+            self.begin_sync(daemon, db, path);
+        }
         let is_first = self.process.index_users.get() == 0;
         let code = self.carry_out(change, act);
         if let Change::Create(path) = change
@@ -182,6 +185,15 @@ impl World {
             self.tell(&db, kind, change, is_first);
         }
         code
+    }
+
+    /// A sync of the log takes its time, in which the process may go on.
+    fn begin_sync(&self, daemon: &Daemon, db: &Arc<Database>, log: &Path) {
+        let log = std::fs::File::open(log).expect("the log is there");
+        daemon.capture.sync_of_log_begins(db, &log);
+        while !self.is_dead.get() && self.dice.chance(500) {
+            self.work(daemon, None);
+        }
     }
 
     fn tell(&self, db: &Arc<Database>, kind: FileKind, change: &Change<'_>, is_first: bool) {

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::support::daemon::{Daemon, Options, guid, names};
+use super::support::daemon::{Daemon, Options, Served, guid, names};
 use super::support::process::output;
 use super::support::sqlite::Session;
 use super::support::workload::{Workload, acknowledged, assert_has_all};
@@ -93,4 +93,42 @@ fn a_new_database_is_in_the_store_long_before_its_first_interval_ends() {
     session.run("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (1);");
     // The time limit of that is 30 s.
     daemon.wait_health(&client, |health| health["replicatedTxid"] != 0);
+}
+
+/// A large transaction is read, summed and compressed while its log is synced; its gate gives what was made of it a name.
+#[test]
+fn a_large_commit_is_made_ready_before_its_checkpoint_asks_for_it() {
+    for served in Served::ALL {
+        let mut daemon = Daemon::prepare(Options {
+            sync_interval: "1h",
+            ..Options::served(served)
+        });
+        let state = daemon.path("state");
+        daemon.add_flag("-state-dir", &state);
+        daemon.restart();
+        let client = guid(1);
+        let database = daemon.database(&client);
+        let mut session = Session::open(&database);
+        session
+            .run("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a);");
+        daemon.sync(&client);
+        let of_path = names(&state);
+        assert_eq!(of_path.len(), 1, "{of_path:?}");
+        let spool = state.join(&of_path[0]).join("spool");
+        let is_ready = || {
+            names(&spool)
+                .iter()
+                .any(|name| name.ends_with("-ahead.tmp"))
+        };
+        session.run(
+            "PRAGMA synchronous = FULL; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+             INSERT INTO t SELECT randomblob(3000) FROM n;",
+        );
+        daemon.wait_for(Duration::from_secs(10), "what is made ahead", is_ready);
+        session.run("PRAGMA wal_checkpoint(TRUNCATE);");
+        assert!(!is_ready(), "it is captured");
+        daemon.sync(&client);
+        let restored = daemon.restore(&client, &[], "restored.db");
+        sqlite::assert_same(&database, &restored);
+    }
 }

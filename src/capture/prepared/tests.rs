@@ -1,0 +1,192 @@
+//! What is made ahead of a commit: captured where that is published as it was read, and else not at all.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::capture::drain::Next;
+use crate::capture::mark::Segment;
+use crate::capture::model::{Model, bytes_of, pages_of};
+use crate::capture::workers;
+use crate::format::ltx::Decoder;
+use crate::format::wal;
+
+const LARGE: &str =
+    "WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2020)
+    INSERT INTO t SELECT i, randomblob(3000) FROM n";
+
+struct Scene {
+    model: Model,
+    db: Arc<Database>,
+    shared: Arc<Shared>,
+    /// Of the first snapshot.
+    base: Vec<u8>,
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let mut model = Model::new(seed, 16 << 20);
+        let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+        model.pass_log();
+        model.run("INSERT INTO t VALUES (1, 'before')");
+        workers::make_image(&db, &shared).expect("a first image");
+        let base = pages_of(&db.history().front().expect("a snapshot").body);
+        Self {
+            model,
+            db,
+            shared,
+            base,
+        }
+    }
+
+    /// Whether something is prepared after what a sync of the log brings about.
+    fn prepare(&self) -> bool {
+        let before = self.db.history().mark;
+        let mut history = self.db.history();
+        history.prepare(&self.db, &self.shared).expect("prepared");
+        assert_eq!(history.mark, before, "nothing is captured");
+        history.prepared.is_some()
+    }
+
+    /// How many transactions a look captures.
+    fn look(&self) -> u64 {
+        let txid = || self.db.history().mark.expect("a mark").txid;
+        let before = txid();
+        let drained = workers::drain(&self.db, &self.shared).expect("looked");
+        assert!(matches!(drained.next, Next::Nothing | Next::LookAgain));
+        txid() - before
+    }
+
+    fn waiting(&self) -> Vec<Segment> {
+        self.db.history().pending.iter().skip(1).cloned().collect()
+    }
+
+    /// What waits leads from the first snapshot to what SQLite shows, each segment at its time.
+    fn assert_leads_to_what_is_shown(&self) {
+        let mut pages = self.base.clone();
+        for segment in self.waiting() {
+            let bytes = bytes_of(&segment.body);
+            assert_eq!(bytes.len() as u64, segment.size);
+            let mut decoder = Decoder::new(bytes.as_slice()).expect("a header");
+            let header = *decoder.header();
+            assert_eq!(header.timestamp_ms, segment.end.time_ms);
+            let size = header.page_size as usize;
+            pages.resize(header.commit as usize * size, 0);
+            let mut page = vec![0; size];
+            while let Some(pgno) = decoder.next_page(&mut page).expect("a page") {
+                let at = (pgno as usize - 1) * size;
+                pages[at..at + size].copy_from_slice(&page);
+            }
+            let trailer = decoder.finish().expect("a whole file");
+            assert_eq!(trailer.file_checksum, segment.file_checksum);
+            assert_eq!(trailer.post_apply_checksum, segment.end.checksum.value());
+        }
+        assert!(pages == self.model.shown());
+    }
+
+    fn log(&self) -> File {
+        let path = self.model.dir.path().join("data");
+        let path = path.join(&self.db.path).with_extension("db-wal");
+        let log = File::options().read(true).write(true).open(path);
+        log.expect("the log")
+    }
+}
+
+#[test]
+fn what_was_prepared_is_captured_as_it_is_and_what_follows_after_it() {
+    for seed in 1..6 {
+        let mut scene = Scene::new(seed);
+        assert!(!scene.prepare(), "nothing was written");
+        scene.model.execute("INSERT INTO t VALUES (2, 'small')");
+        scene.model.execute(LARGE);
+        assert!(scene.prepare());
+        let size = scene.shared.spool.used();
+        assert!(size > 60_000, "it counts: {size}");
+        let made_at = scene.db.history().next_time();
+        scene.model.execute("DELETE FROM t WHERE a < 2005");
+        // In the middle of the interval the store takes nothing.
+        while scene.db.history().next_time() == made_at {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(scene.look(), 3);
+        let waiting = scene.waiting();
+        assert_eq!(waiting.len(), 2);
+        assert_eq!(waiting[0].size, size);
+        assert!(waiting[0].durable && waiting[0].end.time_ms > made_at);
+        scene.assert_leads_to_what_is_shown();
+        // At the next gate as well, and with nothing behind it.
+        scene.model.execute("UPDATE t SET b = randomblob(3001)");
+        assert!(scene.prepare());
+        scene.model.run("PRAGMA wal_checkpoint(RESTART)");
+        assert_eq!(scene.waiting().len(), 3);
+        scene.assert_leads_to_what_is_shown();
+    }
+}
+
+#[test]
+fn what_is_not_published_is_not_captured_and_nothing_else_instead_of_it() {
+    let mut scene = Scene::new(1);
+    scene.model.commit_unpublished(LARGE);
+    assert!(scene.prepare());
+    assert_eq!(scene.look(), 0);
+    let is_kept = scene.db.history().prepared.is_some();
+    assert!(is_kept, "it may still be published");
+    // Other frames stand there by now.
+    scene.model.execute(&LARGE.replace("3000", "3100"));
+    assert_eq!(scene.look(), 1);
+    assert!(scene.db.history().prepared.is_none());
+    assert!(scene.waiting()[0].is_in_memory());
+    assert_eq!(scene.shared.spool.used(), 0, "it is thrown away");
+    scene.assert_leads_to_what_is_shown();
+}
+
+/// Its frames are whole, and its writer has died in the middle of those of another transaction, which stand over its first
+/// ones: no recovery finds it any more.
+#[test]
+fn what_no_recovery_finds_is_not_captured() {
+    let mut scene = Scene::new(1);
+    scene.model.commit_unpublished(LARGE);
+    assert!(scene.prepare());
+    let from = scene.db.history().mark.and_then(|mark| mark.wal);
+    let from = from.map_or(HEADER_SIZE, |from| from.position.offset);
+    let log = scene.log();
+    let page_size = scene.db.history().mark.expect("a mark").page_size;
+    log.write_all_at(&vec![7; page_size as usize], from + FRAME_HEADER_SIZE)
+        .expect("written over");
+    scene.model.close_index();
+    scene.db.mark_dirty();
+    assert_eq!(scene.look(), 0);
+    assert!(scene.db.history().prepared.is_none());
+    assert!(scene.waiting().is_empty());
+}
+
+/// The log is asked before each commit, so that small ones must not add up to much.
+#[test]
+fn only_much_that_was_written_at_once_is_much() {
+    let frames: Vec<_> = (1..200).map(|frame| (frame, frame, 7)).collect();
+    let log = wal::tests::log(false, 512, &frames);
+    let frame = 512 + FRAME_HEADER_SIZE as usize;
+    let file = tempfile::tempfile().expect("a file");
+    let synced_to = SyncedTo::default();
+    let written = |frames: usize| {
+        let bytes = &log[..HEADER_SIZE as usize + frames * frame];
+        file.write_all_at(bytes, 0).expect("written");
+        synced_to.has_grown_much(&file)
+    };
+    assert!(!synced_to.has_grown_much(&file), "there is no log yet");
+    for frames in 0..100 {
+        assert!(!written(frames), "{frames} frames one after the other");
+    }
+    let much = (MUCH / 512) as usize + 4;
+    assert!(written(100 + much));
+    assert!(!written(100 + much));
+    // What is left of the log before has other salts.
+    let mut other = log.clone();
+    other[16..20].copy_from_slice(&99_u32.to_be_bytes());
+    let sum = wal::checksum(false, (0, 0), &other[..24]);
+    other[24..28].copy_from_slice(&sum.0.to_be_bytes());
+    other[28..32].copy_from_slice(&sum.1.to_be_bytes());
+    file.write_all_at(&other[..HEADER_SIZE as usize], 0)
+        .expect("written");
+    assert!(!synced_to.has_grown_much(&file));
+}

@@ -258,8 +258,9 @@ fn each_sum(
     last: u32,
     each: &mut dyn FnMut(u32, Option<u64>),
 ) -> io::Result<()> {
-    let mut buffer = vec![0; 8 * BATCH];
     let mut pgno = u64::from(first);
+    let most = (u64::from(last) + 1).saturating_sub(pgno).min(BATCH as u64);
+    let mut buffer = vec![0; 8 * most as usize];
     while pgno <= u64::from(last) {
         let want = (u64::from(last) - pgno + 1).min(BATCH as u64) as usize;
         let read = read_up_to(file, &mut buffer[..8 * want], offset_of(pgno as u32))?;

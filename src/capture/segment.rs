@@ -100,11 +100,15 @@ pub fn checksum_after(
     old: &SumsReader<'_>,
 ) -> io::Result<DatabaseChecksum> {
     let mut checksum = before.checksum;
-    for &(pgno, sum) in sums {
-        if pgno <= before.commit {
-            toggle(&mut checksum, old.sum(pgno)?);
-        }
+    for &(_, sum) in sums {
         toggle(&mut checksum, sum);
+    }
+    let known = sums.partition_point(|(pgno, _)| *pgno <= before.commit);
+    // Pages of a large transaction often follow each other: each run of them is looked up at once.
+    for run in sums[..known].chunk_by(|a, b| a.0 + 1 == b.0) {
+        old.range(run[0].0, run[run.len() - 1].0, &mut |_, sum| {
+            toggle(&mut checksum, sum);
+        })?;
     }
     if commit < before.commit {
         old.range(commit + 1, before.commit, &mut |_, sum| {
@@ -293,7 +297,9 @@ impl Press<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::page_sums::{PageSums, SumsHeader};
     use crate::format::wal::Position;
+    use crate::store::keys::GenerationId;
 
     fn transaction(commit: u32, pages: &[(u32, u64)]) -> Transaction {
         Transaction {
@@ -306,6 +312,62 @@ mod tests {
                 offset: 0,
                 checksum: (0, 0),
             },
+        }
+    }
+
+    /// Runs of pages and single ones, some of them in memory only, some new, in a database that grows and shrinks.
+    #[test]
+    fn the_checksum_is_that_of_the_pages_that_are_there_afterwards() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().join("a.sums"));
+        let mut sums: Vec<u64> = (1..=10_000).map(|pgno| 1 << 63 | pgno << 8).collect();
+        let header = SumsHeader {
+            generation: GenerationId(7),
+            txid: 1,
+            checksum: 0,
+            commit: 10_000,
+            page_size: 512,
+        };
+        table.rewrite(&header, &sums).expect("rewrite");
+        table.lay_over(1, &[(5, 1 << 63 | 55), (9_999, 1 << 63 | 56)]);
+        (sums[4], sums[9_998]) = (1 << 63 | 55, 1 << 63 | 56);
+        let of_all = |sums: &[u64]| {
+            let mut checksum = DatabaseChecksum::EMPTY;
+            sums.iter().for_each(|sum| toggle(&mut checksum, *sum));
+            checksum
+        };
+        let before = Mark {
+            generation: GenerationId(7),
+            seq: 1,
+            txid: 1,
+            checksum: of_all(&sums),
+            commit: 10_000,
+            page_size: 512,
+            time_ms: 0,
+            wal: None,
+        };
+        let reader = table.reader().expect("a reader");
+        for commit in [10_000, 10_003, 9_000] {
+            let changed = [
+                2..8,
+                100..101,
+                102..103,
+                600..8_900,
+                9_998..10_001,
+                10_001..10_004,
+            ];
+            let changed = changed.into_iter().flatten();
+            let changed: Vec<PageSum> = changed
+                .filter(|pgno| *pgno <= commit)
+                .map(|pgno| (pgno, 1 << 63 | u64::from(pgno) << 9 | 1))
+                .collect();
+            let mut after = sums.clone();
+            after.resize(commit as usize, 0);
+            for (pgno, sum) in &changed {
+                after[*pgno as usize - 1] = *sum;
+            }
+            let checksum = checksum_after(&before, commit, &changed, &reader).expect("read");
+            assert_eq!(checksum, of_all(&after), "{commit}");
         }
     }
 

@@ -105,7 +105,10 @@ impl History {
             return Ok(Drained::only(Next::Image));
         }
         let drained = match open_log(db, shared)? {
-            Log::None => self.drained_without_log(db, shared, stamps)?,
+            Log::None => {
+                self.prepared = None;
+                self.drained_without_log(db, shared, stamps)?
+            }
             Log::Valid(log) => self.drain_log(db, shared, log, (gate, is_passing), since)?,
         };
         self.note_complete(db, shared, gate, drained.next)?;

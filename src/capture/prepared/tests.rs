@@ -160,6 +160,18 @@ fn what_no_recovery_finds_is_not_captured() {
     assert!(scene.waiting().is_empty());
 }
 
+#[test]
+fn what_was_prepared_of_a_log_that_is_gone_takes_no_room() {
+    let mut scene = Scene::new(1);
+    scene.model.commit_unpublished(LARGE);
+    assert!(scene.prepare());
+    assert!(scene.shared.spool.used() > 0);
+    scene.log().set_len(0).expect("cut");
+    scene.db.mark_dirty();
+    workers::drain(&scene.db, &scene.shared).expect("looked");
+    assert_eq!(scene.shared.spool.used(), 0);
+}
+
 /// The log is asked before each commit, so that small ones must not add up to much.
 #[test]
 fn only_much_that_was_written_at_once_is_much() {

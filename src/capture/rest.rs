@@ -139,6 +139,7 @@ impl Rest {
             complete,
             emptied,
             followed,
+            prepared,
             was_unguarded,
             seen_count,
             unconfirmed,
@@ -159,6 +160,7 @@ impl Rest {
         let is_under_way = !pending.is_empty()
             || mark != stored
             || followed.is_some()
+            || prepared.is_some()
             || unconfirmed.is_some()
             || resync.is_some()
             || image.is_some()

@@ -87,14 +87,16 @@ fn told(db: &Database, history: Open<'_>, is_settled: bool) -> Noted {
     noted
 }
 
-/// The thread that notes what may wait. It sleeps unless there is something.
-pub(super) fn work(shared: &Shared, queue: &Receiver<Note>) {
+/// The thread that notes what may wait. It sleeps unless there is something. The queue has room for all databases that may
+/// ever be there, and so only for where each note lies.
+pub(super) fn work(shared: &Shared, queue: &Receiver<Box<Note>>) {
     while let Ok(first) = queue.recv() {
         if queue.len() + 1 < MOST {
             std::thread::sleep(PAUSE);
         }
         let others = queue.try_iter().take(MOST - 1);
-        let notes = std::iter::once(first).chain(others).collect();
+        let notes = std::iter::once(first).chain(others);
+        let notes = notes.map(|note| *note).collect();
         survived(|| take_all(shared, notes));
     }
 }

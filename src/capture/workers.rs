@@ -112,7 +112,7 @@ pub(super) struct Workers {
     looks: Sender<Look>,
     images: Sender<Look>,
     /// None in simulations.
-    notes: Option<Sender<Note>>,
+    notes: Option<Sender<Box<Note>>>,
     gate_timeout: Duration,
     threads: Vec<JoinHandle<()>>,
 }
@@ -171,7 +171,7 @@ impl Workers {
             let (s, queue) = (shared.clone(), images.clone());
             spawn("image", Box::new(move || work_on_images(&s, &queue)))?;
         }
-        let (notes, queue) = bounded(room + SPARE);
+        let (notes, queue) = bounded::<Box<Note>>(room + SPARE);
         let s = shared.clone();
         spawn("notes", Box::new(move || notes::work(&s, &queue)))?;
         workers.notes = Some(notes);
@@ -258,7 +258,7 @@ impl Workers {
     pub fn note(&self, note: Note) {
         match &self.notes {
             // As with a look.
-            Some(notes) => drop(notes.try_send(note)),
+            Some(notes) => drop(notes.try_send(Box::new(note))),
             None => self.look(note.into_look()),
         }
     }

@@ -3,13 +3,12 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use super::FileKind;
 use super::authority::Records;
 use super::backing::Stamp;
+use super::calls::Bell;
 use super::commits::Commits;
 use super::handles::{Handles, OpenedAs, is_unseen};
 use super::kept::Kept;
@@ -79,23 +78,13 @@ pub struct Database {
     /// The newest ticket that a round has begun with.
     attempted: AtomicU64,
     settled: Position,
-    /// Gone while nobody works on it.
-    calls: Mutex<Weak<Calls>>,
+    pub(super) calls: Bell,
 
     /// Those that wait for the store.
     pub(super) commits: Commits,
     history: Chronicle,
     /// Spent for it, as far as that is limited.
     pub cpu: CpuTime,
-}
-
-/// What whoever works on a database waits for. What is called while nobody has them need not be heard: the next round
-/// begins with a look.
-#[derive(Debug, Default)]
-pub struct Calls {
-    nudge: Notify,
-    stir: Notify,
-    lost_way: Notify,
 }
 
 impl Database {
@@ -131,7 +120,7 @@ impl Database {
             tickets: AtomicU64::new(0),
             attempted: AtomicU64::new(0),
             settled: Position::default(),
-            calls: Mutex::default(),
+            calls: Bell::default(),
             commits: Commits::default(),
             history: Chronicle::default(),
             cpu: CpuTime::default(),
@@ -382,7 +371,7 @@ impl Database {
     /// Queues the database for a look, unless it is queued or being worked on.
     pub fn look_soon(self: &Arc<Self>) {
         if !self.dirty.swap(true, Ordering::SeqCst) && self.client().is_some() {
-            self.call(|calls| &calls.stir);
+            self.note_stir();
             self.enqueue();
         }
     }
@@ -471,46 +460,6 @@ impl Database {
     /// Waits until everything is settled that was asked for with that number.
     pub async fn settled(&self, ticket: u64) {
         self.settled.reached(ticket).await;
-    }
-
-    /// To be kept by whoever works on it: what is called meanwhile is heard by whoever waits for it later.
-    pub fn calls(&self) -> Arc<Calls> {
-        let mut calls = locked(&self.calls);
-        calls.upgrade().unwrap_or_else(|| {
-            let new = Arc::new(Calls::default());
-            *calls = Arc::downgrade(&new);
-            new
-        })
-    }
-
-    fn call(&self, which: impl FnOnce(&Calls) -> &Notify) {
-        let calls = locked(&self.calls).upgrade();
-        if let Some(calls) = calls {
-            which(&calls).notify_one();
-        }
-    }
-
-    /// Waits until somebody asks for a look.
-    pub async fn nudged(&self) {
-        self.calls().nudge.notified().await;
-    }
-
-    pub(super) fn ask_for_look(&self) {
-        self.call(|calls| &calls.nudge);
-    }
-
-    /// Waits until something was written.
-    pub async fn stirred(&self) {
-        self.calls().stir.notified().await;
-    }
-
-    /// Waits until its log can't be followed any more, and only a comparison of the whole file leads on.
-    pub async fn lost_way(&self) {
-        self.calls().lost_way.notified().await;
-    }
-
-    pub(super) fn note_lost_way(&self) {
-        self.call(|calls| &calls.lost_way);
     }
 
     // ---- what the capture needs ----

@@ -4,6 +4,7 @@ mod adopt;
 mod authority;
 pub mod backing;
 mod behind;
+mod calls;
 mod commits;
 mod comparisons;
 mod control;

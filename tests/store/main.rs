@@ -18,9 +18,15 @@ pub fn body(text: &str) -> Body {
     Body::Bytes(Bytes::copy_from_slice(text.as_bytes()))
 }
 
+/// A server that has refused a long body closes its connection, and the next request may be the one to find that out: like
+/// the program, this tries again.
 pub async fn read(store: &dyn ObjectStore, key: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut object = store.get(key).await.expect("an object");
+    let mut object = match store.get(key).await {
+        Err(error) if error.is_retryable() => store.get(key).await,
+        answer => answer,
+    }
+    .expect("an object");
     object.read_to_end(&mut bytes).await.expect("its bytes");
     bytes
 }

@@ -250,7 +250,9 @@ impl History {
         }
         let is_unseen = is_another && captured.is_some() && !self.log_ended;
         if is_unseen && !self.tail_was_written(db, shared, &mut log, from, &transactions)? {
+            // What follows in the log was committed over a state that is not the captured one.
             self.suspect_file(db);
+            return Ok(Drained::only(Next::Image));
         }
         db.followed.set(counted.change);
         db.set_in_wal_mode(true);

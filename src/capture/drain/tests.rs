@@ -288,6 +288,25 @@ fn a_log_that_does_not_follow_is_compared() {
     }
 }
 
+/// A log that counts from nothing follows any other, as far as its header tells; the file has what went past the gates.
+#[test]
+fn a_log_over_another_state_than_the_captured_one_is_compared_first() {
+    let (mut model, db, shared) = passed(Model::new(15, 16 << 20));
+    model
+        .run("CREATE TABLE u (a); INSERT INTO u VALUES ('before'); PRAGMA wal_checkpoint(PASSIVE)");
+    let captured = db.history().mark;
+    model.execute(
+        "UPDATE u SET a = 'lost'; PRAGMA journal_mode = DELETE; PRAGMA journal_mode = WAL",
+    );
+    model.execute("INSERT INTO t VALUES (1002, 'after')");
+    model.close_index();
+    let drained = workers::drain(&db, &shared).expect("looked");
+    let history = db.history();
+    let expected = (Next::Image, Some("foreign_change"));
+    assert_eq!((drained.next, history.resync), expected);
+    assert_eq!(history.mark, captured, "no state that never was");
+}
+
 /// The first checkpoint of a new database may be complete before anything of it is captured.
 #[test]
 fn a_checkpoint_before_the_first_image_is_complete_too() {

@@ -5,7 +5,7 @@
 //! A way is learnt from a request of the SDK that was carried out, and forgotten at the first that fails: whatever there
 //! is to be done then (other keys, a connection that is no good any more), the SDK does with the next one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use aws_runtime::auth::SigV4OperationSigningConfig;
 use aws_runtime::auth::sigv4::SCHEME_ID;
@@ -263,31 +263,34 @@ impl Known {
     }
 }
 
-/// Learns from the request that it is given to.
-#[derive(Clone, Debug)]
-pub(super) struct Lesson {
-    key: Arc<str>,
-    learnt: Arc<Mutex<Option<ShortWay>>>,
-}
+/// Learns from a request that is given what `hears`.
+#[derive(Debug, Default)]
+pub(super) struct Lesson(Arc<Mutex<Option<ShortWay>>>);
 
 impl Lesson {
-    pub fn of(key: &str) -> Self {
-        Self {
-            key: key.into(),
-            learnt: Arc::default(),
+    pub fn hears(&self, key: &str) -> Listener {
+        Listener {
+            key: key.to_owned(),
+            lesson: Arc::downgrade(&self.0),
         }
     }
 
     /// What was learnt; none where the request is not one that could be made here.
-    pub fn learnt(&self) -> Option<ShortWay> {
-        let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        learnt.take()
+    pub fn learnt(self) -> Option<ShortWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl Intercept for Lesson {
+/// A way has all that its request was made with, and so this; it must not keep the way in turn.
+#[derive(Debug)]
+pub(super) struct Listener {
+    key: String,
+    lesson: Weak<Mutex<Option<ShortWay>>>,
+}
+
+impl Intercept for Listener {
     fn name(&self) -> &'static str {
-        "Lesson"
+        "Listener"
     }
 
     fn read_after_signing(
@@ -296,8 +299,10 @@ impl Intercept for Lesson {
         components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let way = ShortWay::learn(&self.key, context.request(), components, config);
-        *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = way;
+        if let Some(lesson) = self.lesson.upgrade() {
+            let way = ShortWay::learn(&self.key, context.request(), components, config);
+            *lesson.lock().unwrap_or_else(PoisonError::into_inner) = way;
+        }
         Ok(())
     }
 }

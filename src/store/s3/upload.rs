@@ -105,9 +105,10 @@ impl S3Store {
         full_key: String,
         bytes: &Bytes,
     ) -> Result<(), Refused> {
-        let lesson = Lesson::of(&full_key);
+        let lesson = Lesson::default();
+        let listener = lesson.hears(&full_key);
         let request = self.request(full_key, ByteStream::from(bytes.clone()));
-        let answer = request.customize().interceptor(lesson.clone()).send().await;
+        let answer = request.customize().interceptor(listener).send().await;
         answer.map_err(|error| Refused::from_sdk(key, &error))?;
         self.short_way.keep(lesson.learnt());
         Ok(())

@@ -7,11 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, SharedHttpClient,
 };
-use aws_smithy_http_client::Builder;
+use aws_smithy_runtime_api::client::http::HttpConnectorFuture;
 
 use super::super::{AskedEncryption, S3Store};
 use super::*;
@@ -112,21 +113,20 @@ fn answer(
     }
 }
 
+/// Such as are good for a session.
+fn keys() -> Credentials {
+    let token = Some("a token".to_owned());
+    Credentials::new("AKIATEST", "a-secret-of-tests", token, None, "tests")
+}
+
 /// A store there, as it is at AWS: with checksums, and keys that are good for a session.
 fn store(endpoint: &str) -> S3Store {
-    let http: SharedHttpClient = Builder::new().build_http();
-    let keys = Credentials::new(
-        "AKIATEST",
-        "a-secret-of-tests",
-        Some("a token".to_owned()),
-        None,
-        "tests",
-    );
+    let http: SharedHttpClient = aws_smithy_http_client::Builder::new().build_http();
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .endpoint_url(endpoint)
         .region(Region::new("eu-central-1"))
-        .credentials_provider(keys)
+        .credentials_provider(keys())
         .http_client(http)
         .retry_config(RetryConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
@@ -238,5 +238,145 @@ async fn an_object_that_is_there_leaves_the_short_way_known() {
         let put: Result<Put, StoreError> = store.put_new("a/b", &body).await;
         assert_eq!(put.expect("an answer"), expected);
         assert_eq!(next(&came).is_of_sdk(), is_of_sdk);
+    }
+}
+
+/// What would have been sent to a server that is not there.
+#[derive(Clone, Debug, Default)]
+struct Nobody {
+    came: Arc<Mutex<Vec<HttpRequest>>>,
+    status: u16,
+}
+
+impl Nobody {
+    fn answering(status: u16) -> Self {
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Vec<HttpRequest>> {
+        self.came.lock().expect("no panic")
+    }
+}
+
+impl HttpConnector for Nobody {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        self.requests().push(request);
+        let status = self.status.try_into().expect("a status");
+        HttpConnectorFuture::ready(Ok(HttpResponse::new(status, SdkBody::empty())))
+    }
+}
+
+impl HttpClient for Nobody {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+/// A store at AWS itself.
+fn store_at_aws(bucket: &str, nobody: &Nobody, change: impl FnOnce(Builder) -> Builder) -> S3Store {
+    let builder = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(keys())
+        .http_client(nobody.clone())
+        .retry_config(RetryConfig::disabled());
+    S3Store {
+        client: Client::from_conf(change(builder).build()),
+        bucket: bucket.to_owned(),
+        prefix: String::new(),
+        encryption: AskedEncryption::default(),
+        short_way: Known::default(),
+    }
+}
+
+type Change = fn(Builder) -> Builder;
+
+/// Over TLS the SDK sends the same, and so does what goes the short way, to whichever of AWS's addresses.
+#[tokio::test]
+async fn at_aws_itself_it_goes_the_short_way_as_well() {
+    let same: Change = |builder| builder;
+    let places: [(&str, Change, &str); 6] = [
+        (
+            "replicas",
+            same,
+            "https://replicas.s3.eu-central-1.amazonaws.com/",
+        ),
+        (
+            "re.pli.cas",
+            same,
+            "https://s3.eu-central-1.amazonaws.com/re.pli.cas/",
+        ),
+        (
+            "replicas",
+            |b| b.force_path_style(true),
+            "https://s3.eu-central-1.amazonaws.com/replicas/",
+        ),
+        (
+            "replicas",
+            |b| b.use_dual_stack(true),
+            "https://replicas.s3.dualstack.eu-central-1.amazonaws.com/",
+        ),
+        (
+            "replicas",
+            |b| b.use_fips(true).region(Region::new("us-east-1")),
+            "https://replicas.s3-fips.us-east-1.amazonaws.com/",
+        ),
+        (
+            "replicas",
+            |b| b.accelerate(true),
+            "https://replicas.s3-accelerate.amazonaws.com/",
+        ),
+    ];
+    for (bucket, change, address) in places {
+        let nobody = Nobody::answering(200);
+        let store = store_at_aws(bucket, &nobody, change);
+        for _ in 0..2 {
+            let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+            store
+                .put_new("a/b \"<>[\\]^`{|}#?c", &body)
+                .await
+                .expect("stored");
+        }
+        let requests = nobody.requests();
+        let [first, second] = &requests[..] else {
+            panic!("{requests:?}");
+        };
+        assert!(second.uri().starts_with(address), "{}", second.uri());
+        assert_eq!(first.uri(), second.uri());
+        assert!(first.headers().contains_key(INVOCATION));
+        assert!(!second.headers().contains_key(INVOCATION), "{second:?}");
+        for name in [
+            "x-amz-content-sha256",
+            CHECKSUM,
+            "x-amz-security-token",
+            "if-none-match",
+        ] {
+            assert_eq!(first.headers().get(name), second.headers().get(name));
+            assert!(second.headers().contains_key(name), "{name}");
+        }
+    }
+}
+
+/// The way has what the SDK's request was made with, which must not keep the way in turn.
+#[tokio::test]
+async fn a_request_that_fails_keeps_no_memory() {
+    for status in [200, 503] {
+        let nobody = Nobody::answering(status);
+        let store = store_at_aws("replicas", &nobody, |builder| builder);
+        for _ in 0..3 {
+            let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+            let put = store.put_new("a/b", &body).await;
+            assert_eq!(put.is_ok(), status == 200);
+        }
+        drop(store);
+        nobody.requests().clear();
+        assert_eq!(Arc::strong_count(&nobody.came), 1, "{status}");
     }
 }

@@ -1,6 +1,7 @@
 //! The binary: everything is in the library, but for the allocator.
 
 use std::process::ExitCode;
+use std::ptr;
 
 /// What is left of many databases that were worked on at once lies among what was freed. This one keeps sizes apart, and
 /// gives back the pages that nobody uses; SQLite allocates from it as well, where the platform lets it.
@@ -13,5 +14,22 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static ALLOCATOR_OPTIONS: &[u8] = b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
-    litestream_multitenant::cli::main()
+    litestream_multitenant::cli::main(begin_giving_back)
+}
+
+/// The allocator's thread that gives pages back does not come along into a process that is forked.
+fn begin_giving_back() {
+    let is_on = true;
+    // SAFETY: the name ends with a zero, and the value has the type and the size that the name stands for.
+    let failed = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            c"background_thread".as_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::from_ref(&is_on).cast_mut().cast(),
+            size_of::<bool>(),
+        )
+    };
+    // Without it there is the same memory, given back when there is work.
+    debug_assert_eq!(failed, 0);
 }

@@ -15,13 +15,20 @@ use crate::daemon::{Beside, Reload};
 const READY: u8 = 0;
 
 /// Starts an instance in a process and a session of its own, and returns when its mounts answer; its id.
-pub(super) fn start(config: Config, reload: Reload, mut beside: Beside) -> Result<i32, Failure> {
+pub(super) fn start(
+    config: Config,
+    reload: Reload,
+    mut beside: Beside,
+    after_fork: fn(),
+) -> Result<i32, Failure> {
     let log = logging::Detached::choose(is_journal(io::stderr()));
     let log_is_lost = matches!(log, logging::Detached::Nowhere);
     let (reader, mut writer) = io::pipe().map_err(failed("make a pipe"))?;
-    // SAFETY: this process has no threads yet, so the child can go on like any process.
+    // SAFETY: this process has no threads yet but the allocator's, which makes itself whole in the child; so that can go
+    // on like any process.
     match unsafe { libc::fork() } {
         0 => {
+            after_fork();
             drop(reader);
             let mut first = writer.try_clone().map_err(failed("copy a pipe"))?;
             beside.ready = Some(Box::new(move || {

@@ -85,11 +85,12 @@ impl From<RestoreError> for Failure {
     }
 }
 
-/// Runs the command that the process was started with.
-pub fn main() -> ExitCode {
+/// Runs the command that the process was started with. An instance in the background calls `after_fork` first: whatever
+/// the binary has in threads did not come along.
+pub fn main(after_fork: fn()) -> ExitCode {
     let outcome = match args::parse(std::env::args_os()) {
         Ok(Parsed::Run(command)) => run(*command),
-        Ok(Parsed::Helper(args)) => helper::run(args),
+        Ok(Parsed::Helper(args)) => helper::run(args, after_fork),
         Ok(Parsed::Print(text)) => print(&text).map(|()| ExitCode::SUCCESS),
         Err(failure) => Err(failure),
     };

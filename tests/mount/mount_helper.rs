@@ -188,6 +188,25 @@ fn mount_returns_when_it_answers_and_umount_stores_what_was_committed() {
     assert_eq!(scene.daemon.generations(&guid(1)).len(), 1);
 }
 
+/// A process that comes of a fork has none of the threads of the one before it, and this one only once it asks for it.
+#[test]
+fn memory_is_given_back_in_the_background_as_well() {
+    let scene = Scene::new(Options::default());
+    let mut instance = scene.mounted(&scene.options(""));
+    let threads = fs::read_dir(format!("/proc/{}/task", instance.0)).expect("it runs");
+    let names: Vec<_> = threads
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .collect();
+    assert!(
+        names
+            .iter()
+            .any(|name| name.trim_end() == "jemalloc_bg_thd"),
+        "{names:?}"
+    );
+    scene.umount();
+    assert_eq!(instance.ended(), Some(0));
+}
+
 #[test]
 fn lines_of_fstab_are_mounted_once() {
     let scene = Scene::new(Options::default());

@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use super::MountStatus;
+use super::access_lists::with_access_list;
 use super::fuse::{FuseAdapter, Negotiation};
 use super::fusermount;
 use super::holders::{Holder, holders_of_device};
@@ -96,7 +97,9 @@ impl Mounted {
         mount_fuse_control();
         let negotiation = negotiation(&backing, &options)
             .map_err(|error| MountError::failed(&path, "look at the directory")(error.into()))?;
-        if !options.extended_attributes && has_access_list(&backing) {
+        if !options.extended_attributes
+            && let Some(path) = with_access_list(&backing, &options.watch_path)
+        {
             return Err(MountError::HasAccessList { path });
         }
         let flags = mount_flags(&backing)
@@ -362,13 +365,6 @@ fn mount_flags(backing: &OwnedFd) -> Result<MountFlags, Errno> {
         .into_iter()
         .filter(|(backing, _)| of_backing.contains(*backing))
         .fold(MountFlags::empty(), |flags, (_, own)| flags | own))
-}
-
-/// Whether the directory grants more, or less, than its mode says, or has what is made in it do so.
-fn has_access_list(backing: &OwnedFd) -> bool {
-    ["system.posix_acl_access", "system.posix_acl_default"]
-        .into_iter()
-        .any(|name| rustix::fs::fgetxattr_query(backing, name).is_ok())
 }
 
 fn negotiation(backing: &OwnedFd, options: &MountOptions) -> Result<Negotiation, Errno> {

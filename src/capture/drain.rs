@@ -64,6 +64,7 @@ impl History {
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
         if db.is_removed() {
+            self.prepared = None;
             // The name may belong to another database by now.
             return Ok(Drained::nothing());
         }
@@ -238,6 +239,10 @@ impl History {
         let end = end.min(log.len);
         let prepared = self.take_prepared(&log, from, end, by_chain)?;
         let transactions = self.transactions(&mut log, from, end)?;
+        if !transactions.is_empty() {
+            // What stays prepared does not follow these, and they may need its room.
+            self.prepared = None;
+        }
         let is_another = captured.is_none_or(|place| place.salt != from.salt);
         if is_another && self.is_reset_missed(db, counted, transactions.len()) {
             self.miss_gate(db, "reset_missed");

@@ -483,6 +483,7 @@ impl History {
         if self.id == 0 {
             return Ok(());
         }
+        self.prepared = None;
         shared.remove_files(self.id)?;
         Ok(shared.state.remove(self.id)?)
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::pread;
 
+use super::authority::Index;
 use super::drain::check_growth;
 use super::error::CaptureError;
 use super::files::{Log, open_log, refuse_replaced};
@@ -64,7 +65,10 @@ impl History {
         let Some(mark) = self.mark.filter(|_| is_followed && self.goes_on_by_log(db)) else {
             return Ok(());
         };
-        let Log::Valid(mut log) = open_log(db, shared)? else {
+        // Where the chain alone says what is committed, nothing may be taken that was read before.
+        let index = db.index(&shared.backing);
+        let index = index.map_err(CaptureError::io("read the wal-index"))?;
+        let (Index::Live(_), Log::Valid(mut log)) = (index, open_log(db, shared)?) else {
             return Ok(());
         };
         let from = self.goes_on_from(&mark, &log);

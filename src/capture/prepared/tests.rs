@@ -172,6 +172,43 @@ fn what_was_prepared_of_a_log_that_is_gone_takes_no_room() {
     assert_eq!(scene.shared.spool.used(), 0);
 }
 
+/// What stands there behind it is of a writer that has died, and takes no room from those that live.
+#[test]
+fn what_was_prepared_takes_no_room_once_something_else_follows() {
+    let mut scene = Scene::new(1);
+    scene.model.commit_unpublished(LARGE);
+    assert!(scene.prepare());
+    scene.model.execute("INSERT INTO t VALUES (2, 'small')");
+    assert_eq!(scene.look(), 1);
+    assert_eq!(scene.shared.spool.used(), 0);
+    scene.assert_leads_to_what_is_shown();
+}
+
+/// Somebody may still have it open.
+#[test]
+fn what_was_prepared_of_a_database_that_is_gone_takes_no_room() {
+    let mut scene = Scene::new(1);
+    scene.model.commit_unpublished(LARGE);
+    assert!(scene.prepare());
+    scene.db.set_removed();
+    let forget = |history: &mut History| history.forget(&scene.shared);
+    forget(&mut scene.db.history()).expect("forgotten");
+    let spool = std::fs::read_dir(scene.shared.directory.join("spool"));
+    assert_eq!(spool.expect("a folder").count(), 0);
+    assert_eq!(scene.shared.spool.used(), 0);
+}
+
+/// Without a wal-index it would be thrown away, and made once more while the gate waits.
+#[test]
+fn nothing_is_prepared_where_the_chain_alone_says_what_is_committed() {
+    let mut scene = Scene::new(1);
+    scene.model.execute(LARGE);
+    scene.model.close_index();
+    assert!(!scene.prepare());
+    assert_eq!(scene.look(), 1);
+    scene.assert_leads_to_what_is_shown();
+}
+
 /// The log is asked before each commit, so that small ones must not add up to much.
 #[test]
 fn only_much_that_was_written_at_once_is_much() {

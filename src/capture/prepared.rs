@@ -313,7 +313,7 @@ impl Capture {
         if !db.synced_to.has_grown_much(log) || !is_followed || waits() {
             return;
         }
-        self.workers.look(Box::new(move |shared| {
+        self.workers.look_unless_busy(Box::new(move |shared| {
             let prepare = || caught(&db, || db.history().prepare(&db, shared));
             if let Err(error) = db.cpu.of(prepare) {
                 tracing::debug!(client = %db.label(), %error, "A segment was not made ahead of its commit");

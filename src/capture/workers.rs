@@ -29,6 +29,8 @@ use crate::tenant::roster::Status;
 const GATES: usize = 16_384;
 /// Looks beside those of pipelines: upkeep, and what the start asks.
 const SPARE: usize = 64;
+/// With so many that wait, one that is asked for now comes late.
+const FEW: usize = SPARE / 4;
 const LOOKERS: usize = 2;
 const IMAGERS: usize = 2;
 /// A writer updates the wal-index within nanoseconds, unless it is not running.
@@ -252,6 +254,13 @@ impl Workers {
     pub fn look(&self, look: Look) {
         // A look that is not taken drops its sender, which the asker sees as `Stopped`.
         drop(self.looks.try_send(look));
+    }
+
+    /// One that nobody waits for, and that is of use only if it comes soon. It takes no room from those of pipelines.
+    pub fn look_unless_busy(&self, look: Look) {
+        if self.looks.len() < FEW {
+            self.look(look);
+        }
     }
 
     /// A note that may wait for others.
@@ -562,6 +571,20 @@ mod tests {
             waited.expect("each is carried out");
         }
         drop(model.gate(Gate::WalOverwrite));
+    }
+
+    /// A pipeline whose look finds no room would end as though the process did.
+    #[test]
+    fn looks_that_nobody_waits_for_leave_room_for_those_of_pipelines() {
+        const ROOM: usize = 10;
+        let (workers, queues) = Workers::without_threads(Duration::from_secs(1), ROOM);
+        for _ in 0..10 * (ROOM + SPARE) {
+            workers.look_unless_busy(Box::new(|_| {}));
+        }
+        let others = queues.looks.len();
+        assert!(others > 0 && others + ROOM < ROOM + SPARE, "{others}");
+        (0..ROOM).for_each(|_| workers.look(Box::new(|_| {})));
+        assert_eq!(queues.looks.len(), others + ROOM);
     }
 
     /// No comparison comes: the write goes on at the limit, and the next one at once.

@@ -83,8 +83,12 @@ impl History {
         }
         let mut followed = Box::new(Followed::begin(&log, from));
         let end = log.len;
-        let sums = followed.go_on_summing(&mut log, end)?;
-        let is_each_one = db.policy().sync_interval.is_zero() && followed.transactions.len() > 1;
+        let most = match db.policy().sync_interval.is_zero() {
+            true => 1,
+            false => usize::MAX,
+        };
+        let sums = followed.go_on_summing(&mut log, end, most)?;
+        let is_each_one = followed.transactions.len() > most;
         let last = followed.transactions.last();
         // With a transaction behind it that has not ended somebody else writes.
         let Some(last) = last.filter(|last| last.end.offset == followed.offset()) else {
@@ -294,13 +298,27 @@ impl SyncedTo {
             let read = pread(&log, &mut frame, end - header.frame_size());
             read == Ok(frame.len()) && FrameHeader::decode(&frame).salt == header.salt
         };
-        let mut end = begin;
-        while is_of_log(end + step) {
-            end += step;
-        }
+        let end = last_of(begin, step, is_of_log);
         self.offset.store(end, Ordering::SeqCst);
         end - begin >= MUCH
     }
+}
+
+/// The last place where it holds, in steps behind `begin`: it does up to there, and nowhere behind. Of a log that is seen
+/// for the first time that may be far away.
+fn last_of(begin: u64, step: u64, holds: impl Fn(u64) -> bool) -> u64 {
+    let (mut end, mut stride) = (begin, step);
+    while holds(end + stride) {
+        end += stride;
+        stride *= 2;
+    }
+    while stride > step {
+        stride /= 2;
+        if holds(end + stride) {
+            end += stride;
+        }
+    }
+    end
 }
 
 impl Capture {

@@ -51,11 +51,13 @@ impl Followed {
             .map_err(CaptureError::io("read the log"))
     }
 
-    /// The same; gives the checksum of the page in each frame, in their order.
+    /// The same; gives the checksum of the page in each frame, in their order. It goes not much further where it has found
+    /// more than `most` transactions.
     pub(super) fn go_on_summing(
         &mut self,
         log: &mut WalReader,
         end: u64,
+        most: usize,
     ) -> Result<Vec<u64>, CaptureError> {
         let mut sums = Vec::new();
         let mut each = |frame: &[u8]| {
@@ -63,9 +65,15 @@ impl Followed {
             sums.push(page_checksum(FrameHeader::decode(header).pgno, page));
         };
         let (scanner, transactions) = (&mut self.scanner, &mut self.transactions);
-        log.follow_each(scanner, end, transactions, &mut each)
-            .map_err(CaptureError::io("read the log"))?;
-        Ok(sums)
+        loop {
+            let before = scanner.offset();
+            let next = end.min(before + AT_ONCE);
+            log.follow_each(scanner, next, transactions, &mut each)
+                .map_err(CaptureError::io("read the log"))?;
+            if scanner.offset() == before || transactions.len() > most {
+                return Ok(sums);
+            }
+        }
     }
 
     /// Up to which byte of the log it was read.

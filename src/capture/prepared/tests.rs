@@ -239,3 +239,51 @@ fn only_much_that_was_written_at_once_is_much() {
         .expect("written");
     assert!(!synced_to.has_grown_much(&file));
 }
+
+/// Where every moment is wanted a segment is of one transaction.
+#[test]
+fn no_more_is_read_than_is_needed_to_see_that_it_is_in_vain() {
+    let mut scene = Scene::new(1);
+    for from in [2_000, 4_000, 6_000] {
+        let large = LARGE.replace("2000", &from.to_string());
+        let large = large.replace("2020", &(from + 500).to_string());
+        scene.model.execute(&large);
+    }
+    let history = scene.db.history();
+    let log = open_log(&scene.db, &scene.shared).expect("opened");
+    let Log::Valid(mut log) = log else {
+        panic!("a log")
+    };
+    let mark = history.mark.expect("a mark");
+    let from = history.goes_on_from(&mark, &log).expect("it goes on");
+    let end = log.len;
+    for (most, least) in [(usize::MAX, 3), (1, 2)] {
+        let mut followed = Followed::begin(&log, from);
+        let sums = followed.go_on_summing(&mut log, end, most);
+        let read = sums.expect("read").len() as u64 * log.header.frame_size();
+        assert_eq!(followed.offset(), from.position.offset + read);
+        assert!(followed.transactions.len() >= least);
+        assert_eq!(followed.offset() == end, most > 1);
+    }
+}
+
+/// In a thread that others wait for.
+#[test]
+fn the_end_of_a_long_log_is_found_in_few_reads() {
+    for (begin, end) in [
+        (32, 32),
+        (32, 40),
+        (32, 96),
+        (7, 7 + 8 * 1000),
+        (32, 1 << 40),
+    ] {
+        let reads = std::cell::Cell::new(0);
+        let found = last_of(begin, 8, |at| {
+            reads.set(reads.get() + 1);
+            at <= end
+        });
+        assert_eq!(found, end);
+        assert!(reads.get() <= 80, "{} reads", reads.get());
+        assert!(end > begin || reads.get() == 1);
+    }
+}

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use super::Shared;
@@ -88,8 +88,8 @@ fn told(db: &Database, history: Open<'_>, is_settled: bool) -> Noted {
 }
 
 /// The thread that notes what may wait. It sleeps unless there is something. The queue has room for all databases that may
-/// ever be there, and so only for where each note lies.
-pub(super) fn work(shared: &Shared, queue: &Receiver<Box<Note>>) {
+/// ever be there, and so only for where each note lies. `looks`: who takes those that would hold up the others.
+pub(super) fn work(shared: &Shared, queue: &Receiver<Box<Note>>, looks: &Sender<Look>) {
     while let Ok(first) = queue.recv() {
         if queue.len() + 1 < MOST {
             std::thread::sleep(PAUSE);
@@ -97,12 +97,16 @@ pub(super) fn work(shared: &Shared, queue: &Receiver<Box<Note>>) {
         let others = queue.try_iter().take(MOST - 1);
         let notes = std::iter::once(first).chain(others);
         let notes = notes.map(|note| *note).collect();
-        survived(|| take_all(shared, notes));
+        survived(|| {
+            let alone = take_all(shared, notes).into_iter();
+            // As with a look: one that is not taken is `Stopped`.
+            alone.for_each(|note| drop(looks.try_send(note.into_look())));
+        });
     }
 }
 
-/// Notes all of them at once; each by itself that can't be so.
-pub(super) fn take_all(shared: &Shared, notes: Vec<Note>) {
+/// Notes all of them at once. Gives those that can't be so: each has to be taken by itself, and may have to wait.
+pub(super) fn take_all(shared: &Shared, notes: Vec<Note>) -> Vec<Note> {
     let databases: Vec<_> = notes.iter().map(|note| note.db.clone()).collect();
     let (mut together, mut rows, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for (note, db) in notes.into_iter().zip(&databases) {
@@ -132,7 +136,7 @@ pub(super) fn take_all(shared: &Shared, notes: Vec<Note>) {
         });
         note.answer(noted);
     }
-    alone.into_iter().for_each(|note| note.take(shared));
+    alone
 }
 
 #[cfg(test)]

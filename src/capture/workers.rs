@@ -174,8 +174,8 @@ impl Workers {
             spawn("image", Box::new(move || work_on_images(&s, &queue)))?;
         }
         let (notes, queue) = bounded::<Box<Note>>(room + SPARE);
-        let s = shared.clone();
-        spawn("notes", Box::new(move || notes::work(&s, &queue)))?;
+        let (s, looks) = (shared.clone(), workers.looks.clone());
+        spawn("notes", Box::new(move || notes::work(&s, &queue, &looks)))?;
         workers.notes = Some(notes);
         workers.threads = threads;
         Ok(workers)

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::mpsc::channel;
-use std::time::Instant;
 
 use futures_util::future::join_all;
 use rusqlite::Connection;
@@ -70,6 +69,13 @@ impl Three {
         self.databases.iter().map(note).unzip()
     }
 
+    /// As the threads do.
+    fn take(&self, notes: Vec<Note>) {
+        let shared = self.shared();
+        let alone = take_all(&shared, notes).into_iter();
+        alone.for_each(|note| note.take(&shared));
+    }
+
     /// Whether the state and the history say that it is stored; both, or neither.
     fn is_noted(&self, number: usize) -> bool {
         let db = &self.databases[number];
@@ -87,7 +93,7 @@ fn what_comes_together_is_noted_together() {
     let three = Three::new();
     let (notes, answers) = three.notes();
     assert!((0..3).all(|number| !three.is_noted(number)));
-    take_all(&three.shared(), notes);
+    three.take(notes);
     for (number, mut answer) in answers.into_iter().enumerate() {
         let noted = answer.try_recv().expect("answered").expect("noted");
         assert!(noted.is_settled && noted.next.is_none());
@@ -106,7 +112,7 @@ fn one_that_can_not_be_noted_keeps_no_other_from_it() {
     let state = three.shared();
     state.state.lock().execute_batch(&trigger).expect("made");
     let (notes, answers) = three.notes();
-    take_all(&three.shared(), notes);
+    three.take(notes);
     for (number, mut answer) in answers.into_iter().enumerate() {
         let noted = answer.try_recv().expect("answered");
         assert_eq!(noted.is_ok(), number != 1);
@@ -114,39 +120,40 @@ fn one_that_can_not_be_noted_keeps_no_other_from_it() {
     }
 }
 
-/// What is noted within the time limit.
-fn soon(mut answer: Answer<Result<Noted, CaptureError>>) {
-    let deadline = Instant::now() + TIME_LIMIT;
-    loop {
-        match answer.try_recv() {
-            Ok(noted) => return drop(noted.expect("noted")),
-            Err(_) => assert!(Instant::now() < deadline, "no answer"),
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-#[test]
-fn nobody_waits_for_one_whose_history_is_in_use() {
+#[tokio::test]
+async fn nobody_waits_for_one_whose_history_is_in_use() {
     let three = Three::new();
-    let (notes, mut answers) = three.notes();
-    let shared = three.shared();
-    let in_use = three.databases[0].history();
-    let (done, over) = channel();
-    let taking = std::thread::spawn(move || {
-        take_all(&shared, notes);
-        done.send(()).expect("waits");
+    let capture = three.model.capture.clone();
+    let note = |number: usize| {
+        let (capture, db) = (capture.clone(), three.databases[number].clone());
+        let front = db.history().front().expect("it waits");
+        async move { capture.stored(&db, &front, None, true).await }
+    };
+    let (first, others) = (note(0), [note(1), note(2)]);
+    let (locked, is_locked) = tokio::sync::oneshot::channel();
+    let (free, is_free) = channel::<()>();
+    let db = three.databases[0].clone();
+    let in_use = std::thread::spawn(move || {
+        let _held = db.history();
+        locked.send(()).expect("waits");
+        is_free.recv_timeout(TIME_LIMIT).expect("freed");
     });
-    let last = answers.pop().expect("three");
-    let others = answers.pop().expect("three");
-    for answer in [last, others] {
-        soon(answer);
+    is_locked.await.expect("it is in use");
+    let mut first = tokio::spawn(first);
+    // Longer than it waits for others: it meets its history in use.
+    let early = tokio::time::timeout(10 * PAUSE, &mut first).await;
+    assert!(early.is_err(), "its history is in use");
+    let noted = tokio::time::timeout(TIME_LIMIT / 2, join_all(others)).await;
+    for noted in noted.expect("they wait for nobody") {
+        noted.expect("noted");
     }
-    assert!(answers[0].try_recv().is_err(), "its history is in use");
-    drop(in_use);
-    over.recv_timeout(TIME_LIMIT).expect("done");
-    taking.join().expect("in order");
-    answers[0].try_recv().expect("answered").expect("noted");
+    free.send(()).expect("it waits");
+    in_use.join().expect("in order");
+    let noted = tokio::time::timeout(TIME_LIMIT, first).await;
+    noted
+        .expect("before long")
+        .expect("in order")
+        .expect("noted");
     assert!((0..3).all(|number| three.is_noted(number)));
 }
 
@@ -155,7 +162,7 @@ fn a_note_of_what_does_not_wait_any_more_changes_nothing() {
     let three = Three::new();
     let (mut notes, answers) = three.notes();
     notes[2].end.seq += 1;
-    take_all(&three.shared(), notes);
+    three.take(notes);
     for (number, mut answer) in answers.into_iter().enumerate() {
         let noted = answer.try_recv().expect("answered").expect("no error");
         assert_eq!(noted.is_settled, number != 2);

@@ -9,7 +9,11 @@ use super::database::{Database, locked};
 /// What whoever works on a database waits for. What is called while nobody has them need not be heard: the next round
 /// begins with a look.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub struct Calls(Box<Each>);
+
+/// On its own: what a database still points at when nobody works on it is no more than a place for three words.
+#[derive(Debug, Default)]
+struct Each {
     nudge: Notify,
     stir: Notify,
     lost_way: Notify,
@@ -20,10 +24,10 @@ pub struct Calls {
 pub(super) struct Bell(Mutex<Weak<Calls>>);
 
 impl Bell {
-    fn ring(&self, which: impl FnOnce(&Calls) -> &Notify) {
+    fn ring(&self, which: impl FnOnce(&Each) -> &Notify) {
         let calls = locked(&self.0).upgrade();
         if let Some(calls) = calls {
-            which(&calls).notify_one();
+            which(&calls.0).notify_one();
         }
     }
 }
@@ -41,7 +45,7 @@ impl Database {
 
     /// Waits until somebody asks for a look.
     pub async fn nudged(&self) {
-        self.calls().nudge.notified().await;
+        self.calls().0.nudge.notified().await;
     }
 
     pub(super) fn ask_for_look(&self) {
@@ -50,7 +54,7 @@ impl Database {
 
     /// Waits until something was written.
     pub async fn stirred(&self) {
-        self.calls().stir.notified().await;
+        self.calls().0.stir.notified().await;
     }
 
     pub(super) fn note_stir(&self) {
@@ -59,10 +63,40 @@ impl Database {
 
     /// Waits until its log can't be followed any more, and only a comparison of the whole file leads on.
     pub async fn lost_way(&self) {
-        self.calls().lost_way.notified().await;
+        self.calls().0.lost_way.notified().await;
     }
 
     pub(super) fn note_lost_way(&self) {
         self.calls.ring(|calls| &calls.lost_way);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::capture::queue::Queue;
+
+    /// Whether a call is there for whoever listens now.
+    fn is_heard(call: impl Future<Output = ()>) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        std::pin::pin!(call).poll(&mut context) == Poll::Ready(())
+    }
+
+    #[test]
+    fn what_is_called_while_somebody_works_on_it_is_heard_later_and_nothing_stays_of_it() {
+        let (queue, _out) = Queue::new(1);
+        let database = Database::new(Path::new("a.db").into(), queue);
+        let work = database.calls();
+        database.ask_for_look();
+        database.note_lost_way();
+        assert!(is_heard(database.lost_way()) && is_heard(database.nudged()));
+        assert!(!is_heard(database.nudged()), "it was called once");
+        database.note_stir();
+        drop(work);
+        assert!(!is_heard(database.stirred()), "the next begins with a look");
+        assert!(size_of::<Calls>() <= 8, "it stays as long as the database");
     }
 }

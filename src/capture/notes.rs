@@ -130,10 +130,13 @@ pub(super) fn take_all(shared: &Shared, notes: Vec<Note>) -> Vec<Note> {
             continue;
         }
         let db = note.db.clone();
-        let noted = caught(&db, || {
-            let is_settled = history.stored_is_noted(&db, shared, row)?;
-            Ok(told(&db, history, is_settled))
-        });
+        let noted = without_panic(|| history.stored_is_noted(&db, shared, row));
+        if let Err(CaptureError::Panicked(_)) = noted {
+            // Whoever waits for it may not come in between, while those of others are held.
+            history.begin_anew();
+        }
+        let noted =
+            noted.and_then(|is_settled| without_panic(|| Ok(told(&db, history, is_settled))));
         note.answer(noted);
     }
     alone

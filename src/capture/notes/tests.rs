@@ -120,6 +120,29 @@ fn one_that_can_not_be_noted_keeps_no_other_from_it() {
     }
 }
 
+#[test]
+fn one_that_panics_begins_anew_and_keeps_no_other_from_it() {
+    let three = Three::new();
+    let (notes, answers) = three.notes();
+    {
+        // There is no such page.
+        let mut history = three.databases[1].history();
+        let segment = history.pending.front_mut().expect("it waits");
+        (segment.snapshot, segment.durable) = (false, false);
+        segment.sums = [(0, 1)].into();
+    }
+    three.take(notes);
+    for (number, mut answer) in answers.into_iter().enumerate() {
+        let noted = answer.try_recv().expect("answered");
+        let is_panic = matches!(noted, Err(CaptureError::Panicked(_)));
+        assert_eq!(is_panic, number == 1);
+        assert_eq!(noted.is_ok(), number != 1);
+    }
+    assert!(three.is_noted(0) && three.is_noted(2));
+    let history = three.databases[1].history();
+    assert!(history.mark.is_none() && history.pending.is_empty());
+}
+
 #[tokio::test]
 async fn nobody_waits_for_one_whose_history_is_in_use() {
     let three = Three::new();

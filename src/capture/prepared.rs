@@ -333,7 +333,11 @@ impl Capture {
         }
         self.workers.look_unless_busy(Box::new(move |shared| {
             let prepare = || caught(&db, || db.history().prepare(&db, shared));
-            if let Err(error) = db.cpu.of(prepare) {
+            let prepared = match db.policy().limits.cpu_percent {
+                None => prepare(),
+                Some(_) => db.cpu.of(prepare),
+            };
+            if let Err(error) = prepared {
                 tracing::debug!(client = %db.label(), %error, "A segment was not made ahead of its commit");
             }
         }));

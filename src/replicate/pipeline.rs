@@ -12,7 +12,7 @@ use crate::capture::{CaptureError, Database, Drained, Looked, Next, Segment, Sta
 use crate::fault::{Defect, Point};
 use crate::store::keys::ObjectKey;
 use crate::store::retry::Backoff;
-use crate::tenant::cpu::least_duration;
+use crate::tenant::cpu::Pace;
 use crate::tenant::policy::Durability;
 use crate::tenant::roster::{Client, Status};
 
@@ -57,6 +57,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
     let mut empty_looks = Backoff::new(FIRST_LOOK, interval);
     let mut disturbances = Backoff::new(FIRST_RETRY, LAST_DISTURBANCE);
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    let mut pace = Pace::begin(db.cpu.spent());
     loop {
         if client.is_paused() && !db.is_removed() {
             // What was written stays dirty, and is looked at when it goes on.
@@ -65,7 +66,14 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         }
         let begun = Instant::now();
         let ticket = db.begin_round();
-        match paced(&db, &client, round(&replicator, &db, &client, ticket)).await {
+        match paced(
+            &db,
+            &client,
+            &mut pace,
+            round(&replicator, &db, &client, ticket),
+        )
+        .await
+        {
             Round::Over => return,
             Round::Done { captured } => {
                 looks.reset();
@@ -105,13 +113,18 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
 }
 
 /// A round, and then as long a pause as makes it keep to the tenant's share of the processor.
-async fn paced(db: &Database, client: &Client, round: impl Future<Output = Round>) -> Round {
+async fn paced(
+    db: &Database,
+    client: &Client,
+    pace: &mut Pace,
+    round: impl Future<Output = Round>,
+) -> Round {
     let Some(percent) = client.policy().limits.cpu_percent else {
         return round.await;
     };
-    let (begun, before) = (Instant::now(), db.cpu.spent());
+    let begun = Instant::now();
     let done = db.cpu.of_future(round).await;
-    sleep_until(begun + least_duration(db.cpu.spent() - before, percent)).await;
+    sleep_until(begun + pace.least_duration(db.cpu.spent(), percent)).await;
     done
 }
 

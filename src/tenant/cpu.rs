@@ -42,13 +42,42 @@ fn thread_nanos() -> u64 {
 }
 
 /// How long something that spent so much processor time has to have taken where it may use `percent` of one core.
-pub fn least_duration(spent: Duration, percent: u64) -> Duration {
+fn least_duration(spent: Duration, percent: u64) -> Duration {
     spent.saturating_mul(100) / u32::try_from(percent.max(1)).unwrap_or(u32::MAX)
+}
+
+/// Keeps what is done round by round to a share of one core. What was spent between two rounds counts for the later one.
+#[derive(Debug)]
+pub struct Pace {
+    counted: Duration,
+}
+
+impl Pace {
+    /// `spent`: until now, which counts for no round.
+    pub fn begin(spent: Duration) -> Self {
+        Self { counted: spent }
+    }
+
+    /// How long the round has to have taken that ends now.
+    pub fn least_duration(&mut self, spent: Duration, percent: u64) -> Duration {
+        let counted = std::mem::replace(&mut self.counted, spent);
+        least_duration(spent.saturating_sub(counted), percent)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_spent_between_two_rounds_counts() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::begin(5 * second);
+        assert_eq!(pace.least_duration(6 * second, 10), 10 * second);
+        // One more in the round, after one before it.
+        assert_eq!(pace.least_duration(8 * second, 10), 20 * second);
+        assert_eq!(pace.least_duration(8 * second, 10), Duration::ZERO);
+    }
 
     #[test]
     fn only_work_counts() {

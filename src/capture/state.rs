@@ -6,12 +6,13 @@
 //! stored last, by which a file is known that is behind its replica.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use self::rows::{Often, entry, insert, insert_past, insert_snapshot, update_stamps};
 use super::backing::Stamp;
@@ -180,12 +181,16 @@ impl StateDb {
         let vfs = super::state_vfs::register().map_err(|code| {
             rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
         })?;
-        let connection = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?;
-        // Nobody else opens it, and so no lock has to be taken for each transaction.
-        connection.execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
-             PRAGMA cache_size = -512;",
-        )?;
+        let connect = |locking| connect(path, vfs, locking);
+        // Nobody else opens it, and so no lock has to be taken for each transaction. Who does so all the same keeps no
+        // instance from its start.
+        let connection = match connect("EXCLUSIVE") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                tracing::warn!("Another program has the state database open");
+                connect("NORMAL")?
+            }
+            connected => connected?,
+        };
         connection.set_prepared_statement_cache_capacity(READY);
         // The plans don't depend on what is bound: statements with a range would be parsed anew each time.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -453,6 +458,15 @@ impl StateDb {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn connect(path: &Path, vfs: &CStr, locking: &str) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?;
+    connection.execute_batch(&format!(
+        "PRAGMA locking_mode = {locking}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
+         PRAGMA cache_size = -512;"
+    ))?;
+    Ok(connection)
 }
 
 #[cfg(test)]

@@ -161,3 +161,23 @@ fn with_a_stored_segment_goes_that_all_is_stored_or_nothing_at_all() {
     // Without any, those before stay: files that were written since have others.
     assert_eq!(all[Path::new("a.db")].stamps, Some(stamps));
 }
+
+#[test]
+fn who_has_it_open_keeps_no_instance_from_its_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("state.db");
+    let database = Path::new("a.db");
+    let id = StateDb::open(&path, 1).and_then(|state| state.id_of(database));
+    let id = id.expect("a number");
+    let other = Connection::open(&path).expect("opened");
+    let count = |other: &Connection| {
+        other.query_row("SELECT count(*) FROM database", [], |row| {
+            row.get::<_, i64>(0)
+        })
+    };
+    assert_eq!(count(&other), Ok(1));
+    let state = StateDb::open(&path, 1).expect("opened beside it");
+    assert_eq!(state.id_of(database).expect("known"), id);
+    state.id_of(Path::new("b.db")).expect("a further one");
+    assert_eq!(count(&other), Ok(2));
+}

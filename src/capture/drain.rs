@@ -211,7 +211,7 @@ impl History {
             }
         }
         let captured = self.mark.and_then(|mark| mark.wal);
-        let Some(from) = self.place_in(db, &log, is_passing)? else {
+        let Some(from) = self.place_in(db, &mut log, is_passing)? else {
             return Ok(Drained::only(Next::Image));
         };
         self.confirm_files();
@@ -322,7 +322,7 @@ impl History {
     fn place_in(
         &mut self,
         db: &Database,
-        log: &WalReader,
+        log: &mut WalReader,
         is_passing: bool,
     ) -> Result<Option<WalMark>, CaptureError> {
         let Some(mark) = self.mark else {
@@ -339,9 +339,12 @@ impl History {
         if mark.wal != Some(place) {
             return Ok(Some(place));
         }
-        let chains = log
-            .chains(&place)
-            .map_err(CaptureError::io("read the log's last captured frame"))?;
+        // What is written over in this run is seen.
+        let chains = match self.has_found_place {
+            true => log.chains(&place),
+            false => log.leads_to(&place),
+        }
+        .map_err(CaptureError::io("read what was captured of the log"))?;
         match chains {
             true => {}
             // It was reset, with a gate's leave or behind a complete checkpoint, after its header was read.

@@ -81,6 +81,25 @@ impl WalReader {
         Ok(self.position_at(mark.position.offset)? == Some(mark.position))
     }
 
+    /// Whether it leads to `mark`: all its frames up to there follow one another. What was rolled back, or died with its writer,
+    /// may have been written over in part, and end with the same frame still.
+    pub fn leads_to(&mut self, mark: &WalMark) -> io::Result<bool> {
+        if !self.chains(mark)? {
+            return Ok(false);
+        }
+        let mut scanner = Scanner::new(self.header, self.header.start());
+        let end = mark.position.offset;
+        loop {
+            let at = scanner.offset();
+            let next = end.min(at + WINDOW.max(self.header.frame_size()));
+            // What is in it does not matter.
+            self.follow(&mut scanner, next, &mut Vec::new())?;
+            if scanner.offset() == at {
+                return Ok(at == end);
+            }
+        }
+    }
+
     /// The position behind the frame that ends at `offset`, as that frame's own header has it; none where no frame of
     /// this log ends there.
     fn position_at(&self, offset: u64) -> io::Result<Option<Position>> {

@@ -307,6 +307,38 @@ fn a_log_over_another_state_than_the_captured_one_is_compared_first() {
     assert_eq!(history.mark, captured, "no state that never was");
 }
 
+/// What a writer left when it died was captured, since nobody was there to say that it does not count; then it was written
+/// over by something shorter, while no instance ran. The frame at its end stands there still.
+#[test]
+fn a_log_that_was_written_over_in_its_middle_is_not_as_it_was_captured() {
+    let mut model = Model::new(16, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    workers::make_image(&db, &shared).expect("a first image");
+    model.commit_unpublished("INSERT INTO t VALUES (1000, randomblob(20000))");
+    let opened = || match open_log(&db, &shared) {
+        Ok(Log::Valid(log)) => log,
+        _ => panic!("there is a log"),
+    };
+    let mut log = opened();
+    let (start, len) = (log.header.start(), log.len);
+    let last = log.transactions(start, len).expect("read").pop();
+    let captured = log.mark_at(last.expect("committed").end);
+    assert!(log.leads_to(&captured).expect("read"));
+
+    model.execute("INSERT INTO t VALUES (1001, 'short')");
+    let mut log = opened();
+    assert!(log.chains(&captured).expect("read"));
+    assert!(!log.leads_to(&captured).expect("read"));
+    {
+        let mut history = db.history();
+        history.has_found_place = false;
+        history.mark.as_mut().expect("a mark").wal = Some(captured);
+    }
+    model.close_index();
+    let drained = workers::drain(&db, &shared).expect("looked");
+    assert_eq!(drained.next, Next::Image);
+}
+
 /// The first checkpoint of a new database may be complete before anything of it is captured.
 #[test]
 fn a_checkpoint_before_the_first_image_is_complete_too() {

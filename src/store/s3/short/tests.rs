@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -378,5 +380,67 @@ async fn a_request_that_fails_keeps_no_memory() {
         drop(store);
         nobody.requests().clear();
         assert_eq!(Arc::strong_count(&nobody.came), 1, "{status}");
+    }
+}
+
+/// Keys that are good for a moment only, each other than those before.
+#[derive(Debug, Default)]
+struct Short(AtomicU32);
+
+impl ProvideCredentials for Short {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        let (id, token) = (format!("AKIA{number}"), format!("token {number}"));
+        let end = SystemTime::now() + Duration::from_millis(1);
+        let keys = Credentials::new(id, "a-secret-of-tests", Some(token), Some(end), "tests");
+        future::ProvideCredentials::ready(Ok(keys))
+    }
+}
+
+#[tokio::test]
+async fn keys_are_renewed_on_the_short_way_as_well() {
+    let nobody = Nobody::answering(200);
+    let store = store_at_aws("replicas", &nobody, |builder| {
+        builder.credentials_provider(Short::default())
+    });
+    for number in 0..3 {
+        let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+        store.put_new("a/b", &body).await.expect("stored");
+        let request = nobody.requests().pop().expect("it was sent");
+        let header = |name: &str| request.headers().get(name).expect("it has it");
+        assert!(header("authorization").contains(&format!("AKIA{number}/")));
+        assert_eq!(header("x-amz-security-token"), format!("token {number}"));
+        assert_eq!(request.headers().contains_key(INVOCATION), number == 0);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// As servers do with connections that are idle for long.
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_is_not_felt() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let (told, came) = channel();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            // It ends with the first answer.
+            let (told, connection) = (told.clone(), connection.expect("a connection"));
+            let mut closing = std::iter::once(CREATED);
+            let copy = connection.try_clone().expect("a copy");
+            let served = std::thread::spawn(move || answer(copy, &mut closing, &told));
+            std::thread::sleep(Duration::from_millis(20));
+            connection.shutdown(Shutdown::Both).expect("closed");
+            served.join().expect("served");
+        }
+    });
+    let store = store(&endpoint);
+    for is_of_sdk in [true, false, false, false] {
+        let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+        store.put_new("a/b", &body).await.expect("stored");
+        assert_eq!(next(&came).is_of_sdk(), is_of_sdk);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

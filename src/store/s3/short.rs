@@ -16,10 +16,11 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     ConfigBag, FrozenLayer, Intercept, Layer, RuntimeComponents, RuntimePlugin,
 };
-use aws_sdk_s3::error::{BoxError, SdkError};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::put_object::{PutObject, PutObjectError};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use aws_smithy_runtime_api::client::auth::{AuthScheme, AuthSchemeEndpointConfig};
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -135,12 +136,20 @@ impl ShortWay {
         let mut config = ConfigBag::base();
         config.push_shared_layer(self.signing.clone());
         let sent = async {
-            let request = self.request(key, bytes, &config).await?;
+            let mut request = self.request(key, bytes, &config).await?;
+            let used = CaptureSmithyConnection::new();
+            request.add_extension(used.clone());
             let answer = self.connector.call(request).await;
-            Some(match answer {
+            let read = match answer {
                 Ok(answer) => read(answer).await,
                 Err(error) => Err(SdkError::dispatch_failure(error)),
-            })
+            };
+            if read.as_ref().is_err_and(is_better_off_elsewhere)
+                && let Some(connection) = used.get()
+            {
+                connection.poison();
+            }
+            Some(read)
         };
         let sent = tokio::time::timeout(ATTEMPT_TIMEOUT, sent).await;
         sent.unwrap_or_else(|elapsed| Some(Err(SdkError::timeout_error(elapsed))))
@@ -208,6 +217,18 @@ fn refused(answer: HttpResponse) -> PutError {
         (Some(told), _) => SdkError::service_error(told, answer),
         (None, Some(error)) => SdkError::response_error(error.to_string(), answer),
         (None, None) => SdkError::response_error("neither success nor refusal", answer),
+    }
+}
+
+/// Whether the next request is not to take the same connection, which may lead to the one server of many that is ill. As the
+/// SDK has it, not where the store as a whole wants fewer requests.
+fn is_better_off_elsewhere(error: &PutError) -> bool {
+    let code = error.as_service_error().and_then(|error| error.code());
+    let status = error.raw_response().map(|answer| answer.status());
+    match (status, code) {
+        (_, Some("RequestTimeout")) | (None, _) => true,
+        (_, Some("SlowDown")) => false,
+        (Some(status), _) => status.is_server_error(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime};
@@ -29,6 +29,8 @@ const CREATED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 /// A request as it came: its first line, its headers, its body.
 #[derive(Debug)]
 struct Came {
+    /// By which connection.
+    from: SocketAddr,
     line: String,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
@@ -82,6 +84,7 @@ fn answer(
     answers: &mut impl Iterator<Item = &'static str>,
     told: &Sender<Came>,
 ) -> bool {
+    let from = connection.peer_addr().expect("a connection");
     let mut reader = BufReader::new(connection.try_clone().expect("a copy"));
     let mut writer = connection;
     loop {
@@ -106,6 +109,7 @@ fn answer(
         };
         let line = line.trim_end().to_owned();
         told.send(Came {
+            from,
             line,
             headers,
             body,
@@ -182,11 +186,13 @@ async fn what_goes_the_short_way_is_what_the_sdk_sends() {
     assert_eq!(third.body, b"others");
 }
 
-/// What fails is told as the SDK tells it, and the next one is the SDK's again.
+/// What fails is told as the SDK tells it, its connection is kept where the SDK keeps it, and the next one is the SDK's again.
 #[tokio::test]
 async fn what_fails_the_short_way_means_what_it_does_to_the_sdk() {
     let refusals = [
         ("503 Slow Down", "SlowDown"),
+        ("503 Service Unavailable", "ServiceUnavailable"),
+        ("400 Bad Request", "RequestTimeout"),
         ("500 Internal", "InternalError"),
         ("403 Forbidden", "AccessDenied"),
         ("403 Forbidden", "RequestTimeTooSkewed"),
@@ -210,6 +216,7 @@ async fn what_fails_the_short_way_means_what_it_does_to_the_sdk() {
         let store = store(&endpoint);
         let body = Bytes::from_static(b"some bytes");
         let mut told = Vec::new();
+        let mut connections = Vec::new();
         for is_of_sdk in [true, true, false, true, false] {
             let sent = store.upload("a/b", &Body::Bytes(body.clone())).await;
             told.push(sent.map_err(|refused| match refused {
@@ -217,10 +224,14 @@ async fn what_fails_the_short_way_means_what_it_does_to_the_sdk() {
                 super::super::upload::Refused::Conflict => "conflict".to_owned(),
                 super::super::upload::Refused::Other(error) => format!("{error:?}"),
             }));
-            assert_eq!(next(&came).is_of_sdk(), is_of_sdk, "{code}");
+            let came = next(&came);
+            assert_eq!(came.is_of_sdk(), is_of_sdk, "{code}");
+            connections.push(came.from);
         }
         assert!(told[0].is_err());
         assert_eq!(told[0], told[2]);
+        let is_kept = |after: usize| connections[after] == connections[after + 1];
+        assert_eq!(is_kept(0), is_kept(2), "{code}");
         assert!(told[1].is_ok() && told[3].is_ok() && told[4].is_ok());
     }
 }

@@ -429,6 +429,20 @@ async fn keys_are_renewed_on_the_short_way_as_well() {
     }
 }
 
+#[tokio::test]
+async fn a_way_shows_no_keys() {
+    let nobody = Nobody::answering(200);
+    let store = store_at_aws("replicas", &nobody, |builder| builder);
+    let body = Body::Bytes(Bytes::from_static(b"some bytes"));
+    store.put_new("a/b", &body).await.expect("stored");
+    nobody.requests().clear();
+    let shown = format!("{:?}", store.short_way.get().expect("it is learnt"));
+    assert!(shown.contains("if-none-match"), "{shown}");
+    for secret in ["a-secret-of-tests", "a token", "Signature="] {
+        assert!(!shown.contains(secret), "{secret}: {shown}");
+    }
+}
+
 /// As servers do with connections that are idle for long.
 #[tokio::test]
 async fn a_connection_that_was_closed_meanwhile_is_not_felt() {

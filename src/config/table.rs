@@ -297,7 +297,7 @@ pub const KEYS: &[Key] = &[
         "limits.cpuPercentPerTenant",
         Value(|w, text| put(&mut w.defaults.cpu_percent, units::percent(text))),
         "none",
-        "of one core, for the capture and upload of one database; what gates capture is not held up",
+        "of one core, for the capture and upload of one database; what gates capture, or what is made ahead of a commit, is not held up, and of these the latter counts for the next round",
     ),
     key(
         "limits.spoolBytes",

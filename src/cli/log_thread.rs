@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
@@ -22,7 +22,7 @@ const END_LIMIT: Duration = Duration::from_secs(1);
 /// where whoever reads them takes no more: it has to come before the process ends.
 #[must_use]
 pub(super) struct LogThread {
-    lines: NonBlocking,
+    lines: Lines,
     worker: Option<WorkerGuard>,
 }
 
@@ -32,9 +32,9 @@ impl LogThread {
         out: impl Write + Send + 'static,
         tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> Self {
-        let dropped = Arc::new(Dropped::default());
-        let log = Self::start_with(MOST_LINES, out, tell, &dropped);
-        meter::LOG_LINES_DROPPED.read_from(move || dropped.count());
+        let counts = Arc::new(Counts::default());
+        let log = Self::start_with(MOST_LINES, out, tell, &counts);
+        meter::LOG_LINES_DROPPED.read_from(move || counts.dropped());
         log
     }
 
@@ -42,28 +42,28 @@ impl LogThread {
         most_lines: usize,
         out: impl Write + Send + 'static,
         tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
-        dropped: &Arc<Dropped>,
+        counts: &Arc<Counts>,
     ) -> Self {
         let out = Out {
             out,
             tell,
-            dropped: dropped.clone(),
+            counts: counts.clone(),
             told: 0,
         };
-        let (lines, worker) = NonBlockingBuilder::default()
+        let (to, worker) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(most_lines)
             .thread_name("log")
             .finish(out);
-        dropped.no_room.get_or_init(|| lines.error_counter());
+        counts.no_room.get_or_init(|| to.error_counter());
+        let counts = counts.clone();
         Self {
-            lines,
+            lines: Lines { to, counts },
             worker: Some(worker),
         }
     }
 
-    /// What takes lines, each by one write.
-    pub fn lines(&self) -> NonBlocking {
+    pub fn lines(&self) -> Lines {
         self.lines.clone()
     }
 
@@ -93,17 +93,55 @@ impl Drop for LogThread {
     }
 }
 
-/// How many lines nobody will read.
+/// What became of the lines.
 #[derive(Default)]
-struct Dropped {
+struct Counts {
+    sent: Counter,
+    /// By the thread, whether or not anybody took them.
+    written: Counter,
     no_room: OnceLock<ErrorCounter>,
     not_taken: Counter,
 }
 
-impl Dropped {
-    fn count(&self) -> u64 {
-        let no_room = self.no_room.get().map_or(0, ErrorCounter::dropped_lines);
-        no_room as u64 + self.not_taken.get()
+impl Counts {
+    fn without_room(&self) -> u64 {
+        let no_room = self.no_room.get();
+        no_room.map_or(0, ErrorCounter::dropped_lines) as u64
+    }
+
+    /// Those that nobody will read.
+    fn dropped(&self) -> u64 {
+        self.without_room() + self.not_taken.get()
+    }
+}
+
+/// Takes lines, each by one write.
+#[derive(Clone)]
+pub(super) struct Lines {
+    to: NonBlocking,
+    counts: Arc<Counts>,
+}
+
+impl Lines {
+    /// Returns when all that was sent before is out, or after `limit`.
+    pub fn wait(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let sent = self.counts.sent.get();
+        while self.counts.written.get() + self.counts.without_room() < sent && Instant::now() < end
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.counts.sent.add(1);
+        self.to.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -111,8 +149,8 @@ impl Dropped {
 struct Out<W, T> {
     out: W,
     tell: T,
-    dropped: Arc<Dropped>,
-    /// How many of those are told.
+    counts: Arc<Counts>,
+    /// How many of those that were dropped are told.
     told: u64,
 }
 
@@ -122,14 +160,15 @@ where
 {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.out.write_all(line).is_err() {
-            self.dropped.not_taken.add(1);
+            self.counts.not_taken.add(1);
         }
+        self.counts.written.add(1);
         Ok(line.len())
     }
 
     /// Comes when nothing waits any more: what was dropped came after all that is written.
     fn flush(&mut self) -> io::Result<()> {
-        let dropped = self.dropped.count();
+        let dropped = self.counts.dropped();
         if dropped > self.told
             && self
                 .out
@@ -147,7 +186,6 @@ where
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-    use std::time::Instant;
 
     use super::*;
 
@@ -205,11 +243,11 @@ mod tests {
         format!("{dropped} dropped").into_bytes()
     }
 
-    fn started(most_lines: usize) -> (LogThread, Receiver<String>, Arc<Dropped>) {
+    fn started(most_lines: usize) -> (LogThread, Receiver<String>, Arc<Counts>) {
         let (sender, receiver) = sync_channel(0);
-        let dropped = Arc::new(Dropped::default());
-        let log = LogThread::start_with(most_lines, Slow(sender), tell, &dropped);
-        (log, receiver, dropped)
+        let counts = Arc::new(Counts::default());
+        let log = LogThread::start_with(most_lines, Slow(sender), tell, &counts);
+        (log, receiver, counts)
     }
 
     fn next(lines: &Receiver<String>) -> String {
@@ -218,12 +256,12 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_dropped_counted_and_told_behind_what_waited() {
-        let (log, lines, dropped) = started(4);
+        let (log, lines, counts) = started(4);
         for n in 0..20 {
             log.write(n.to_string().as_bytes());
         }
         // The thread may have taken one more out already.
-        let lost = dropped.count();
+        let lost = counts.dropped();
         assert!(lost == 15 || lost == 16, "{lost}");
         for n in 0..20 - lost {
             assert_eq!(next(&lines), n.to_string());
@@ -231,19 +269,19 @@ mod tests {
         assert_eq!(next(&lines), format!("{lost} dropped"));
         log.write(b"then");
         assert_eq!(next(&lines), "then");
-        assert_eq!(dropped.count(), lost);
+        assert_eq!(counts.dropped(), lost);
     }
 
     #[test]
     fn the_end_waits_for_what_is_taken() {
-        let (log, lines, dropped) = started(100);
+        let (log, lines, counts) = started(100);
         for n in 0..100 {
             log.write(n.to_string().as_bytes());
         }
         let reader = thread::spawn(move || lines.iter().count());
         drop(log);
         assert_eq!(reader.join().expect("it reads"), 100);
-        assert_eq!(dropped.count(), 0);
+        assert_eq!(counts.dropped(), 0);
     }
 
     #[test]
@@ -262,13 +300,27 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_does_so_until_all_is_out_and_not_for_ever() {
+        let (log, lines, _) = started(4);
+        log.write(b"first");
+        log.write(b"last");
+        let begun = Instant::now();
+        log.lines().wait(Duration::from_millis(50));
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        let reader = thread::spawn(move || [next(&lines), next(&lines)]);
+        log.lines().wait(Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(reader.join().expect("it reads"), ["first", "last"]);
+    }
+
+    #[test]
     fn what_nobody_takes_any_more_is_counted() {
-        let (log, lines, dropped) = started(100);
+        let (log, lines, counts) = started(100);
         drop(lines);
         for n in 0..10 {
             log.write(n.to_string().as_bytes());
         }
         drop(log);
-        assert_eq!(dropped.count(), 10);
+        assert_eq!(counts.dropped(), 10);
     }
 }

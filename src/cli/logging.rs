@@ -17,13 +17,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::log_thread::LogThread;
+use super::log_thread::{self, LogThread};
 use super::syslog::{self, Messages, Syslog};
 use crate::clock;
 use crate::config::LogFormat;
 
 /// What a line may have, so that those that wait are bounded: 64 MiB where all are so long.
 const MAX_LINE: usize = 8 * 1024;
+
+/// How long a thread that panics waits until that is written.
+const PANIC_LIMIT: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Stands where a text was cut.
 const CUT: &str = "…";
@@ -34,7 +37,8 @@ pub(super) fn start(format: LogFormat) -> LogThread {
     let log = LogThread::start(std::io::stderr(), move |lines| {
         Line::of_dropped(lines).rendered(format).into_bytes()
     });
-    start_with(format, log.lines());
+    let lines = log.lines();
+    start_with(format, move || lines.clone(), log.lines());
     log
 }
 
@@ -69,14 +73,14 @@ pub(super) fn start_detached(format: LogFormat, log: Detached) -> Option<LogThre
                 let line = Line::of_dropped(lines).rendered(format);
                 syslog::message(Level::WARN, line.as_bytes())
             });
-            start_with(format, Messages(log.lines()));
+            start_with(format, Messages(log.lines()), log.lines());
             Some(log)
         }
         Detached::Nowhere => None,
     }
 }
 
-fn start_with<W>(format: LogFormat, writer: W)
+fn start_with<W>(format: LogFormat, writer: W, out: log_thread::Lines)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -94,7 +98,11 @@ where
         .with(lines)
         .with(targets)
         .init();
-    std::panic::set_hook(Box::new(log_panic));
+    std::panic::set_hook(Box::new(move |panic| {
+        log_panic(panic);
+        // The process may end behind this.
+        out.wait(PANIC_LIMIT);
+    }));
 }
 
 /// Logs a panic like anything else: the hook that there is by default waits for whoever reads standard error.

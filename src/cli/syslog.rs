@@ -5,8 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use tracing::{Level, Metadata};
-use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::log_thread::Lines;
 
 const SOCKET: &str = "/dev/log";
 /// The facility of daemons, as syslog(3) numbers it.
@@ -52,7 +53,7 @@ impl Write for Syslog {
 }
 
 /// Makes a message of each line on its way to the system's log.
-pub(super) struct Messages(pub NonBlocking);
+pub(super) struct Messages(pub Lines);
 
 impl Messages {
     fn of(&self, level: Level) -> Message<'_> {
@@ -77,7 +78,7 @@ impl<'a> MakeWriter<'a> for Messages {
 
 /// One event on its way.
 pub(super) struct Message<'a> {
-    lines: &'a NonBlocking,
+    lines: &'a Lines,
     level: Level,
 }
 

@@ -7,7 +7,7 @@ use super::error::CaptureError;
 use super::files::{Log, in_wal_mode, open_log, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
-use super::mark::{Mark, Segment, WalMark};
+use super::mark::{Mark, PageSum, Segment, WalMark};
 use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
 use super::state::Stamps;
 use super::tail::{self, Newer};
@@ -407,14 +407,13 @@ impl History {
         group: &[Transaction],
         since: UnixMs,
     ) -> Result<(), CaptureError> {
-        let before = self.mark.expect("BUG: captured without a mark");
-        let commit = group[group.len() - 1].commit;
-        let pages = newest_pages(group, before.page_size);
+        let page_size = log.header.page_size;
+        let pages = newest_pages(group, page_size);
         let read_page = |page: PageRef, buffer: &mut [u8]| {
             log.page(page, buffer)
                 .map_err(CaptureError::io("read a page of the log"))
         };
-        let mut buffer = vec![0; before.page_size as usize];
+        let mut buffer = vec![0; page_size as usize];
         let mut sums = Vec::with_capacity(pages.len());
         for &page in &pages {
             read_page(page, &mut buffer)?;
@@ -423,6 +422,33 @@ impl History {
             }
             sums.push((page.pgno, page_checksum(page.pgno, &buffer)));
         }
+        let (draft, extent) = self.draft((from, to), group, sums)?;
+        let mut places = pages.iter();
+        let segment = self
+            .press(db, shared)
+            .segment(draft, extent, since, |_, buffer| {
+                read_page(*places.next().expect("BUG: a sum without a page"), buffer)
+            })?;
+        if db.is_gate_missed() {
+            return Err(CaptureError::Disturbed);
+        }
+        refuse_replaced(log)?;
+        self.captured_to(db, shared, segment, &group[group.len() - 1])
+    }
+
+    /// The state that the transactions from `from` to `to` lead to, whose newest pages have these sums, and their stretch of the
+    /// log.
+    ///
+    /// # Errors
+    /// `Holes` where the database grows by pages that are not among them.
+    pub(super) fn draft(
+        &self,
+        (from, to): (WalMark, WalMark),
+        group: &[Transaction],
+        sums: Vec<PageSum>,
+    ) -> Result<(Draft, WalExtent), CaptureError> {
+        let before = self.mark.expect("BUG: captured without a mark");
+        let commit = group[group.len() - 1].commit;
         check_growth(&before, commit, &sums)?;
         let table = self.sums.as_ref().expect("BUG: a mark without page sums");
         let checksum = table
@@ -443,18 +469,7 @@ impl History {
             size: to.position.offset - from.position.offset,
             salt: from.salt,
         };
-        let mut places = pages.iter();
-        let segment = self.press(db, shared).segment(
-            Draft { before, end, sums },
-            extent,
-            since,
-            |_, buffer| read_page(*places.next().expect("BUG: a sum without a page"), buffer),
-        )?;
-        if db.is_gate_missed() {
-            return Err(CaptureError::Disturbed);
-        }
-        refuse_replaced(log)?;
-        self.captured_to(db, shared, segment, &group[group.len() - 1])
+        Ok((Draft { before, end, sums }, extent))
     }
 
     /// The history stands at the end of `segment` now, of which this is the last transaction.
@@ -478,11 +493,7 @@ impl History {
 }
 
 /// In WAL mode SQLite writes every page that a database grows by, so that a replica needs no page that is in no segment.
-pub(super) fn check_growth(
-    before: &Mark,
-    commit: u32,
-    sums: &[(u32, u64)],
-) -> Result<(), CaptureError> {
+fn check_growth(before: &Mark, commit: u32, sums: &[(u32, u64)]) -> Result<(), CaptureError> {
     if commit <= before.commit {
         return Ok(());
     }

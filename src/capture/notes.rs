@@ -18,7 +18,7 @@ use super::mark::Mark;
 use super::requests::Noted;
 use super::rest::Open;
 use super::state::Stamps;
-use super::workers::{Look, caught, survived, without_panic};
+use super::workers::{Look, counted, survived, without_panic};
 
 /// So long a note waits for others.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -56,10 +56,7 @@ impl Note {
             let is_settled = self.is_of(&history) && history.stored(db, shared, self.stamps())?;
             Ok(told(db, history, is_settled))
         };
-        let noted = match db.policy().limits.cpu_percent {
-            None => caught(db, work),
-            Some(_) => db.cpu.of(|| caught(db, work)),
-        };
+        let noted = counted(db, work);
         self.answer(noted);
     }
 

@@ -12,15 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::pread;
 
 use super::authority::Index;
-use super::drain::check_growth;
 use super::error::CaptureError;
 use super::files::{Log, open_log, refuse_replaced};
 use super::history::History;
 use super::mark::{Mark, WalMark};
 use super::read_ahead::Followed;
-use super::segment::{Draft, MadeAhead, WalExtent, checksum_after, newest_pages};
+use super::segment::{MadeAhead, newest_pages};
 use super::wal_reader::WalReader;
-use super::workers::caught;
+use super::workers::counted;
 use super::{Capture, Shared, database::Database};
 use crate::clock::UnixMs;
 use crate::fault::Point;
@@ -134,50 +133,27 @@ impl History {
         followed: Box<Followed>,
         frame_sums: &[u64],
     ) -> Result<Option<Box<Prepared>>, CaptureError> {
-        let before = self.mark.expect("BUG: prepared without a mark");
         let group = &followed.transactions;
-        let commit = group.last().map_or(0, |last| last.commit);
-        let pages = newest_pages(group, before.page_size);
+        let pages = newest_pages(group, log.header.page_size);
         let frame_of = |page: &PageRef| {
             let at = page.offset - FRAME_HEADER_SIZE - from.position.offset;
             (at / log.header.frame_size()) as usize
         };
         let sum_of = |page: &PageRef| (page.pgno, frame_sums[frame_of(page)]);
         let sums: Vec<_> = pages.iter().map(sum_of).collect();
-        if check_growth(&before, commit, &sums).is_err() {
-            return Ok(None);
-        }
-        let table = self.sums.as_ref().expect("BUG: a mark without page sums");
-        let checksum = table
-            .reader()
-            .and_then(|reader| checksum_after(&before, commit, &sums, &reader))
-            .map_err(CaptureError::io("read the page sums"))?;
-        let end = Mark {
-            seq: before.seq + 1,
-            txid: before.txid + group.len() as u64,
-            checksum,
-            commit,
-            time_ms: self.next_time(),
-            wal: Some(to),
-            ..before
-        };
-        let extent = WalExtent {
-            offset: from.position.offset,
-            size: to.position.offset - from.position.offset,
-            salt: from.salt,
+        let (draft, extent) = match self.draft((from, to), group, sums) {
+            Err(CaptureError::Holes { .. }) => return Ok(None),
+            drafted => drafted?,
         };
         let mut places = pages.iter();
         // Each page has to be as it was when its frame was found in order.
-        let segment = self.press(db, shared).segment_ahead(
-            &shared.spool,
-            Draft { before, end, sums },
-            extent,
-            |_, buffer| {
-                let place = *places.next().expect("BUG: a sum without a page");
-                log.page(place, buffer)
-                    .map_err(CaptureError::io("read a page of the log"))
-            },
-        )?;
+        let segment =
+            self.press(db, shared)
+                .segment_ahead(&shared.spool, draft, extent, |_, buffer| {
+                    let place = *places.next().expect("BUG: a sum without a page");
+                    log.page(place, buffer)
+                        .map_err(CaptureError::io("read a page of the log"))
+                })?;
         refuse_replaced(log)?;
         let first_page = pages.first().copied();
         Ok(Some(Box::new(Prepared {
@@ -332,12 +308,7 @@ impl Capture {
             return;
         }
         self.workers.look_unless_busy(Box::new(move |shared| {
-            let prepare = || caught(&db, || db.history().prepare(&db, shared));
-            let prepared = match db.policy().limits.cpu_percent {
-                None => prepare(),
-                Some(_) => db.cpu.of(prepare),
-            };
-            if let Err(error) = prepared {
+            if let Err(error) = counted(&db, || db.history().prepare(&db, shared)) {
                 tracing::debug!(client = %db.label(), %error, "A segment was not made ahead of its commit");
             }
         }));

@@ -14,7 +14,7 @@ use super::merge::Number;
 use super::notes::Note;
 use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
-use super::workers::{self, Look, caught};
+use super::workers::{self, Look, counted};
 use super::{Capture, Shared, merging};
 use crate::clock::UnixMs;
 use crate::store::keys::ObjectKey;
@@ -261,10 +261,7 @@ fn asked<T: Send + 'static>(
     let db = db.clone();
     let look = move |shared: &Shared| {
         // An asker that has gone away does not need the answer.
-        drop(done.send(match db.policy().limits.cpu_percent {
-            None => caught(&db, || work(&db, shared)),
-            Some(_) => db.cpu.of(|| caught(&db, || work(&db, shared))),
-        }));
+        drop(done.send(counted(&db, || work(&db, shared))));
     };
     (Box::new(look), answer)
 }

@@ -526,6 +526,17 @@ pub(super) fn caught<T>(
     done
 }
 
+/// The same, and what it spends of the processor is the database's where that is limited.
+pub(super) fn counted<T>(
+    db: &Database,
+    work: impl FnOnce() -> Result<T, CaptureError>,
+) -> Result<T, CaptureError> {
+    match db.policy().limits.cpu_percent {
+        None => caught(db, work),
+        Some(_) => db.cpu.of(|| caught(db, work)),
+    }
+}
+
 /// The same for whoever holds the history's lock, and has it begin anew by itself.
 pub(super) fn without_panic<T>(
     work: impl FnOnce() -> Result<T, CaptureError>,

@@ -3,15 +3,11 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 use crate::mount::{Lookout, MountStatus, Mounted, UnmountError};
-
-/// The kernel tells of a close a moment after it.
-const CLOSE_TIME: Duration = Duration::from_millis(200);
 
 /// The mounts, as far as they are made; shared with the API and with the fleet.
 #[derive(Clone, Default)]
@@ -60,25 +56,14 @@ impl Mounts {
         serving.map(|mount| mount.mountpoint).collect()
     }
 
-    /// Whether an application has the file at `path`, below the watch path that is mounted at `mountpoint`, open. One that
-    /// is just being closed is waited for, `CLOSE_TIME` at most.
+    /// Whether an application has the file at `path`, below the watch path that is mounted at `mountpoint`, open.
     pub(super) fn is_open(&self, mountpoint: &Path, path: &Path) -> bool {
-        let is_open = || {
-            self.with(|mounts| {
-                mounts
-                    .iter()
-                    .filter(|mounted| mounted.mountpoint() == mountpoint)
-                    .any(|mounted| mounted.is_open(path))
-            })
-        };
-        let end = Instant::now() + CLOSE_TIME;
-        while is_open() {
-            if Instant::now() >= end {
-                return true;
-            }
-            std::thread::sleep(CLOSE_TIME / 20);
-        }
-        false
+        self.with(|mounts| {
+            mounts
+                .iter()
+                .filter(|mounted| mounted.mountpoint() == mountpoint)
+                .any(|mounted| mounted.is_open(path))
+        })
     }
 
     /// Resolves when all of them have gone, whoever unmounted them; each is logged, and told.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::uplink::{StoreHealth, Uplink};
 use super::{Replicator, SyncError, Synced};
@@ -16,6 +16,9 @@ use crate::tenant::roster::Client;
 
 /// Whether an application has the file at a path below the watch path open through the mount.
 pub type IsOpen = Box<dyn Fn(&Path) -> bool + Send + Sync>;
+
+/// The kernel tells of a close a moment after it.
+const CLOSE_TIME: Duration = Duration::from_millis(200);
 
 /// One watch path with its replication.
 pub struct Ship {
@@ -121,7 +124,7 @@ impl Fleet {
         }
         let rules = ship.capture.present_rules();
         let named = named_by(request, &path, &rules)?;
-        let is_open = || (ship.is_open)(&path);
+        let is_open = || stays_open(|| (ship.is_open)(&path));
         ship.capture.register_by_hand(&path, named, is_open)
     }
 
@@ -263,4 +266,15 @@ fn named_by(request: &RegisterRequest, path: &Path, rules: &Rules) -> Result<Nam
         s3_prefix,
         policy: Default::default(),
     })
+}
+/// Whether it is still open after a while in which a close may be told.
+fn stays_open(is_open: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + CLOSE_TIME;
+    while is_open() {
+        if Instant::now() >= end {
+            return true;
+        }
+        std::thread::sleep(CLOSE_TIME / 20);
+    }
+    false
 }

@@ -13,7 +13,7 @@ use crate::meter::{self, Counter};
 /// Lines that wait to be written, at most; further ones are dropped.
 const MOST_LINES: usize = 8_192;
 /// Lines that come so soon after others are written together with what comes then: it is not waked for each of them. A kill
-/// or an abort loses those that came in this time; an end does not.
+/// loses those that came in this time; an end does not, nor does one by a panic.
 const REST: Duration = Duration::from_millis(10);
 /// How long the end waits until those are out.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -63,6 +63,7 @@ impl LogThread {
         }
     }
 
+    /// What takes further ones.
     pub fn lines(&self) -> Lines {
         self.lines.clone()
     }

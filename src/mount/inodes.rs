@@ -103,6 +103,24 @@ struct Node {
     lacking: u8,
 }
 
+impl Node {
+    /// One that nobody knows yet.
+    fn new(backing: BackingInode, generation: u32, is_directory: bool) -> Self {
+        Self {
+            backing,
+            generation,
+            is_directory,
+            lookups: 0,
+            names: Vec::new(),
+            children: 0,
+            pin: None,
+            moves: 0,
+            page_cached: false,
+            lacking: 0,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Name {
     parent: NodeId,
@@ -112,16 +130,8 @@ struct Name {
 impl Inodes {
     pub fn new(root: BackingInode) -> Self {
         let node = Node {
-            backing: root,
-            generation: 0,
-            is_directory: true,
             lookups: 1,
-            names: Vec::new(),
-            children: 0,
-            pin: None,
-            moves: 0,
-            page_cached: false,
-            lacking: 0,
+            ..Node::new(root, 0, true)
         };
         Self {
             root,
@@ -155,20 +165,10 @@ impl Inodes {
             return None;
         }
         let id = table.assign_node_id(self.root, backing);
-        let node = table.nodes.entry(id).or_insert_with(|| {
-            Box::new(Node {
-                backing,
-                generation,
-                is_directory,
-                lookups: 0,
-                names: Vec::new(),
-                children: 0,
-                pin: None,
-                moves: 0,
-                page_cached: false,
-                lacking: 0,
-            })
-        });
+        let node = table
+            .nodes
+            .entry(id)
+            .or_insert_with(|| Box::new(Node::new(backing, generation, is_directory)));
         node.lookups += 1;
         let generation = node.generation;
         table.add_name(id, parent, name);

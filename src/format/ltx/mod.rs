@@ -79,6 +79,9 @@ pub struct Trailer {
 }
 
 impl Trailer {
+    /// Bytes of a trailer.
+    pub const SIZE: usize = 16;
+
     /// The trailer's bytes.
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
@@ -86,11 +89,6 @@ impl Trailer {
         bytes[8..].copy_from_slice(&self.file_checksum.to_be_bytes());
         bytes
     }
-}
-
-impl Trailer {
-    /// Bytes of a trailer.
-    pub const SIZE: usize = 16;
 }
 
 /// Why bytes are no valid file, or why pages can't become one.

@@ -52,7 +52,7 @@ pub struct Config {
     /// The longest that one file operation waits for its capture.
     pub gate_timeout: Duration,
     /// Whether applications have extended attributes, and the kernel asks for them.
-    pub extended_attributes: bool,
+    pub access_lists: AccessLists,
     pub limits: Limits,
     /// Restore drills in the background; none where they are off.
     pub drills: Option<Drills>,
@@ -84,6 +84,25 @@ impl CaptureWay {
             CaptureWay::Auto => "auto",
             CaptureWay::Intercept => "intercept",
             CaptureWay::Passthrough => "passthrough",
+        }
+    }
+}
+
+/// When applications have access control lists.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum AccessLists {
+    /// Where there are some when the directory is mounted.
+    #[default]
+    Auto,
+    Always,
+}
+
+impl AccessLists {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AccessLists::Auto => "auto",
+            AccessLists::Always => "always",
         }
     }
 }

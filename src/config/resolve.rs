@@ -120,7 +120,7 @@ impl Written {
             terms,
             own_stores,
             gate_timeout: self.gate_timeout.unwrap_or(Duration::from_secs(5)),
-            extended_attributes: self.extended_attributes.unwrap_or(true),
+            access_lists: self.access_lists.unwrap_or_default(),
             limits: Limits {
                 max_tenants: self.max_tenants.unwrap_or(1_000),
                 max_watch_paths: most,

@@ -39,7 +39,7 @@ impl Config {
         let mount = Section::default()
             .put("capture", self.capture_way.as_str())
             .put("gateTimeout", show_duration(self.gate_timeout))
-            .put("extendedAttributes", self.extended_attributes);
+            .put("accessControlLists", self.access_lists.as_str());
         let all = Section::default()
             .put_some("bucket", self.store.as_ref().map(ToString::to_string))
             .put("server", self.shown_server())

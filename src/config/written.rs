@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::units;
-use super::{CaptureWay, LogFormat, SpoolReserve};
+use super::{AccessLists, CaptureWay, LogFormat, SpoolReserve};
 use crate::replicate::drills::Sample;
 use crate::store::spec::{EncryptionAlgorithm, S3Options, Secret, StoreSpec};
 use crate::tenant::policy::PolicyWritten;
@@ -38,7 +38,7 @@ pub struct Written {
     pub clients: Vec<ClientWritten>,
     pub tenants: Vec<TenantWritten>,
     pub gate_timeout: Option<Duration>,
-    pub extended_attributes: Option<bool>,
+    pub access_lists: Option<AccessLists>,
     pub capture_way: Option<CaptureWay>,
     pub max_tenants: Option<usize>,
     pub max_watch_paths: Option<usize>,

@@ -109,8 +109,8 @@ fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
             present.gate_timeout != new.gate_timeout,
         ),
         (
-            "mount.extendedAttributes",
-            present.extended_attributes != new.extended_attributes,
+            "mount.accessControlLists",
+            present.access_lists != new.access_lists,
         ),
         (
             "limits.maxLag",

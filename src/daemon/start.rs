@@ -11,7 +11,7 @@ use super::Error;
 use super::mounts::Mounts;
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{self, Capture, Database, LogPassing, STATE_FOLDER};
-use crate::config::{CaptureWay, Config, SpoolReserve, WatchPath};
+use crate::config::{AccessLists, CaptureWay, Config, SpoolReserve, WatchPath};
 use crate::mount::{MountOptions, Mounted, open_backing_directory};
 use crate::replicate::{Replicator, Ship, Uplink};
 use crate::tenant::places::Places;
@@ -65,7 +65,7 @@ fn ready(
             prefix: watch_path.prefix.clone(),
             passthrough: config.passthrough,
             needs_passthrough: config.capture_way == CaptureWay::Passthrough,
-            extended_attributes: config.extended_attributes,
+            access_lists: config.access_lists == AccessLists::Always,
             threads: FUSE_THREADS,
             restrictions,
         },

@@ -13,6 +13,11 @@ use rustix::io::Errno;
 use super::credentials::{Caller, without_set_id};
 use super::inodes::BackingInode;
 
+/// The attribute of an SELinux label, which a FUSE mount has as a whole.
+pub(super) const LABEL: &str = "security.selinux";
+/// The attributes that are access control lists.
+pub(super) const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+
 /// An inode's attributes: the backing inode's, under the number that the mount shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
@@ -138,25 +143,22 @@ pub fn extended_attribute(
     Ok(Extended::Bytes(value))
 }
 
-/// The names of an inode's extended attributes, each with its NUL; those of root's own only for root.
+/// The names of an inode's extended attributes, each with its NUL, but for those that `is_hidden`.
 pub fn extended_attribute_names(
     located: impl AsFd,
     size: usize,
-    caller: Caller,
+    is_hidden: impl Fn(&OsStr) -> bool,
 ) -> Result<Extended, Errno> {
     let path = descriptor_path(&located);
     let length = rustix::fs::listxattr_query(&path)?;
     let mut names = vec![0; length];
     let length = rustix::fs::listxattr(&path, &mut names[..])?;
-    names.truncate(length);
-    if caller.uid != 0 {
-        names = names
-            .split_inclusive(|byte| *byte == 0)
-            .filter(|name| !name.starts_with(b"trusted."))
-            .flatten()
-            .copied()
-            .collect();
-    }
+    let names: Vec<u8> = names[..length]
+        .split_inclusive(|byte| *byte == 0)
+        .filter(|name| !is_hidden(OsStr::from_bytes(name.strip_suffix(b"\0").unwrap_or(name))))
+        .flatten()
+        .copied()
+        .collect();
     match size {
         0 => Ok(Extended::Length(names.len())),
         _ if names.len() > size => Err(Errno::RANGE),

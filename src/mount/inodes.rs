@@ -19,11 +19,10 @@ const FIRST_FOREIGN: NodeId = 1 << 63;
 /// Deeper than any path that the kernel resolves; ends the climb where the table was falsified from outside.
 const MAX_DEPTH: usize = 4096;
 
-/// Extended attributes that a listing asks for at every file, and the kernel at writes, and that hardly any file has. The
+/// Extended attributes that the kernel asks for at every file that a listing shows, or at writes, and that hardly any file has. The
 /// kernel does not remember that one is missing.
-const OFTEN_ASKED: [&str; 4] = [
+const OFTEN_ASKED: [&str; 3] = [
     "security.capability",
-    "security.selinux",
     "system.posix_acl_access",
     "system.posix_acl_default",
 ];

@@ -1,6 +1,5 @@
 //! The file system over a watch path.
 
-mod access_lists;
 mod answer;
 mod attributes;
 mod credentials;
@@ -11,6 +10,7 @@ mod fuse;
 mod fusermount;
 mod handles;
 mod holders;
+mod in_use;
 mod inodes;
 mod lookout;
 mod mountinfo;

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfs};
 use rustix::io::Errno;
 
-use super::attributes::{self, Attributes, Extended};
+use super::attributes::{self, ACCESS_LISTS, Attributes, Extended, LABEL};
 use super::credentials::Caller;
 use super::directories::Directories;
 use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
+use super::in_use::InUse;
 use super::inodes::{Inodes, NodeId, ROOT, Sought};
 use crate::capture::{Capture, Database, FileKind, Gate, Passing, STATE_FOLDER, TakeOver};
 use crate::tenant::discovery::Rules;
@@ -32,8 +34,10 @@ pub struct FileSystem<B> {
     pub(super) directories: Directories,
     pub(super) capture: Arc<Capture>,
     pub(super) passthrough: AtomicBool,
-    /// Else each question for one is refused.
-    extended_attributes: bool,
+    /// Else they are refused.
+    access_lists: bool,
+    /// Whether any file may have an extended attribute.
+    has_attributes: AtomicBool,
 }
 
 /// An entry that was looked up: counted in the inode table until the kernel forgets it.
@@ -70,23 +74,30 @@ impl<B> FileSystem<B> {
             directories: Directories::new(),
             capture,
             passthrough: AtomicBool::new(false),
-            extended_attributes: true,
+            access_lists: true,
+            has_attributes: AtomicBool::new(true),
         })
     }
 
-    /// ENOSYS for whoever asks for an extended attribute: the kernel tells applications then that there are none, and
-    /// never asks again.
-    pub fn without_extended_attributes(self) -> Self {
+    /// One in whose directory there is only `in_use`. Whoever lists a directory asks each file for what may be there, and
+    /// no further one where a file is answered that there is no such thing in this file system.
+    pub fn with_only(self, in_use: InUse) -> Self {
         Self {
-            extended_attributes: false,
+            access_lists: in_use.access_lists,
+            has_attributes: AtomicBool::new(in_use.attributes),
             ..self
         }
     }
 
-    fn refuse_extended_attributes(&self) -> OperationResult<()> {
-        match self.extended_attributes {
-            true => Ok(()),
-            false => Err(Errno::NOSYS.into()),
+    fn is_unsupported(&self, attribute: &OsStr) -> bool {
+        attribute == LABEL
+            || (!self.access_lists && ACCESS_LISTS.iter().any(|list| attribute == *list))
+    }
+
+    fn refuse_unsupported(&self, attribute: &OsStr) -> OperationResult<()> {
+        match self.is_unsupported(attribute) {
+            true => Err(Errno::OPNOTSUPP.into()),
+            false => Ok(()),
         }
     }
 
@@ -171,7 +182,7 @@ impl<B> FileSystem<B> {
         name: &OsStr,
         size: usize,
     ) -> OperationResult<Extended> {
-        self.refuse_extended_attributes()?;
+        self.refuse_unsupported(name)?;
         let moment = match self.inodes.seek_attribute(node, name) {
             Sought::Missing => return Err(Errno::NODATA.into()),
             Sought::Unknown(moment) => moment,
@@ -183,15 +194,24 @@ impl<B> FileSystem<B> {
         Ok(found?)
     }
 
+    /// The names of an inode's extended attributes, those of root's own only for root; EOPNOTSUPP while no file has any.
     pub fn extended_attribute_names(
         &self,
         node: NodeId,
         size: usize,
         caller: Caller,
     ) -> OperationResult<Extended> {
-        self.refuse_extended_attributes()?;
+        if !self.has_attributes.load(Ordering::Relaxed) {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let is_hidden = |name: &OsStr| {
+            self.is_unsupported(name)
+                || (caller.uid != 0 && name.as_bytes().starts_with(b"trusted."))
+        };
         let located = self.locate(node)?;
-        Ok(attributes::extended_attribute_names(located, size, caller)?)
+        Ok(attributes::extended_attribute_names(
+            located, size, is_hidden,
+        )?)
     }
 
     pub fn set_extended_attribute(
@@ -201,15 +221,16 @@ impl<B> FileSystem<B> {
         value: &[u8],
         flags: i32,
     ) -> OperationResult<()> {
-        self.refuse_extended_attributes()?;
+        self.refuse_unsupported(name)?;
         let located = self.locate(node)?;
+        self.has_attributes.store(true, Ordering::Relaxed);
         let set = attributes::set_extended_attribute(located, name, value, flags);
         self.inodes.attributes_changed(node);
         Ok(set?)
     }
 
     pub fn remove_extended_attribute(&self, node: NodeId, name: &OsStr) -> OperationResult<()> {
-        self.refuse_extended_attributes()?;
+        self.refuse_unsupported(name)?;
         let located = self.locate(node)?;
         Ok(attributes::remove_extended_attribute(located, name)?)
     }

@@ -63,11 +63,6 @@ pub enum MountError {
         path.display()
     )]
     NoPassthrough { path: PathBuf, reason: &'static str },
-    #[error(
-        "{}: has an access control list, and `mount.extendedAttributes: false` would ignore it: take it away with `setfacl -b -k`, or leave the key out",
-        path.display()
-    )]
-    HasAccessList { path: PathBuf },
     #[error("{}: could not {action}: {source}", path.display())]
     Failed {
         path: PathBuf,

@@ -15,10 +15,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use super::MountStatus;
-use super::access_lists::with_access_list;
 use super::fuse::{FuseAdapter, Negotiation};
 use super::fusermount;
 use super::holders::{Holder, holders_of_device};
+use super::in_use::InUse;
 use super::lookout::Lookout;
 use super::mountinfo::{mounts_of, topmost};
 use super::passthrough::FileSystem;
@@ -48,8 +48,8 @@ pub struct MountOptions {
     pub passthrough: bool,
     /// Whether it is no mount without that.
     pub needs_passthrough: bool,
-    /// Whether applications have extended attributes. Without them there are no access control lists either.
-    pub extended_attributes: bool,
+    /// Whether applications have access control lists also where there are none when it is mounted.
+    pub access_lists: bool,
     /// Threads that serve requests.
     pub threads: usize,
     /// What is forbidden beyond what the backing mount forbids.
@@ -95,23 +95,16 @@ impl Mounted {
         refuse_held_files(&options.watch_path, &backing)?;
         raise_descriptor_limit();
         mount_fuse_control();
-        let negotiation = negotiation(&backing, &options)
+        let in_use = in_use(&backing, &options);
+        let negotiation = negotiation(&backing, &options, in_use)
             .map_err(|error| MountError::failed(&path, "look at the directory")(error.into()))?;
-        if !options.extended_attributes
-            && let Some(path) = with_access_list(&backing, &options.watch_path)
-        {
-            return Err(MountError::HasAccessList { path });
-        }
         let flags = mount_flags(&backing)
             .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?
             | options.restrictions;
         let files = FileSystem::new(backing.clone(), capture.clone()).map_err(|error| {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
-        let files = Arc::new(match options.extended_attributes {
-            true => files,
-            false => files.without_extended_attributes(),
-        });
+        let files = Arc::new(files.with_only(in_use));
         let refuse = |reason| {
             let path = path.clone();
             Err(MountError::NoPassthrough { path, reason })
@@ -367,7 +360,23 @@ fn mount_flags(backing: &OwnedFd) -> Result<MountFlags, Errno> {
         .fold(MountFlags::empty(), |flags, (_, own)| flags | own))
 }
 
-fn negotiation(backing: &OwnedFd, options: &MountOptions) -> Result<Negotiation, Errno> {
+/// What applications may have of extended attributes.
+fn in_use(backing: &OwnedFd, options: &MountOptions) -> InUse {
+    let list = rustix::fs::fgetxattr_query(backing, "system.posix_acl_access");
+    let can_have_lists = matches!(list, Ok(_) | Err(Errno::NODATA));
+    let in_use = InUse::below(backing);
+    let has_lists = in_use.access_lists || options.access_lists;
+    InUse {
+        access_lists: can_have_lists && has_lists,
+        ..in_use
+    }
+}
+
+fn negotiation(
+    backing: &OwnedFd,
+    options: &MountOptions,
+    in_use: InUse,
+) -> Result<Negotiation, Errno> {
     // File systems that lie on others themselves. Where it is not needed, the lower depth leaves room for an overlay
     // on top of the mount.
     const STACKED: [i64; 3] = [
@@ -376,11 +385,10 @@ fn negotiation(backing: &OwnedFd, options: &MountOptions) -> Result<Negotiation,
         libc::FUSE_SUPER_MAGIC,
     ];
     let is_stacked = STACKED.contains(&rustix::fs::fstatfs(backing)?.f_type);
-    let list = rustix::fs::fgetxattr_query(backing, "system.posix_acl_access");
     Ok(Negotiation {
         passthrough: options.passthrough,
         stack_depth: if is_stacked { 2 } else { 1 },
-        access_lists: options.extended_attributes && matches!(list, Ok(_) | Err(Errno::NODATA)),
+        access_lists: in_use.access_lists,
     })
 }
 

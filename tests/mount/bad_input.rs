@@ -248,33 +248,3 @@ fn plain_files_are_never_uploaded() {
     let mut kept = tree(&daemon.path("store")).into_keys();
     assert_eq!(kept.find(is_strange), None);
 }
-
-/// Whoever was kept out by it would be let in.
-#[test]
-fn an_access_control_list_is_not_ignored() {
-    let mut daemon = prepared();
-    daemon.configure("mount: {extendedAttributes: false}\n".to_owned());
-    // Version 2, then tag, rights and an identifier that means nothing for the owner, the group, the mask and all others.
-    let entries = [(1_u16, 7_u16), (2, 7), (4, 5), (0x10, 7), (0x20, 0)];
-    let entries = entries.map(|(tag, rights)| {
-        let words = [tag.to_le_bytes(), rights.to_le_bytes()].concat();
-        [words, vec![if tag == 2 { 1 } else { 0xff }; 4]].concat()
-    });
-    let list = [vec![2, 0, 0, 0], entries.concat()].concat();
-    let (default, access) = ("system.posix_acl_default", "system.posix_acl_access");
-    let flags = rustix::fs::XattrFlags::empty();
-    // Wherever it lies.
-    for (place, name) in [
-        ("data", default),
-        ("data/folder", default),
-        ("data/folder", access),
-        ("data/folder/notes.txt", access),
-    ] {
-        let path = daemon.path(place);
-        rustix::fs::setxattr(&path, name, &list, flags).expect("set");
-        let place = format!("{}: has an", path.display());
-        let said = [&*place, "access control list", "mount.extendedAttributes"];
-        refused_over(&daemon, &mut daemon.mount_command(), 1, &said);
-        rustix::fs::removexattr(&path, name).expect("removed");
-    }
-}

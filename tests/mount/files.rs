@@ -338,30 +338,97 @@ fn extended_attributes_are_those_of_the_directory_underneath() {
     assert_eq!(attribute(&path), Err(rustix::io::Errno::NODATA));
 }
 
-#[test]
-fn without_extended_attributes_the_kernel_asks_once_for_all_files() {
-    let mut daemon = Daemon::prepare(Options {
-        config: "mount: {extendedAttributes: false}\n".to_owned(),
-        ..Options::default()
+/// Version 2, then tag, rights and an identifier that means nothing for the owner, the group, the mask and all others.
+fn access_list() -> Vec<u8> {
+    let entries = [(1_u16, 7_u16), (2, 7), (4, 5), (0x10, 7), (0x20, 0)];
+    let entries = entries.map(|(tag, rights)| {
+        let words = [tag.to_le_bytes(), rights.to_le_bytes()].concat();
+        [words, vec![if tag == 2 { 1 } else { 0xff }; 4]].concat()
     });
-    let kept = daemon.data().join("kept.txt");
-    fs::write(&kept, "plain").expect("written");
-    set_attribute(&kept).expect("set in the plain directory");
-    daemon.restart();
+    [vec![2, 0, 0, 0], entries.concat()].concat()
+}
 
-    let unsupported = Err(rustix::io::Errno::OPNOTSUPP);
-    assert_eq!(attribute(&kept), unsupported.map(|()| 0));
-    assert_eq!(set_attribute(&kept), unsupported);
-    assert_eq!(rustix::fs::removexattr(&kept, ATTRIBUTE), unsupported);
+const ACCESS_LIST: &str = "system.posix_acl_access";
+const UNSUPPORTED: rustix::io::Errno = rustix::io::Errno::OPNOTSUPP;
+
+fn give_access_list(path: &Path) -> rustix::io::Result<()> {
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(path, ACCESS_LIST, &access_list(), flags)
+}
+
+fn has_access_list(path: &Path) -> rustix::io::Result<usize> {
+    rustix::fs::getxattr_query(path, ACCESS_LIST)
+}
+
+fn attribute_names(path: &Path) -> rustix::io::Result<Vec<u8>> {
+    let mut names = [0; 256];
+    let length = rustix::fs::listxattr(path, &mut names[..])?;
+    Ok(names[..length].to_vec())
+}
+
+#[test]
+fn a_listing_asks_two_questions_for_all_files_where_there_are_no_access_lists() {
+    let daemon = Daemon::start(Options::default());
     for number in 0..20 {
         fs::write(daemon.data().join(format!("{number}.txt")), "plain").expect("written");
     }
+    let before = questions(&daemon);
     succeeded(Command::new("ls").arg("-l").arg(daemon.data()));
-    assert_eq!(questions(&daemon), 1);
-    let client = guid(1);
-    sqlite::query(&daemon.database(&client), CREATE);
-    daemon.assert_follows(&client, "restored.db");
+    let asked = questions(&daemon) - before;
+    assert!(asked <= 2, "{asked} questions for 20 files");
 
-    assert!(daemon.terminate().success());
-    assert_eq!(attribute(&kept), Ok(4), "it was not touched");
+    let path = daemon.data().join("1.txt");
+    assert_eq!(has_access_list(&path), Err(UNSUPPORTED));
+    assert_eq!(give_access_list(&path), Err(UNSUPPORTED));
+    assert_eq!(attribute_names(&path), Err(UNSUPPORTED), "nobody has any");
+    set_attribute(&path).expect("set");
+    assert_eq!(attribute_names(&path), Ok(b"user.note\0".to_vec()));
+    let other = daemon.data().join("2.txt");
+    assert_eq!(attribute_names(&other), Ok(Vec::new()));
+}
+
+/// Whoever was kept out by it would be let in.
+#[test]
+fn access_lists_that_are_there_before_the_mount_are_kept() {
+    let mut daemon = Daemon::prepare(Options::default());
+    // Wherever it lies.
+    for (place, name) in [
+        ("", "system.posix_acl_default"),
+        ("folder", "system.posix_acl_default"),
+        ("folder", ACCESS_LIST),
+        ("folder/notes.txt", ACCESS_LIST),
+    ] {
+        let path = daemon.data().join(place);
+        fs::create_dir_all(daemon.data().join("folder")).expect("made");
+        fs::write(daemon.data().join("folder/notes.txt"), "plain").expect("written");
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&path, name, &access_list(), flags).expect("set");
+        let listed = attribute_names(&path).expect("listed");
+        daemon.restart();
+        assert_eq!(attribute_names(&path), Ok(listed), "{place}: {name}");
+        let other = daemon.data().join("other.txt");
+        fs::write(&other, "plain").expect("written");
+        give_access_list(&other).expect("given");
+        assert_eq!(has_access_list(&other), Ok(access_list().len()));
+        fs::remove_file(&other).expect("removed");
+        assert!(daemon.terminate().success());
+        rustix::fs::removexattr(&path, name).expect("taken away");
+    }
+}
+
+#[test]
+fn access_lists_can_be_had_where_there_are_none_yet() {
+    let daemon = Daemon::start(Options {
+        config: "mount: {accessControlLists: always}\n".to_owned(),
+        ..Options::default()
+    });
+    let path = daemon.data().join("notes.txt");
+    fs::write(&path, "plain").expect("written");
+    assert_eq!(has_access_list(&path), Err(rustix::io::Errno::NODATA));
+    give_access_list(&path).expect("given");
+    assert_eq!(has_access_list(&path), Ok(access_list().len()));
+    assert_eq!(
+        attribute_names(&path),
+        Ok(b"system.posix_acl_access\0".to_vec())
+    );
 }

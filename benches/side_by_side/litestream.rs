@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -12,6 +13,9 @@ use crate::support::process::{Watchdog, signal, succeeded, wait_until};
 
 const VERSION: &str = "0.5.17";
 const TIME_LIMIT: Duration = Duration::from_secs(3_600);
+const START_TIME: Duration = Duration::from_secs(10);
+/// It has read the directory: where a file goes away meanwhile, it ends.
+const STARTED: &str = "found databases in directory";
 const STOP_TIME: Duration = Duration::from_secs(60);
 
 pub struct Litestream {
@@ -42,12 +46,18 @@ impl Litestream {
             .stderr(errors)
             .spawn()
             .expect("the program starts");
-        Self {
+        let litestream = Self {
             s3: s3.clone(),
             scratch,
             _watchdog: Watchdog::new(&child, TIME_LIMIT),
             child,
+        };
+        let end = Instant::now() + START_TIME;
+        while !litestream.log().contains(STARTED) {
+            assert!(Instant::now() < end, "not started: {}", litestream.log());
+            thread::sleep(Duration::from_millis(10));
         }
+        litestream
     }
 
     pub fn pid(&self) -> u32 {

@@ -8,14 +8,14 @@ use super::files::{Log, in_wal_mode, open_log, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, PageSum, Segment, WalMark};
-use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
+use super::segment::{Draft, WalExtent, checksum_after, newest_pages, read_page, sums_of};
 use super::state::Stamps;
 use super::tail::{self, Newer};
 use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
 use crate::fault::{Defect, Point};
-use crate::format::ltx::{lock_page, page_checksum};
-use crate::format::scanner::{PageRef, Transaction};
+use crate::format::ltx::lock_page;
+use crate::format::scanner::Transaction;
 
 /// So many pages of the newest transaction are looked for in the file before a log is destroyed: a gate has to be quick.
 pub(super) const TAIL_PAGES: usize = 4096;
@@ -407,27 +407,18 @@ impl History {
         group: &[Transaction],
         since: UnixMs,
     ) -> Result<(), CaptureError> {
-        let page_size = log.header.page_size;
-        let pages = newest_pages(group, page_size);
-        let read_page = |page: PageRef, buffer: &mut [u8]| {
-            log.page(page, buffer)
-                .map_err(CaptureError::io("read a page of the log"))
-        };
-        let mut buffer = vec![0; page_size as usize];
-        let mut sums = Vec::with_capacity(pages.len());
-        for &page in &pages {
-            read_page(page, &mut buffer)?;
-            if page.pgno == 1 {
-                self.note_first_page(shared, &buffer)?;
-            }
-            sums.push((page.pgno, page_checksum(page.pgno, &buffer)));
-        }
-        let (draft, extent) = self.draft((from, to), group, sums)?;
+        let pages = newest_pages(group, log.header.page_size);
+        let (draft, extent) = self.draft((from, to), group, sums_of(log, &pages)?)?;
+        self.note_first_of(shared, log, pages.first().copied())?;
         let mut places = pages.iter();
         let segment = self
             .press(db, shared)
             .segment(draft, extent, since, |_, buffer| {
-                read_page(*places.next().expect("BUG: a sum without a page"), buffer)
+                read_page(
+                    log,
+                    *places.next().expect("BUG: a sum without a page"),
+                    buffer,
+                )
             })?;
         if db.is_gate_missed() {
             return Err(CaptureError::Disturbed);

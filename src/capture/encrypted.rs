@@ -9,7 +9,10 @@ use super::Shared;
 use super::backing::Stamp;
 use super::error::CaptureError;
 use super::history::History;
+use super::segment::read_page;
 use super::state::{StateDb, StateError};
+use super::wal_reader::WalReader;
+use crate::format::scanner::PageRef;
 use crate::format::sqlite::DatabaseHeader;
 
 pub(super) const SCHEMA: &str = "
@@ -29,6 +32,21 @@ impl History {
         if self.is_encrypted != is_encrypted {
             shared.state.save_encrypted(self.id, is_encrypted)?;
             self.is_encrypted = is_encrypted;
+        }
+        Ok(())
+    }
+
+    /// The same, where `first` of the pages of a log that were captured is that one.
+    pub(super) fn note_first_of(
+        &mut self,
+        shared: &Shared,
+        log: &WalReader,
+        first: Option<PageRef>,
+    ) -> Result<(), CaptureError> {
+        if let Some(page) = first.filter(|page| page.pgno == 1) {
+            let mut buffer = vec![0; log.header.page_size as usize];
+            read_page(log, page, &mut buffer)?;
+            self.note_first_page(shared, &buffer)?;
         }
         Ok(())
     }

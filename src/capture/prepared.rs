@@ -17,7 +17,7 @@ use super::files::{Log, open_log, refuse_replaced};
 use super::history::History;
 use super::mark::{Mark, WalMark};
 use super::read_ahead::Followed;
-use super::segment::{MadeAhead, newest_pages};
+use super::segment::{MadeAhead, newest_pages, read_page, sums_of};
 use super::wal_reader::WalReader;
 use super::workers::counted;
 use super::{Capture, Shared, database::Database};
@@ -28,7 +28,7 @@ use crate::format::wal::{FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, WalHeader}
 use crate::tenant::policy::Durability;
 
 /// Bytes of a log, for fewer of which a gate is quick enough.
-const MUCH: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
+const MUCH: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
 /// With more of them than these the database's gates would wait too long for what may be thrown away.
 const MOST: u64 = 64 << 20;
 
@@ -67,7 +67,7 @@ impl History {
         // Where the chain alone says what is committed, nothing may be taken that was read before.
         let index = db.index(&shared.backing);
         let index = index.map_err(CaptureError::io("read the wal-index"))?;
-        let (Index::Live(_), Log::Valid(mut log)) = (index, open_log(db, shared)?) else {
+        let (Index::Live(index), Log::Valid(mut log)) = (index, open_log(db, shared)?) else {
             return Ok(());
         };
         let from = self.goes_on_from(&mark, &log);
@@ -77,16 +77,29 @@ impl History {
             return Ok(());
         };
         self.prepared = None;
-        if !self.is_worth_preparing(&log, from)? {
+        if !is_worth_preparing(&log, from)? {
             return Ok(());
         }
-        let mut followed = Box::new(Followed::begin(&log, from));
-        let end = log.len;
         let most = match db.policy().sync_interval.is_zero() {
             true => 1,
             false => usize::MAX,
         };
-        let sums = followed.go_on_summing(&mut log, end, most)?;
+        let published = match index.salt == log.header.salt {
+            true => log.header.end_of_frame(index.max_frame).min(log.len),
+            false => 0,
+        };
+        let (followed, sums) = match self.take_read_ahead(&log, from, published)? {
+            Some(mut followed) => {
+                followed.go_on(&mut log, published)?;
+                (followed, None)
+            }
+            None => {
+                let mut followed = Box::new(Followed::begin(&log, from));
+                let end = log.len;
+                let sums = followed.go_on_summing(&mut log, end, most)?;
+                (followed, Some(sums))
+            }
+        };
         let is_each_one = followed.transactions.len() > most;
         let last = followed.transactions.last();
         // With a transaction behind it that has not ended somebody else writes.
@@ -98,7 +111,7 @@ impl History {
                 salt: from.salt,
                 position: last.end,
             };
-            self.prepared = self.make_ahead(db, shared, &log, (from, end), followed, &sums)?;
+            self.prepared = self.make_ahead(db, shared, &log, (from, end), followed, sums)?;
         }
         Ok(())
     }
@@ -109,18 +122,20 @@ impl History {
         !known.is_some_and(|known| known.leads(log, from, mark))
     }
 
-    /// Whether much follows in the log that was not read ahead, and not too much. Where it does not go on from what was
-    /// captured, that is for the next look to find out.
-    fn is_worth_preparing(&self, log: &WalReader, from: WalMark) -> Result<bool, CaptureError> {
-        let known = self.followed.as_ref();
-        let known = known.filter(|known| known.leads(log, from, u64::MAX));
-        let read_to = known.map_or(from.position.offset, |known| known.offset());
-        let is_worth_it = || -> std::io::Result<bool> {
-            Ok(log.chains(&from)?
-                && log.reaches(read_to, MUCH)?
-                && !log.reaches(from.position.offset, MOST)?)
+    /// What was read ahead, where that is nearly all of what is published.
+    fn take_read_ahead(
+        &mut self,
+        log: &WalReader,
+        from: WalMark,
+        published: u64,
+    ) -> Result<Option<Box<Followed>>, CaptureError> {
+        let known = self.followed.take();
+        let Some(known) = known.filter(|known| known.leads(log, from, published)) else {
+            return Ok(None);
         };
-        is_worth_it().map_err(CaptureError::io("look at the log"))
+        let is_more = log.reaches(known.offset(), MUCH);
+        let is_more = is_more.map_err(CaptureError::io("look at the log"))?;
+        Ok(Some(known).filter(|_| !is_more))
     }
 
     /// None where it can't be followed.
@@ -131,7 +146,7 @@ impl History {
         log: &WalReader,
         (from, to): (WalMark, WalMark),
         followed: Box<Followed>,
-        frame_sums: &[u64],
+        frame_sums: Option<Vec<u64>>,
     ) -> Result<Option<Box<Prepared>>, CaptureError> {
         let group = &followed.transactions;
         let pages = newest_pages(group, log.header.page_size);
@@ -139,8 +154,13 @@ impl History {
             let at = page.offset - FRAME_HEADER_SIZE - from.position.offset;
             (at / log.header.frame_size()) as usize
         };
-        let sum_of = |page: &PageRef| (page.pgno, frame_sums[frame_of(page)]);
-        let sums: Vec<_> = pages.iter().map(sum_of).collect();
+        let sums = match frame_sums {
+            Some(known) => {
+                let sum_of = |page: &PageRef| (page.pgno, known[frame_of(page)]);
+                pages.iter().map(sum_of).collect()
+            }
+            None => sums_of(log, &pages)?,
+        };
         let (draft, extent) = match self.draft((from, to), group, sums) {
             Err(CaptureError::Holes { .. }) => return Ok(None),
             drafted => drafted?,
@@ -151,17 +171,15 @@ impl History {
             self.press(db, shared)
                 .segment_ahead(&shared.spool, draft, extent, |_, buffer| {
                     let place = *places.next().expect("BUG: a sum without a page");
-                    log.page(place, buffer)
-                        .map_err(CaptureError::io("read a page of the log"))
+                    read_page(log, place, buffer)
                 })?;
         refuse_replaced(log)?;
-        let first_page = pages.first().copied();
         Ok(Some(Box::new(Prepared {
             header: log.header,
             from,
             end: to,
             followed: Some(followed),
-            first_page: first_page.filter(|page| page.pgno == 1),
+            first_page: pages.first().copied(),
             segment,
         })))
     }
@@ -224,12 +242,7 @@ impl History {
         let Some(last) = last.filter(|last| last.end == to.position) else {
             return Ok((0, None));
         };
-        if let Some(page) = first_page {
-            let mut buffer = vec![0; before.page_size as usize];
-            log.page(page, &mut buffer)
-                .map_err(CaptureError::io("read a page of the log"))?;
-            self.note_first_page(shared, &buffer)?;
-        }
+        self.note_first_of(shared, log, first_page)?;
         if db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
@@ -244,6 +257,16 @@ impl History {
         self.captured_to(db, shared, segment, last)?;
         Ok((count, Some(to)))
     }
+}
+
+/// Whether much follows in the log, and not too much. Where it does not go on from what was captured, that is for the next
+/// look to find out.
+fn is_worth_preparing(log: &WalReader, from: WalMark) -> Result<bool, CaptureError> {
+    let begin = from.position.offset;
+    let is_worth_it = || -> std::io::Result<bool> {
+        Ok(log.chains(&from)? && log.reaches(begin, MUCH)? && !log.reaches(begin, MOST)?)
+    };
+    is_worth_it().map_err(CaptureError::io("look at the log"))
 }
 
 /// How far a log reached when it was last synced, about.

@@ -46,7 +46,7 @@ impl Followed {
     }
 
     /// Goes on up to the byte `end`, where the chain does not end before.
-    fn go_on(&mut self, log: &mut WalReader, end: u64) -> Result<(), CaptureError> {
+    pub(super) fn go_on(&mut self, log: &mut WalReader, end: u64) -> Result<(), CaptureError> {
         log.follow(&mut self.scanner, end, &mut self.transactions)
             .map_err(CaptureError::io("read the log"))
     }

@@ -8,6 +8,7 @@ use super::error::CaptureError;
 use super::mark::{Mark, PageSum, Segment};
 use super::page_sums::SumsReader;
 use super::spool::{SetAside, Sink, Spool};
+use super::wal_reader::WalReader;
 use crate::clock::UnixMs;
 use crate::format::ltx::{DatabaseChecksum, Encoder, Header, Undated, lock_page, page_checksum};
 use crate::format::scanner::{PageRef, Transaction};
@@ -90,6 +91,23 @@ pub fn newest_pages(transactions: &[Transaction], page_size: u32) -> Vec<PageRef
     pages.sort_unstable_by(|a, b| a.pgno.cmp(&b.pgno).then(b.offset.cmp(&a.offset)));
     pages.dedup_by_key(|page| page.pgno);
     pages
+}
+
+pub fn read_page(log: &WalReader, page: PageRef, buffer: &mut [u8]) -> Result<(), CaptureError> {
+    log.page(page, buffer)
+        .map_err(CaptureError::io("read a page of the log"))
+}
+
+/// The checksums of pages of the log.
+pub fn sums_of(log: &WalReader, pages: &[PageRef]) -> Result<Vec<PageSum>, CaptureError> {
+    let mut buffer = vec![0; log.header.page_size as usize];
+    pages
+        .iter()
+        .map(|page| {
+            read_page(log, *page, &mut buffer)?;
+            Ok((page.pgno, page_checksum(page.pgno, &buffer)))
+        })
+        .collect()
 }
 
 /// The database's checksum after `sums` were put in and the size became `commit` pages.

@@ -123,6 +123,44 @@ fn what_was_prepared_is_captured_as_it_is_and_what_follows_after_it() {
     }
 }
 
+/// Many small transactions, as before an automatic checkpoint.
+#[test]
+fn what_was_read_ahead_is_prepared_when_the_log_is_synced() {
+    for seed in 1..8 {
+        let mut scene = Scene::new(seed);
+        for number in 10..40 {
+            let insert = format!("INSERT INTO t VALUES ({number}, randomblob(3000))");
+            scene.model.execute(&insert);
+        }
+        let read_to = |scene: &Scene| {
+            scene
+                .db
+                .history()
+                .followed
+                .as_ref()
+                .map(|known| known.offset())
+        };
+        let ahead = scene.db.history().read_ahead(&scene.db, &scene.shared);
+        ahead.expect("read");
+        let read_ahead = read_to(&scene).expect("something");
+        // Not enough to be worth while by itself; and somebody is in the middle of the next one.
+        scene.model.execute("UPDATE t SET b = 'last' WHERE a = 10");
+        scene
+            .model
+            .commit_unpublished("UPDATE t SET b = 'later' WHERE a = 11");
+        assert!(scene.prepare());
+        assert_eq!(read_to(&scene), None, "it went on from there");
+        assert_eq!(scene.look(), 31);
+        assert!(read_to(&scene).is_none_or(|end| end > read_ahead));
+        let waiting = scene.waiting();
+        assert!(waiting.len() == 1 && waiting[0].durable);
+        // In the place of what was not published.
+        scene.model.execute("INSERT INTO t VALUES (52, 'other')");
+        assert_eq!(scene.look(), 1);
+        scene.assert_leads_to_what_is_shown();
+    }
+}
+
 #[test]
 fn what_is_not_published_is_not_captured_and_nothing_else_instead_of_it() {
     let mut scene = Scene::new(1);

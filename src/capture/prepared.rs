@@ -1,7 +1,7 @@
-//! Makes the segment of a large transaction while its log is being synced, ahead of the commit's publication and of the
-//! gate that would have to wait for it.
+//! Makes the segment of a large transaction, or of the many that were read ahead, while their log is being synced: ahead
+//! of the commit's publication, and of the gate that would have to wait for it.
 //!
-//! SQLite syncs a log before it publishes a commit that is to last, and before it checkpoints. By then the transaction's
+//! SQLite syncs a log before it publishes a commit that is to last, and before it checkpoints. By then the
 //! frames stand in the log. What is made of them is put aside in the spool, and captured only by the look or the gate
 //! that finds them committed, and finds them still to be the same frames; else it is thrown away.
 

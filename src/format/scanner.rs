@@ -33,8 +33,9 @@ pub struct Scanner {
     /// Behind the last commit frame.
     committed: Position,
     open: Vec<PageRef>,
-    /// The last commit frame: page number, size, and its page, to recognise padding that repeats it.
-    last_commit: Option<(u32, u32, Vec<u8>)>,
+    /// The last commit frame, and the page in it, to recognise padding that repeats it.
+    last_commit: Option<FrameHeader>,
+    last_page: Vec<u8>,
 }
 
 impl Scanner {
@@ -46,6 +47,7 @@ impl Scanner {
             committed: from,
             open: Vec::new(),
             last_commit: None,
+            last_page: Vec::new(),
         }
     }
 
@@ -62,15 +64,22 @@ impl Scanner {
     /// Takes the bytes from `offset()` on: whole frames of them, and at most up to the chain's end. Returns false
     /// once the chain has ended, else wants more. Committed transactions are appended to `out`.
     pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Transaction>) -> bool {
-        for frame in bytes.chunks_exact(self.header.frame_size() as usize) {
-            if !self.frame(frame, out) {
-                return false;
+        let known = std::mem::take(&mut self.last_page);
+        let mut last_page = known.as_slice();
+        let mut frames = bytes.chunks_exact(self.header.frame_size() as usize);
+        let goes_on = frames.all(|frame| {
+            let in_order = self.frame(frame, last_page, out);
+            if in_order && self.open.is_empty() {
+                last_page = &frame[FRAME_HEADER_SIZE as usize..];
             }
-        }
-        true
+            in_order
+        });
+        self.last_page = last_page.to_vec();
+        goes_on
     }
 
-    fn frame(&mut self, frame: &[u8], out: &mut Vec<Transaction>) -> bool {
+    /// `last_page`: that of the last commit frame.
+    fn frame(&mut self, frame: &[u8], last_page: &[u8], out: &mut Vec<Transaction>) -> bool {
         let (head, page) = frame.split_at(FRAME_HEADER_SIZE as usize);
         let header = FrameHeader::decode(head);
         if header.salt != self.header.salt || header.pgno == 0 {
@@ -90,21 +99,19 @@ impl Scanner {
             checksum: sum,
         };
         if header.commit != 0 {
-            self.commit(header, page, out);
+            self.commit(header, page == last_page, out);
         }
         true
     }
 
-    fn commit(&mut self, header: FrameHeader, page: &[u8], out: &mut Vec<Transaction>) {
+    fn commit(&mut self, header: FrameHeader, is_last_page: bool, out: &mut Vec<Transaction>) {
         self.committed = self.position;
         let pages = std::mem::take(&mut self.open);
         let repeats = pages.len() == 1
+            && is_last_page
             && self
                 .last_commit
-                .as_ref()
-                .is_some_and(|(pgno, commit, last)| {
-                    *pgno == header.pgno && *commit == header.commit && last == page
-                });
+                .is_some_and(|last| (last.pgno, last.commit) == (header.pgno, header.commit));
         match out.last_mut() {
             // Padding to the sector's end: the same commit once more.
             Some(previous) if repeats => previous.end = self.position,
@@ -114,11 +121,7 @@ impl Scanner {
                 end: self.position,
             }),
         }
-        let last = self.last_commit.get_or_insert_default();
-        last.0 = header.pgno;
-        last.1 = header.commit;
-        last.2.clear();
-        last.2.extend_from_slice(page);
+        self.last_commit = Some(header);
     }
 }
 
@@ -177,9 +180,23 @@ mod tests {
     #[test]
     fn padding_that_repeats_the_commit_frame_is_no_transaction() {
         let bytes = log(false, 512, &[(1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 2)]);
-        let (transactions, end) = scan(&bytes);
-        assert_eq!(transactions.len(), 2);
-        assert_eq!(transactions[0].end.offset, 32 + 3 * (24 + 512));
-        assert_eq!(end.offset, bytes.len() as u64);
+        // Also where it comes later.
+        for at_once in 1..5 {
+            let header = WalHeader::decode(&bytes).expect("a header");
+            let mut scanner = Scanner::new(header, header.start());
+            let mut transactions = Vec::new();
+            for piece in bytes[HEADER_SIZE as usize..].chunks(at_once * (24 + 512)) {
+                assert!(scanner.feed(piece, &mut transactions));
+            }
+            assert_eq!(transactions.len(), 2);
+            assert_eq!(transactions[0].end.offset, 32 + 3 * (24 + 512));
+            assert_eq!(scanner.committed().offset, bytes.len() as u64);
+        }
+    }
+
+    #[test]
+    fn what_lies_between_two_commits_of_the_same_page_makes_two_of_them() {
+        let bytes = log(false, 512, &[(1, 1, 1), (2, 0, 2), (1, 1, 1)]);
+        assert_eq!(scan(&bytes).0.len(), 2);
     }
 }

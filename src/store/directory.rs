@@ -26,8 +26,8 @@ use crate::random;
 const INCOMING: &str = ".incoming";
 /// Age of a file there whose writer must be dead: a living one writes on.
 const ABANDONED: Duration = Duration::from_secs(3600);
-/// Folders remembered as durable; beyond, all are forgotten.
-const MAX_DURABLE: usize = 4096;
+/// Folders of objects remembered as durable; beyond, all are forgotten.
+const MAX_DURABLE: usize = 2048;
 /// How often a folder may be taken away under an object that is about to get its name there.
 const PUBLISH_ATTEMPTS: usize = 10;
 
@@ -41,8 +41,8 @@ pub struct DirectoryStore {
 
 struct Inner {
     root: PathBuf,
-    /// Folders whose entry in their parent is known to be on disk.
-    durable: Mutex<HashSet<String>>,
+    /// Folders of objects whose entry in their parent is known to be on disk, and so are those of the folders above them.
+    durable: Mutex<HashSet<Box<str>>>,
     /// The root was there at some time since the start.
     seen: AtomicBool,
     /// Abandoned files were looked for since the start.
@@ -281,36 +281,39 @@ impl Inner {
         }
     }
 
+    /// Enters a folder, made if need be with those above it, whose entries survive a power cut from now on.
     fn make_folder(&self, root: &Folder, path: &str) -> io::Result<Folder> {
         let mut folder = root.duplicate()?;
-        let mut end = 0;
+        let mut was_durable = true;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            end += name.len() + usize::from(end > 0);
-            folder = self.enter_durably(&folder, name, &path[..end])?;
+            let made = folder.make(name)?;
+            // Made a moment ago by somebody who has not yet come to the fsync is as bad as not durable.
+            if made || !self.lock_durable().contains(path) {
+                rfs::fsync(folder.as_fd())?;
+                was_durable = false;
+            }
+            folder = folder.enter(name)?;
+        }
+        if !was_durable {
+            self.note_durable(path);
         }
         Ok(folder)
     }
 
-    /// Enters a folder, made if need be, whose entry survives a power cut from now on.
-    fn enter_durably(&self, parent: &Folder, name: &str, path: &str) -> io::Result<Folder> {
-        let made = parent.make(name)?;
-        // Made a moment ago by somebody who has not yet come to the fsync is as bad as not durable.
-        if made || !self.lock_durable().contains(path) {
-            rfs::fsync(parent.as_fd())?;
-            let mut durable = self.lock_durable();
-            if durable.len() >= MAX_DURABLE {
-                durable.clear();
-            }
-            durable.insert(path.to_owned());
+    /// The folder's entry survives a power cut from now on, and so do those on the way there.
+    fn note_durable(&self, path: &str) {
+        let mut durable = self.lock_durable();
+        if durable.len() >= MAX_DURABLE {
+            durable.clear();
         }
-        parent.enter(name)
+        durable.insert(path.into());
     }
 
     fn forget_durable(&self) {
         self.lock_durable().clear();
     }
 
-    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<Box<str>>> {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -435,5 +438,34 @@ fn refusal(key: &str, error: &io::Error) -> StoreError {
             reason: "a file or a symbolic link stands where a folder has to be".to_owned(),
         },
         _ => StoreError::Failed { key, reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_objects_is_remembered_once_with_those_above_it_and_forgotten_when_any_goes() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let store = DirectoryStore::new(scratch.path().join("store"));
+        let remembered = || {
+            let durable = store.inner.lock_durable();
+            let mut names: Vec<String> = durable.iter().map(|name| name.to_string()).collect();
+            names.sort();
+            names
+        };
+        let put = |key: &str| {
+            let put = store
+                .inner
+                .put_new(key, &Body::Bytes(Bytes::from_static(b"x")));
+            assert_eq!(put.expect("stored"), Put::Created);
+        };
+        ["a/b/c/1", "a/b/c/2", "a/b/d/1"].into_iter().for_each(put);
+        assert_eq!(remembered(), ["a/b/c", "a/b/d"]);
+        store.inner.delete("a/b/d/1").expect("gone");
+        assert!(remembered().is_empty());
+        put("a/b/c/3");
+        assert_eq!(remembered(), ["a/b/c"]);
     }
 }

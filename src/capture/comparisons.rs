@@ -1,5 +1,6 @@
 //! What a database without a log has for the comparisons of its file: what was written of it, and whose turn it is.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,13 @@ use super::writes::Writes;
 impl Database {
     pub(super) fn writes(&self) -> Held<'_, Writes> {
         self.writes.lock()
+    }
+
+    /// Bytes were written, or may have changed otherwise. Where nobody has asked for that, it is not counted.
+    pub(super) fn note_written(&self, bytes: Range<u64>) {
+        if let Some(mut writes) = self.writes.if_made() {
+            writes.note(bytes);
+        }
     }
 
     /// A write may have been missed. Where nobody has asked for what was written, nothing of it is known.
@@ -60,5 +68,30 @@ impl Database {
                 ));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::capture::FileKind;
+    use crate::capture::queue::Queue;
+
+    #[test]
+    fn of_what_was_written_nothing_is_kept_before_somebody_asks_for_it() {
+        let (queue, _out) = Queue::new(1);
+        let db = Arc::new(Database::new(Path::new("a.db").into(), queue));
+        let write = || {
+            db.written_at(FileKind::Database, 0..4096);
+            db.resized(FileKind::Database, 8192);
+        };
+        write();
+        assert!(db.writes.if_made().is_none());
+        db.begin_whole();
+        db.writes().end_whole();
+        write();
+        assert_eq!(db.writes().pages(4096, 2, 4), [1, 3, 4]);
     }
 }

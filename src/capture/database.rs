@@ -236,7 +236,7 @@ impl Database {
     /// The same of a file's bytes in that range.
     pub fn written_at(self: &Arc<Self>, kind: FileKind, bytes: Range<u64>) {
         if kind == FileKind::Database {
-            self.newest().writes().note(bytes);
+            self.newest().note_written(bytes);
         }
         self.written(kind);
     }
@@ -256,7 +256,7 @@ impl Database {
             }
             FileKind::Database => {
                 // What comes behind it again later is zeros, and not what was there.
-                self.writes().note(size..u64::MAX);
+                self.note_written(size..u64::MAX);
                 self.touched.store(true, Ordering::SeqCst);
                 self.look_soon();
             }
@@ -420,6 +420,7 @@ impl Database {
 
     /// The pipeline has nothing more to do with it. Queued again at once where something came in meanwhile.
     pub fn leave_queue(self: &Arc<Self>) {
+        self.drop_calls();
         self.queued.store(false, Ordering::SeqCst);
         if self.is_dirty() || self.attempted.load(Ordering::SeqCst) < self.newest_ticket() {
             self.enqueue();

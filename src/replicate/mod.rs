@@ -123,8 +123,10 @@ impl Replicator {
         }
     }
 
-    /// Takes over the databases that `Capture::take_over` has found and that are new.
+    /// Takes over the databases that `Capture::take_over` has found and that are new. Upkeep goes on with what it finds of
+    /// those that are known, under the paths that they have by now.
     pub async fn take_over(self: Arc<Self>) {
+        self.rules_changed();
         take_over::run(self).await;
     }
 

@@ -55,11 +55,11 @@ impl UpkeepError {
     }
 }
 
-/// Does what is due, until `stop`.
+/// Does what is due, until `stop`. What earlier runs have left is asked for with the first `rules_changed`.
 pub(super) async fn run(replicator: Arc<Replicator>) {
     let mut stop = replicator.stop.subscribe();
     let mut chores = JoinSet::new();
-    let mut is_outdated = true;
+    let mut is_outdated = false;
     loop {
         if std::mem::take(&mut is_outdated) {
             replicator.note_earlier().await;

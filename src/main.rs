@@ -9,9 +9,11 @@ use std::ptr;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Two heaps for all threads, in the place of four a processor; a page goes back a second after it was freed.
+/// Two heaps for all threads, in the place of four a processor; a page goes back a second after it was freed. A thread keeps
+/// less of what it freed for itself, since most of them are idle most of the time: 64 pieces of each size, up to 1 KiB.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static ALLOCATOR_OPTIONS: &[u8] = b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+pub static ALLOCATOR_OPTIONS: &[u8] =
+    b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,tcache_max:1024,tcache_nslots_small_max:64\0";
 
 fn main() -> ExitCode {
     litestream_multitenant::cli::main(begin_giving_back)

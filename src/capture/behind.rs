@@ -56,7 +56,7 @@ impl History {
         }
         let table = self.sums.as_ref().expect("BUG: loaded without page sums");
         let failed = || CaptureError::io("read the page sums");
-        let reader = table.reader().map_err(failed())?;
+        let reader = table.reader();
         let mut former = Vec::new();
         for &(pgno, new) in object.sums() {
             let old = reader.sum(pgno).map_err(failed())?;

@@ -105,7 +105,7 @@ impl History {
     ) -> Result<Differing, CaptureError> {
         let table = self.sums.as_ref().expect("BUG: a mark without page sums");
         let failed = || CaptureError::io("compare the pages that were written");
-        let reader = table.reader().map_err(failed())?;
+        let reader = table.reader();
         let mut page = vec![0; before.page_size as usize];
         let mut found = Vec::new();
         for &pgno in touched {
@@ -135,9 +135,7 @@ impl History {
             .map(|(pgno, sum, _)| (*pgno, *sum))
             .collect();
         let table = self.sums.as_ref().expect("BUG: a mark without page sums");
-        let checksum = table
-            .reader()
-            .and_then(|reader| checksum_after(&before, commit, &sums, &reader))
+        let checksum = checksum_after(&before, commit, &sums, &table.reader())
             .map_err(CaptureError::io("read the page sums"))?;
         let Some(draft) = self.advance((before, checksum), commit, None, sums) else {
             return Ok(());

@@ -442,9 +442,7 @@ impl History {
         let commit = group[group.len() - 1].commit;
         check_growth(&before, commit, &sums)?;
         let table = self.sums.as_ref().expect("BUG: a mark without page sums");
-        let checksum = table
-            .reader()
-            .and_then(|reader| checksum_after(&before, commit, &sums, &reader))
+        let checksum = checksum_after(&before, commit, &sums, &table.reader())
             .map_err(CaptureError::io("read the page sums"))?;
         let end = Mark {
             seq: before.seq + 1,

@@ -501,10 +501,10 @@ impl History {
         commit: u32,
         wal: Option<WalMark>,
     ) -> Result<Option<Work>, CaptureError> {
-        let table = self.sums.as_mut().expect("BUG: a mark without page sums");
+        let table = self.sums.as_ref().expect("BUG: a mark without page sums");
         let failed = || CaptureError::io("compare the page sums");
         let mut sums = Vec::new();
-        let reader = table.reader().map_err(failed())?;
+        let reader = table.reader();
         reader
             .range(1, commit, &mut |pgno, old| {
                 let old = if pgno > before.commit { 0 } else { old };
@@ -515,7 +515,6 @@ impl History {
             })
             .map_err(failed())?;
         let checksum = checksum_after(&before, commit, &sums, &reader).map_err(failed())?;
-        drop(reader);
         if checksum != image.checksum() {
             return Ok(None);
         }

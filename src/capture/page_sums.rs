@@ -5,6 +5,7 @@
 //! sum of page 1, page 2, … The header is written after the sums that it stands for, so sums of a segment after the
 //! header's TXID may be in place in part: whoever loads the table puts the sums of those segments in again.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use super::backing::read_up_to;
 use super::disk::{self, DiskFile};
+use super::mark::PageSum;
 use crate::fault::Point;
 use crate::format::ltx::DatabaseChecksum;
 use crate::store::keys::GenerationId;
@@ -68,21 +70,25 @@ pub struct PageSums {
     overlay: HashMap<u32, (u64, u32)>,
     /// Pages for which the table has room; none where that is not known.
     room: Option<u32>,
+    /// Some of what is on disk, ascending.
+    recent: Arc<[PageSum]>,
 }
 
 impl PageSums {
     /// Those of the database that the state knows under that number, in the state's directory.
     pub fn new(directory: Arc<Path>, id: i64) -> Self {
-        Self::with_room(directory, id, None)
+        Self::with(directory, id, None, Arc::default())
     }
 
-    /// The same, if that is known to have room for so many pages, and no more.
-    pub fn with_room(directory: Arc<Path>, id: i64, room: Option<u32>) -> Self {
+    /// The same, if that is known to have room for so many pages, and no more. `recent`, ascending, is known to be in it: the
+    /// next transaction often changes the same pages.
+    pub fn with(directory: Arc<Path>, id: i64, room: Option<u32>, recent: Arc<[PageSum]>) -> Self {
         Self {
             directory,
             id,
             overlay: HashMap::new(),
             room,
+            recent,
         }
     }
 
@@ -100,6 +106,7 @@ impl PageSums {
     /// Replaces the table with the sums of a whole database, page 1 first; 0 for the lock page.
     pub fn rewrite(&mut self, header: &SumsHeader, sums: &[u64]) -> io::Result<()> {
         self.room = None;
+        self.recent = Arc::default();
         let path = self.path();
         let temporary = path.with_extension("tmp");
         let file = disk::create(&temporary)?;
@@ -141,6 +148,7 @@ impl PageSums {
         seq: u32,
         sums: &[(u32, u64)],
     ) -> io::Result<()> {
+        self.recent = Arc::default();
         let file = disk::open(&self.path())?;
         for run in sums.chunk_by(|a, b| a.0 + 1 == b.0) {
             let values: Vec<u64> = run.iter().map(|&(_, sum)| sum).collect();
@@ -164,12 +172,21 @@ impl PageSums {
         Ok(())
     }
 
-    /// Opens the table for a run of look-ups.
-    pub fn reader(&self) -> io::Result<SumsReader<'_>> {
-        Ok(SumsReader {
-            file: File::open(self.path())?,
-            overlay: &self.overlay,
-        })
+    /// For a run of look-ups.
+    pub fn reader(&self) -> SumsReader<'_> {
+        SumsReader {
+            table: self,
+            file: OnceCell::new(),
+        }
+    }
+
+    /// As far as it is in memory.
+    fn known(&self, pgno: u32) -> Option<u64> {
+        if let Some(&(sum, _)) = self.overlay.get(&pgno) {
+            return Some(sum);
+        }
+        let place = self.recent.binary_search_by_key(&pgno, |&(pgno, _)| pgno);
+        place.ok().map(|place| self.recent[place].1)
     }
 
     /// The header, whatever the sums below it are; none where there is no table.
@@ -206,21 +223,21 @@ impl PageSums {
     }
 }
 
-/// Looks sums up: those in memory first.
+/// Looks sums up: those in memory first. The file is opened for the first that is not there.
 #[derive(Debug)]
 pub struct SumsReader<'a> {
-    file: File,
-    overlay: &'a HashMap<u32, (u64, u32)>,
+    table: &'a PageSums,
+    file: OnceCell<File>,
 }
 
 impl SumsReader<'_> {
     /// The sum of one page; 0 where it has none.
     pub fn sum(&self, pgno: u32) -> io::Result<u64> {
-        if let Some(&(sum, _)) = self.overlay.get(&pgno) {
+        if let Some(sum) = self.table.known(pgno) {
             return Ok(sum);
         }
         let mut bytes = [0; 8];
-        let read = read_up_to(&self.file, &mut bytes, offset_of(pgno))?;
+        let read = read_up_to(self.file()?, &mut bytes, offset_of(pgno))?;
         Ok(if read == 8 {
             u64::from_le_bytes(bytes)
         } else {
@@ -230,10 +247,22 @@ impl SumsReader<'_> {
 
     /// The sums of the pages `first..=last` in order; 0 where a page has none.
     pub fn range(&self, first: u32, last: u32, each: &mut dyn FnMut(u32, u64)) -> io::Result<()> {
-        each_sum(&self.file, first, last, &mut |pgno, sum| {
-            let newest = self.overlay.get(&pgno).map(|&(sum, _)| sum);
-            each(pgno, newest.or(sum).unwrap_or(0));
+        let known = |pgno| self.table.known(pgno);
+        if (first..=last).all(|pgno| known(pgno).is_some()) {
+            (first..=last).for_each(|pgno| each(pgno, known(pgno).unwrap_or(0)));
+            return Ok(());
+        }
+        each_sum(self.file()?, first, last, &mut |pgno, sum| {
+            each(pgno, known(pgno).or(sum).unwrap_or(0));
         })
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = File::open(self.table.path())?;
+        Ok(self.file.get_or_init(|| file))
     }
 }
 
@@ -316,7 +345,7 @@ mod tests {
         table.lay_over(2, &[(2, 21), (4, 40)]);
         // A segment that took longer to make is noted again behind its successor.
         table.lay_over(1, &[(2, 20)]);
-        let reader = table.reader().expect("reader");
+        let reader = table.reader();
         assert_eq!(reader.sum(2).expect("sum"), 21);
         assert_eq!(reader.sum(3).expect("sum"), 3);
         assert_eq!(reader.sum(4).expect("sum"), 40);
@@ -331,17 +360,17 @@ mod tests {
             .make_durable(&header(2, 3, &[1, 20, 3]), 1, &[(2, 20)])
             .expect("durable");
         assert_eq!(
-            table.reader().expect("reader").sum(2).expect("sum"),
+            table.reader().sum(2).expect("sum"),
             21,
             "the newer one stays over it"
         );
         table.drop_overlay();
-        assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 20);
+        assert_eq!(table.reader().sum(2).expect("sum"), 20);
         // A shrink cuts the table.
         table
             .make_durable(&header(3, 1, &[1]), 2, &[(1, 1)])
             .expect("durable");
-        assert_eq!(table.reader().expect("reader").sum(2).expect("sum"), 0);
+        assert_eq!(table.reader().sum(2).expect("sum"), 0);
     }
 
     #[test]
@@ -352,7 +381,33 @@ mod tests {
         table.lay_over(9, &[(1, 10)]);
         table.renumber(8, 7);
         table.lay_over(3, &[(1, 11)]);
-        assert_eq!(table.reader().expect("reader").sum(1).expect("sum"), 11);
+        assert_eq!(table.reader().sum(1).expect("sum"), 11);
+    }
+
+    #[test]
+    fn what_is_known_to_be_in_the_table_is_not_read_from_it_until_it_is_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().into(), 1);
+        let sums = [1, 2, 3, 4];
+        table.rewrite(&header(1, 4, &sums), &sums).expect("rewrite");
+        let recent = [(2, 12), (3, 13)];
+        let mut table = PageSums::with(dir.path().into(), 1, Some(4), recent.into());
+        let read = |table: &PageSums, pages: std::ops::RangeInclusive<u32>| {
+            let mut seen = Vec::new();
+            let (first, last) = pages.into_inner();
+            let mut each = |_, sum| seen.push(sum);
+            table.reader().range(first, last, &mut each).expect("range");
+            seen
+        };
+        assert_eq!(read(&table, 2..=3), [12, 13], "the file has others here");
+        assert_eq!(read(&table, 1..=4), [1, 12, 13, 4]);
+        assert_eq!(table.reader().sum(3).expect("sum"), 13);
+        table.lay_over(2, &[(3, 23)]);
+        assert_eq!(read(&table, 2..=3), [12, 23]);
+        table
+            .make_durable(&header(2, 4, &[1, 2, 23, 4]), 2, &[(3, 23)])
+            .expect("durable");
+        assert_eq!(read(&table, 1..=4), [1, 2, 23, 4]);
     }
 
     #[test]

@@ -364,7 +364,7 @@ mod tests {
             time_ms: 0,
             wal: None,
         };
-        let reader = table.reader().expect("a reader");
+        let reader = table.reader();
         for commit in [10_000, 10_003, 9_000] {
             let changed = [
                 2..8,

@@ -175,8 +175,8 @@ impl History {
         let table = self.sums.as_ref().expect("BUG: a mark without page sums");
         let lock = lock_page(mark.page_size);
         let mut unproven = Vec::new();
-        let reader = table.reader().map_err(failed())?;
-        reader
+        table
+            .reader()
             .range(1, mark.commit, &mut |pgno, sum| {
                 if pgno != lock && image.sums.get(pgno as usize - 1) != Some(&sum) {
                     unproven.push((pgno, sum));

@@ -1,6 +1,6 @@
 //! The directory underneath the mount, reached through a descriptor that was opened before mounting.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -31,6 +31,13 @@ pub struct Stamp {
     pub modified_ns: i64,
 }
 
+/// A file that was opened to be read.
+#[derive(Debug)]
+pub struct Opened {
+    pub file: File,
+    pub stamp: Stamp,
+}
+
 /// The companion of a database file: `<path><suffix>`.
 pub fn companion(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
@@ -45,6 +52,11 @@ impl Backing {
 
     /// Opens a file to read; none where it does not exist (or is no regular file).
     pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        Ok(self.open_stamped(path)?.map(|opened| opened.file))
+    }
+
+    /// The same with the stamp that it had then.
+    pub fn open_stamped(&self, path: &Path) -> io::Result<Option<Opened>> {
         let opened = rustix::fs::openat2(
             self.root.as_fd(),
             path,
@@ -55,7 +67,9 @@ impl Backing {
         match opened {
             Ok(fd) => {
                 let file = File::from(fd);
-                Ok(file.metadata()?.is_file().then_some(file))
+                let metadata = file.metadata()?;
+                let stamp = stamp_from(&metadata);
+                Ok(metadata.is_file().then_some(Opened { file, stamp }))
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
@@ -209,12 +223,15 @@ pub fn claim(directory: impl AsFd) -> io::Result<bool> {
 
 /// The stamp of an open file.
 pub fn stamp_of(file: &File) -> io::Result<Stamp> {
-    let metadata = file.metadata()?;
-    Ok(Stamp {
+    Ok(stamp_from(&file.metadata()?))
+}
+
+fn stamp_from(metadata: &Metadata) -> Stamp {
+    Stamp {
         inode: metadata.ino(),
         size: metadata.size(),
         modified_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-    })
+    }
 }
 
 /// Fills `buffer` from `offset` on; returns how many bytes the file had.

@@ -351,7 +351,7 @@ impl History {
         write: &WalWrite,
         since: UnixMs,
     ) -> Result<Ahead, CaptureError> {
-        let drained = self.drain(db, shared, None, since)?;
+        let drained = self.drain(db, shared, None, None, since)?;
         if matches!(drained.next, Next::Image | Next::Unknown) {
             return Ok(Ahead::Unknown);
         }

@@ -2,9 +2,10 @@
 
 use super::Shared;
 use super::authority::{self, Counted, Index, Limit};
+use super::backing::Opened;
 use super::database::Database;
 use super::error::CaptureError;
-use super::files::{Log, in_wal_mode, open_log, refuse_replaced};
+use super::files::{Log, in_wal_mode, open_log, read_log, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, PageSum, Segment, WalMark};
@@ -55,12 +56,14 @@ impl Drained {
 }
 
 impl History {
-    /// Captures what is committed in the log and was not captured before. `gate`: what waits for it.
+    /// Captures what is committed in the log and was not captured before. `gate`: what waits for it. `opened`: the log, where
+    /// it was opened before.
     pub(super) fn drain(
         &mut self,
         db: &Database,
         shared: &Shared,
         gate: Option<Gate>,
+        opened: Option<Opened>,
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
         if db.is_removed() {
@@ -94,7 +97,7 @@ impl History {
             self.save_for_image(db, shared, gate)?;
             return Ok(Drained::only(Next::Image));
         }
-        // Before the log is opened: what a gate has captured for may be carried out at any time.
+        // Before the log is looked at: what a gate has captured for may be carried out at any time.
         let is_passing = db.is_passing();
         let stamps = shared.stamps(db)?;
         if self.mark.is_none() {
@@ -105,7 +108,7 @@ impl History {
             self.note_complete(db, shared, gate, Next::Image)?;
             return Ok(Drained::only(Next::Image));
         }
-        let drained = match open_log(db, shared)? {
+        let drained = match log_now(db, shared, opened, &stamps)? {
             Log::None => {
                 self.prepared = None;
                 self.drained_without_log(db, shared, stamps)?
@@ -478,6 +481,22 @@ impl History {
         self.push(db, shared, segment)?;
         Point::Captured.reach();
         Ok(())
+    }
+}
+
+/// The log that stands there: `opened`, if that has its name still.
+fn log_now(
+    db: &Database,
+    shared: &Shared,
+    opened: Option<Opened>,
+    stamps: &Stamps,
+) -> Result<Log, CaptureError> {
+    match opened.filter(|opened| opened.stamp.inode == stamps.wal.inode) {
+        Some(Opened { file, .. }) => read_log(Opened {
+            file,
+            stamp: stamps.wal,
+        }),
+        None => open_log(db, shared),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::Shared;
-use super::backing::{Stamp, companion, read_up_to};
+use super::backing::{Opened, Stamp, companion, read_up_to};
 use super::database::Database;
 use super::error::CaptureError;
 use super::state::Stamps;
@@ -22,11 +22,16 @@ pub(super) enum Log {
 
 /// Opens the log; one that SQLite itself would ignore is none.
 pub(super) fn open_log(db: &Database, shared: &Shared) -> Result<Log, CaptureError> {
-    let open = || shared.backing.open(&companion(&db.path, "-wal"));
-    let Some(file) = open().map_err(CaptureError::io("open the log"))? else {
-        return Ok(Log::None);
-    };
-    match WalReader::open(file).map_err(CaptureError::io("read the log's header"))? {
+    let open = || shared.backing.open_stamped(&companion(&db.path, "-wal"));
+    match open().map_err(CaptureError::io("open the log"))? {
+        Some(opened) => read_log(opened),
+        None => Ok(Log::None),
+    }
+}
+
+/// The same of one that is open.
+pub(super) fn read_log(Opened { file, stamp }: Opened) -> Result<Log, CaptureError> {
+    match WalReader::open(file, stamp.size).map_err(CaptureError::io("read the log's header"))? {
         Ok(log) => Ok(Log::Valid(log)),
         Err(error @ HeaderError::Version(_)) => Err(error.into()),
         Err(_) => Ok(Log::None),

@@ -29,9 +29,8 @@ pub struct WalReader {
 }
 
 impl WalReader {
-    /// Reads and checks the header.
-    pub fn open(file: File) -> io::Result<Result<Self, HeaderError>> {
-        let len = file.metadata()?.len();
+    /// Reads and checks the header of a log that has `len` bytes.
+    pub fn open(file: File, len: u64) -> io::Result<Result<Self, HeaderError>> {
         let mut bytes = [0; HEADER_SIZE as usize];
         let read = read_up_to(&file, &mut bytes, 0)?;
         Point::LogOpened.reach();
@@ -262,8 +261,8 @@ mod tests {
             for lost in [log[..begin].to_vec(), log[..begin / 2].to_vec()] {
                 let mut file = tempfile::tempfile().expect("a file");
                 file.write_all(&lost).expect("written");
-                let is_whole = lost.len() == begin;
-                let mut reader = WalReader::open(file).expect("read").expect("a log");
+                let (is_whole, len) = (lost.len() == begin, lost.len() as u64);
+                let mut reader = WalReader::open(file, len).expect("read").expect("a log");
                 reader.lay_over(begin as u64, log[begin..end].into());
                 assert_eq!(reader.len, end as u64);
                 let mut bytes = vec![1; log.len() + 7];

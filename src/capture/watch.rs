@@ -16,7 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::backing::{Backing, companion};
+use super::backing::{Backing, Opened, companion};
 use super::database::{Database, locked};
 use super::gate::Gate;
 use super::{Capture, LogPassing};
@@ -193,27 +193,32 @@ impl Watching {
         }
     }
 
-    /// Before a look at a log that may be passed through: what is written from here on is heard of.
+    /// Before a look at a log that may be passed through: what is written from here on is heard of. Returns that log.
     ///
     /// # Errors
     /// It is not.
-    pub fn listen_again(&self, db: &Arc<Database>, backing: &Backing) -> io::Result<()> {
+    pub fn listen_again(
+        &self,
+        db: &Arc<Database>,
+        backing: &Backing,
+    ) -> io::Result<Option<Opened>> {
         // Nobody writes a log who can't write its database.
         if !db.is_log_passed() || !db.has_writers() {
-            return Ok(());
+            return Ok(None);
         }
         #[cfg(test)]
         if self.is_simulated {
-            return Ok(());
+            return Ok(None);
         }
         // Without a watch none is to be passed through; but one that was open under another name is all the same.
         let Some(watch) = &self.watch else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        match backing.open(&companion(&db.path, "-wal"))? {
-            Some(log) => watch.add(db, log.as_fd()),
-            None => Ok(()),
+        let opened = backing.open_stamped(&companion(&db.path, "-wal"))?;
+        if let Some(log) = &opened {
+            watch.add(db, log.file.as_fd())?;
         }
+        Ok(opened)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 
+use super::backing::Opened;
 use super::commits::HeldCommit;
 use super::database::Database;
 use super::drain::{Drained, Next};
@@ -400,7 +401,7 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
     let mut history = db.history();
     // What was written before this run's first look is not asked for by its moments.
     let had_lost_way = history.resync.filter(|_| history.unconfirmed.is_none());
-    let drained = history.drain(db, shared, Some(gate), since)?;
+    let drained = history.drain(db, shared, Some(gate), None, since)?;
     if drained.next == Next::Unknown && !gate.destroys_frames() {
         return Err(CaptureError::Disturbed);
     }
@@ -427,10 +428,9 @@ fn record(shared: &Shared, db: &Database, at: Gate, deadline: Instant) -> Result
 
 /// Captures what was committed since the last look.
 pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, CaptureError> {
-    let seen = begin_look(db, shared);
-    let drained = db
-        .history()
-        .drain(db, shared, None, seen.unwrap_or_else(now_ms));
+    let (seen, log) = begin_look(db, shared);
+    let since = seen.unwrap_or_else(now_ms);
+    let drained = db.history().drain(db, shared, None, log, since);
     let found = drained
         .as_ref()
         .is_ok_and(|drained| matches!(drained.next, Next::Nothing | Next::LookAgain));
@@ -438,19 +438,21 @@ pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, Capt
     drained
 }
 
-/// What is written from here on asks for another look. Returns when the oldest write was seen since the last one.
-fn begin_look(db: &Arc<Database>, shared: &Shared) -> Option<UnixMs> {
+/// What is written from here on asks for another look. Returns when the oldest write was seen since the last one, and the
+/// log, where that was opened.
+fn begin_look(db: &Arc<Database>, shared: &Shared) -> (Option<UnixMs>, Option<Opened>) {
     let seen = db.take_dirty();
-    listen_again(db, shared);
-    seen
+    (seen, listen_again(db, shared))
 }
 
-/// What is written to its log from here on is heard of, or looked for.
-pub(super) fn listen_again(db: &Arc<Database>, shared: &Shared) {
-    if let Err(error) = shared.watching.listen_again(db, &shared.backing) {
+/// What is written to its log from here on is heard of, or looked for. Returns the log, where that was opened.
+pub(super) fn listen_again(db: &Arc<Database>, shared: &Shared) -> Option<Opened> {
+    let listening = shared.watching.listen_again(db, &shared.backing);
+    listening.unwrap_or_else(|error| {
         shared.watching.tell_deaf(db, &error);
         db.look_soon();
-    }
+        None
+    })
 }
 
 /// The age of the oldest commit goes on counting where a look did not find it.
@@ -473,7 +475,7 @@ pub(super) fn make_image(db: &Arc<Database>, shared: &Shared) -> Result<(), Capt
     if std::mem::replace(&mut db.history().is_imaged, true) {
         return Err(CaptureError::Disturbed);
     }
-    let seen = begin_look(db, shared);
+    let (seen, _) = begin_look(db, shared);
     let mut made = caught(db, || {
         image::capture(db, shared, seen.unwrap_or_else(now_ms))
     });

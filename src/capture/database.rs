@@ -55,6 +55,8 @@ pub struct Database {
     in_wal_mode: AtomicBool,
     /// The kernel passes the writes to its log through: its resets are not seen, and each complete checkpoint is a gate.
     pub(super) is_log_passed: AtomicBool,
+    /// The inode of its log where a watch of that stays; 0 where none does.
+    pub(super) watched: AtomicU64,
     /// Operations that destroy frames and are not carried out yet.
     pub(super) passing: AtomicI64,
     /// A gate was passed before its capture had ended.
@@ -106,6 +108,7 @@ impl Database {
             touched: AtomicBool::new(true),
             in_wal_mode: AtomicBool::new(false),
             is_log_passed: AtomicBool::new(false),
+            watched: AtomicU64::new(0),
             passing: AtomicI64::new(0),
             gate_missed: AtomicBool::new(false),
             cut: AtomicBool::new(false),

@@ -2,7 +2,8 @@
 //! one thread that sleeps while nothing is written.
 //!
 //! A watch ends with what it has told, so that a writer pays for no more than the first write after each look; the next
-//! look begins with watching again.
+//! look begins with watching again. Where many logs are written, and none of them fast, a watch stays: that costs a writer
+//! less than its end, and nobody has to watch again. It ends with the third of three readings in a row that tell of its log.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,6 +27,8 @@ use crate::tenant::policy::Durability;
 const BREATH: Duration = Duration::from_millis(1);
 /// The same where many logs are written, and none of them fast: they are looked at several at a time.
 const LONG_BREATH: Duration = Duration::from_millis(10);
+/// So many logs that were heard of in one breath are many.
+const MANY: usize = 4;
 const BUFFER_SIZE: usize = 64 << 10;
 
 /// What was heard.
@@ -33,7 +36,7 @@ const BUFFER_SIZE: usize = 64 << 10;
 pub(crate) enum Heard {
     /// The log of this database was written, or is gone.
     Log(Arc<Database>),
-    /// A breath has passed since.
+    /// A breath has passed since, and nothing more is heard of it.
     Since(Arc<Database>),
     /// Too much at once: any log may have been written.
     Anything,
@@ -46,8 +49,21 @@ struct Watch {
     /// Readable once nobody is to listen any more.
     end: OwnedFd,
     /// By the number of their watch.
-    logs: Mutex<HashMap<i32, Weak<Database>>>,
+    logs: Mutex<HashMap<i32, Watched>>,
+    /// Many logs are written, and none of them fast.
+    is_calm: AtomicBool,
 }
+
+/// A log that is watched.
+#[derive(Debug)]
+struct Watched {
+    db: Weak<Database>,
+    /// The log's inode where its watch stays; none where the first event is its end.
+    stays: Option<u64>,
+}
+
+/// The number of its watch, and whose log was written, or is gone.
+type Written = (i32, Arc<Database>);
 
 impl Watch {
     fn new() -> io::Result<Self> {
@@ -55,27 +71,37 @@ impl Watch {
             events: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             end: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
             logs: Mutex::default(),
+            is_calm: AtomicBool::new(false),
         })
     }
 
-    /// Watches a log until it is next written; one that is watched already stays so.
+    /// Watches a log with that inode until it is next written, or for longer; one that is watched already stays so.
     ///
     /// # Errors
     /// The system's limit of watches, above all.
-    fn add(&self, db: &Arc<Database>, log: BorrowedFd<'_>) -> io::Result<()> {
+    fn add(&self, db: &Arc<Database>, log: BorrowedFd<'_>, inode: u64) -> io::Result<()> {
         // By its descriptor, so that it is the file underneath, whatever its name is by now.
         let path = format!("/proc/self/fd/{}", log.as_raw_fd());
+        let stays = self.is_calm.load(Ordering::SeqCst).then_some(inode);
+        let end = match stays {
+            Some(_) => WatchFlags::empty(),
+            None => WatchFlags::ONESHOT,
+        };
         let mut logs = self.lock();
-        let flags = WatchFlags::MODIFY | WatchFlags::ONESHOT;
-        let number = inotify::add_watch(&self.events, path, flags)?;
-        logs.insert(number, Arc::downgrade(db));
+        let number = inotify::add_watch(&self.events, path, WatchFlags::MODIFY | end)?;
+        let watched = Watched {
+            db: Arc::downgrade(db),
+            stays,
+        };
+        logs.insert(number, watched);
+        db.set_watched(stays);
         Ok(())
     }
 
     /// Tells what is heard, until `end`.
     fn listen(&self, mut tell: impl FnMut(Heard)) -> io::Result<()> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
-        let (mut breath, mut before) = (BREATH, Vec::new());
+        let (mut breath, mut before) = (BREATH, [const { Vec::new() }; 2]);
         loop {
             let mut ready = [
                 PollFd::new(&self.events, PollFlags::IN),
@@ -88,24 +114,72 @@ impl Watch {
             if !ready[1].revents().is_empty() {
                 return Ok(());
             }
-            let mut logs = Vec::new();
-            self.read(&mut buffer, &mut |heard| {
-                if let Heard::Log(db) = &heard {
-                    logs.push(db.clone());
-                }
-                tell(heard);
+            let (mut logs, mut is_anything) = (Vec::new(), false);
+            self.read(&mut buffer, &mut |heard| match heard {
+                Some(written) => logs.push(written),
+                None => is_anything = true,
             })?;
+            // A watch ends before that is told: the look that comes of it watches again.
+            let is_fast = self.is_any_fast(&logs, &before);
+            breath = next_breath(breath, is_fast);
+            let is_calm = breath == LONG_BREATH && logs.len() >= MANY;
+            self.is_calm.store(is_calm, Ordering::SeqCst);
+            if is_anything {
+                tell(Heard::Anything);
+            }
+            let heard = logs.iter().map(|(_, db)| Heard::Log(db.clone()));
+            heard.for_each(&mut tell);
             // Where they lie names them well enough.
-            let heard: Vec<_> = logs.iter().map(Arc::as_ptr).collect();
-            breath = next_breath(breath, &before, &heard);
-            before = heard;
+            before.rotate_right(1);
+            before[0] = logs.iter().map(|(_, db)| Arc::as_ptr(db)).collect();
             std::thread::sleep(breath);
-            logs.into_iter().for_each(|db| tell(Heard::Since(db)));
+            let ended = logs.into_iter().filter(|(_, db)| db.watched().is_none());
+            ended.for_each(|(_, db)| tell(Heard::Since(db)));
         }
     }
 
-    /// Reads all that there is.
-    fn read(&self, buffer: &mut [MaybeUninit<u8>], tell: &mut impl FnMut(Heard)) -> io::Result<()> {
+    /// Whether one of the logs that were heard of now is written fast, by those that were heard of in the readings
+    /// before, newest first: it may have to be read ahead of its gate. Its watch does not stay.
+    fn is_any_fast(&self, logs: &[Written], before: &[Vec<*const Database>; 2]) -> bool {
+        let is_calm = self.is_calm.load(Ordering::SeqCst);
+        let mut is_any_fast = false;
+        for (number, db) in logs {
+            let was_heard = |before: &Vec<_>| before.contains(&Arc::as_ptr(db));
+            // A reading may come in the middle of a commit, and so tell of it twice.
+            let is_fast = match db.watched() {
+                Some(_) => before.iter().all(was_heard),
+                None => was_heard(&before[0]),
+            };
+            is_any_fast |= is_fast;
+            if is_fast || !is_calm {
+                self.end_watch(*number);
+            }
+        }
+        is_any_fast
+    }
+
+    /// Ends a watch that stays.
+    fn end_watch(&self, number: i32) {
+        let mut logs = self.lock();
+        if logs.get(&number).is_none_or(|log| log.stays.is_none()) {
+            return;
+        }
+        if let Some(log) = logs.remove(&number) {
+            log.has_ended();
+        }
+        // Its log may be gone, which is the end as well.
+        match inotify::remove_watch(&self.events, number) {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => tracing::warn!(%error, "A watch of a log can't be ended"),
+        }
+    }
+
+    /// Reads all that there is; none stands for any log.
+    fn read(
+        &self,
+        buffer: &mut [MaybeUninit<u8>],
+        tell: &mut impl FnMut(Option<Written>),
+    ) -> io::Result<()> {
         let mut reader = inotify::Reader::new(&self.events, buffer);
         loop {
             let event = match reader.next() {
@@ -115,15 +189,33 @@ impl Watch {
                 Err(error) => return Err(error.into()),
             };
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-                tell(Heard::Anything);
+                // That a watch has ended may be lost too.
+                self.lock().values().for_each(Watched::has_ended);
+                tell(None);
                 continue;
             }
-            // Written, or gone: either is the end of its watch.
-            let log = self.lock().remove(&event.wd());
-            if let Some(db) = log.and_then(|db| db.upgrade()) {
-                tell(Heard::Log(db));
+            let number = event.wd();
+            let is_gone = event.events().contains(ReadFlags::IGNORED);
+            if let Some(db) = self.hear(number, is_gone) {
+                tell(Some((number, db)));
             }
         }
+    }
+
+    /// The log of a watch was written, or `is_gone`.
+    fn hear(&self, number: i32, is_gone: bool) -> Option<Arc<Database>> {
+        let mut logs = self.lock();
+        let log = logs.get(&number)?;
+        let db = log.db.upgrade();
+        if is_gone || log.stays.is_none() {
+            log.has_ended();
+            logs.remove(&number);
+        }
+        drop(logs);
+        if db.is_none() {
+            self.end_watch(number);
+        }
+        db
     }
 
     /// Ends `listen`.
@@ -133,15 +225,23 @@ impl Watch {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Weak<Database>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Watched>> {
         locked(&self.logs)
     }
 }
 
-/// How long the next breath is, where these logs were heard of. One that was heard of just before is written fast, and may
-/// have to be read ahead of its gate.
-fn next_breath<T: PartialEq>(breath: Duration, before: &[T], logs: &[T]) -> Duration {
-    match logs.iter().any(|log| before.contains(log)) {
+impl Watched {
+    /// The next look has to watch again.
+    fn has_ended(&self) {
+        if let (Some(inode), Some(db)) = (self.stays, self.db.upgrade()) {
+            db.unset_watched(inode);
+        }
+    }
+}
+
+/// How long the next breath is, where a log `is_fast` that was heard of now.
+fn next_breath(breath: Duration, is_fast: bool) -> Duration {
+    match is_fast {
         true => BREATH,
         false => (2 * breath).min(LONG_BREATH),
     }
@@ -215,8 +315,9 @@ impl Watching {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let opened = backing.open_stamped(&companion(&db.path, "-wal"))?;
-        if let Some(log) = &opened {
-            watch.add(db, log.file.as_fd())?;
+        let unwatched = |log: &&Opened| db.watched() != Some(log.stamp.inode);
+        if let Some(log) = opened.as_ref().filter(unwatched) {
+            watch.add(db, log.file.as_fd(), log.stamp.inode)?;
         }
         Ok(opened)
     }
@@ -273,7 +374,8 @@ impl Capture {
         let Some(watch) = watching.watch.as_ref().filter(|_| !waits()) else {
             return false;
         };
-        match watch.add(db, log) {
+        let stat = rustix::fs::fstat(log).map_err(io::Error::from);
+        match stat.and_then(|stat| watch.add(db, log, stat.st_ino)) {
             Ok(()) => true,
             Err(error) => {
                 let place = self.seen_at.join(&db.path).display().to_string();
@@ -300,6 +402,23 @@ impl Database {
         self.newest().mark_dirty();
     }
 
+    /// The inode of its log, if a watch of that stays.
+    fn watched(&self) -> Option<u64> {
+        let inode = self.watched.load(Ordering::SeqCst);
+        (inode != 0).then_some(inode)
+    }
+
+    fn set_watched(&self, inode: Option<u64>) {
+        self.watched.store(inode.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// That watch has ended; there may be one of another log by now.
+    fn unset_watched(&self, inode: u64) {
+        let order = Ordering::SeqCst;
+        // It is another one's, or none any more.
+        let _ = self.watched.compare_exchange(inode, 0, order, order);
+    }
+
     /// Whether its log may be reset without a request to the mount.
     pub(super) fn is_log_passed(&self) -> bool {
         self.is_log_passed.load(Ordering::SeqCst)
@@ -312,41 +431,4 @@ impl Database {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    #[test]
-    fn breaths_become_long_unless_one_log_is_heard_of_again_and_again() {
-        let mut breath = BREATH;
-        for round in 0..10 {
-            breath = next_breath(breath, &[2 * round, 2 * round + 1], &[2 * round + 2]);
-        }
-        assert_eq!(breath, LONG_BREATH);
-        assert_eq!(next_breath(breath, &[1, 2], &[3, 2]), BREATH);
-    }
-
-    /// As many events as the kernel keeps for one instance, and more, before anybody reads them.
-    #[test]
-    fn where_events_overflow_every_log_is_looked_at() {
-        let kept = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
-        let kept: usize = kept.expect("a limit").trim().parse().expect("a number");
-        let watch = Watch::new().expect("an instance");
-        let mut files = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("a file"));
-        for file in &files {
-            inotify::add_watch(&watch.events, file.path(), WatchFlags::MODIFY).expect("watched");
-        }
-        // Events of the same file are told as one.
-        for _ in 0..kept {
-            for file in &mut files {
-                file.write_all(b"x").expect("written");
-            }
-        }
-        let mut overflows = 0;
-        let mut tell = |heard| overflows += usize::from(matches!(heard, Heard::Anything));
-        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
-        watch.read(&mut buffer, &mut tell).expect("read");
-        assert_eq!(overflows, 1);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! One active client: look, capture, store, and wait for the interval; the task ends when nothing is left.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -24,8 +24,10 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A file that is written past its log is read again soon: it is never quiet for long.
 const LAST_DISTURBANCE: Duration = Duration::from_secs(1);
 
-/// From such an interval on a few hundredths of a second more are nothing to a note.
+/// From such an interval on a few hundredths of a second more or less are nothing to a note or a round.
 const LONG_INTERVAL: Duration = Duration::from_millis(500);
+/// Rounds of long intervals come in such a beat, several at a time: each thread that takes part is waked once for them.
+const BEAT: Duration = Duration::from_millis(10);
 
 /// What a round left.
 enum Round {
@@ -81,7 +83,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                 retries.reset();
                 if captured {
                     empty_looks.reset();
-                    wait(&db, begun + client.policy().sync_interval).await;
+                    wait(&db, next_round(begun, client.policy().sync_interval)).await;
                 } else {
                     // A transaction is being written: not a look for each of its pages.
                     wait(&db, Instant::now() + empty_looks.pause()).await;
@@ -97,7 +99,7 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
                     () = db.stirred() => {
                         looks.reset();
                         let due = match captured {
-                            true => begun + interval,
+                            true => next_round(begun, interval),
                             // Nothing was stored in this interval: the first commit of a new database does not wait for it.
                             false => Instant::now() + empty_looks.pause(),
                         };
@@ -110,6 +112,17 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
             Round::Failed => sleep(retries.pause()).await,
         }
     }
+}
+
+/// When the round is due that follows one that has `begun`.
+fn next_round(begun: Instant, interval: Duration) -> Instant {
+    static FIRST_BEAT: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let due = begun + interval;
+    if interval < LONG_INTERVAL {
+        return due;
+    }
+    let into_beat = due.duration_since(*FIRST_BEAT).as_nanos() % BEAT.as_nanos();
+    due - Duration::from_nanos(into_beat as u64)
 }
 
 /// A round, and then as long a pause as makes it keep to the tenant's share of the processor.
@@ -434,4 +447,25 @@ fn recovered(db: &Database, client: &Client) {
             progress.last_error = None;
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_of_long_intervals_come_several_at_a_time_and_hardly_before_their_time() {
+        let first = Instant::now();
+        let begun = (0..100).map(|n| first + n * BEAT / 100);
+        let mut beats = Vec::new();
+        for begun in begun {
+            let (long, short) = (LONG_INTERVAL * 2, LONG_INTERVAL / 2);
+            let due = next_round(begun, long);
+            assert!(due <= begun + long && begun + long - due < BEAT);
+            assert_eq!(next_round(begun, short), begun + short);
+            beats.push(due);
+        }
+        beats.dedup();
+        assert!(beats.len() <= 2, "{beats:?}");
+    }
 }

@@ -43,24 +43,24 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 const CHECKSUM: &str = "x-amz-checksum-crc32";
-/// Of each request alike.
-const COMMON: [&str; 7] = [
+/// Of each request alike, and signed.
+const SIGNED: [&str; 5] = [
     "content-type",
     "if-none-match",
-    "user-agent",
     "x-amz-sdk-checksum-algorithm",
     "x-amz-server-side-encryption",
     "x-amz-server-side-encryption-aws-kms-key-id",
-    "x-amz-user-agent",
 ];
-/// Of each request its own, or made by the signer.
-const OWN: [&str; 7] = [
+const USER_AGENT: &str = "user-agent";
+/// Of each request its own, or made by the signer, or left out: what the SDK says of itself beside `user-agent`.
+const OTHERS: [&str; 8] = [
     "amz-sdk-invocation-id",
     "authorization",
     "content-length",
     "x-amz-content-sha256",
     "x-amz-date",
     "x-amz-security-token",
+    "x-amz-user-agent",
     CHECKSUM,
 ];
 const SIGNATURE: &str = "AWS4-HMAC-SHA256 ";
@@ -73,7 +73,8 @@ pub(super) type PutError = SdkError<PutObjectError, HttpResponse>;
 pub(super) struct ShortWay {
     /// What stands before and after the key.
     address: (String, String),
-    headers: Vec<(&'static str, String)>,
+    signed: Vec<(&'static str, String)>,
+    user_agent: Option<String>,
     has_checksum: bool,
     endpoint: Endpoint,
     components: RuntimeComponents,
@@ -95,11 +96,11 @@ impl ShortWay {
             None => (request.uri(), String::new()),
         };
         let before = path.strip_suffix(&in_path(key))?;
-        let mut headers = Vec::new();
+        let mut signed = Vec::new();
         for (name, value) in request.headers().iter() {
-            match COMMON.iter().find(|common| **common == name) {
-                Some(common) => headers.push((*common, value.to_owned())),
-                None if OWN.contains(&name) => {}
+            match SIGNED.iter().find(|signed| **signed == name) {
+                Some(known) => signed.push((*known, value.to_owned())),
+                None if name == USER_AGENT || OTHERS.contains(&name) => {}
                 None => return None,
             }
         }
@@ -122,7 +123,8 @@ impl ShortWay {
         let client = components.http_client()?;
         Some(Self {
             address: (before.to_owned(), query),
-            headers,
+            signed,
+            user_agent: request.headers().get(USER_AGENT).map(str::to_owned),
             has_checksum: request.headers().contains_key(CHECKSUM),
             endpoint,
             components: components.clone(),
@@ -163,10 +165,7 @@ impl ShortWay {
         let address = format!("{before}{}{after}", in_path(key));
         request.set_uri(address).ok()?;
         let headers = request.headers_mut();
-        headers
-            .try_insert("content-length", bytes.len().to_string())
-            .ok()?;
-        for (name, value) in &self.headers {
+        for (name, value) in &self.signed {
             headers.try_insert(*name, value.clone()).ok()?;
         }
         if self.has_checksum {
@@ -182,6 +181,13 @@ impl ShortWay {
         signer
             .sign_http_request(&mut request, &identity, place, &self.components, config)
             .ok()?;
+        // The signature says what the body is, and so how long; each further header that it is over takes time.
+        let headers = request.headers_mut();
+        let length = bytes.len().to_string();
+        headers.try_insert("content-length", length).ok()?;
+        if let Some(user_agent) = &self.user_agent {
+            headers.try_insert(USER_AGENT, user_agent.clone()).ok()?;
+        }
         Some(request)
     }
 }

@@ -24,6 +24,7 @@ use crate::store::{Body, ObjectStore, Put, StoreError};
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 const INVOCATION: &str = "amz-sdk-invocation-id";
 const ATTEMPT: &str = "amz-sdk-request";
+const OF_SDK: &str = "x-amz-user-agent";
 const CREATED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A request as it came: its first line, its headers, its body.
@@ -42,22 +43,26 @@ impl Came {
         self.headers.contains_key(INVOCATION)
     }
 
-    /// All that is the same in each request of the same object: not what has the moment in it, or tells of the SDK's attempts.
+    /// All that is the same in each request of the same object: not what has the moment in it, or tells of the SDK and its
+    /// attempts.
     fn lasting(&self) -> BTreeMap<&str, &str> {
-        let moments = [INVOCATION, ATTEMPT, "x-amz-date", "authorization"];
+        let others = [INVOCATION, ATTEMPT, OF_SDK, "x-amz-date", "authorization"];
         let headers = self.headers.iter();
         headers
             .map(|(name, value)| (name.as_str(), value.as_str()))
-            .filter(|(name, _)| !moments.contains(name))
+            .filter(|(name, _)| !others.contains(name))
             .collect()
     }
 
+    /// But for those that need not be signed.
     fn signed_headers(&self) -> Vec<&str> {
         let (_, list) = self.headers["authorization"]
             .split_once("SignedHeaders=")
             .expect("a signature");
         let (list, _) = list.split_once(',').expect("more");
-        list.split(';').filter(|name| *name != INVOCATION).collect()
+        let others = [INVOCATION, OF_SDK, "content-length"];
+        let names = list.split(';');
+        names.filter(|name| !others.contains(name)).collect()
     }
 }
 

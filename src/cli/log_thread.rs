@@ -15,6 +15,8 @@ const MOST_LINES: usize = 8_192;
 /// Lines that come so soon after others are written together with what comes then: it is not waked for each of them. A kill
 /// loses those that came in this time; an end does not, nor does one by a panic.
 const REST: Duration = Duration::from_millis(10);
+/// Bytes of lines that come together and are written as one, to whoever takes any bytes.
+pub(super) const TOGETHER: usize = 64 << 10;
 /// How long the end waits until those are out.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
@@ -27,25 +29,30 @@ pub(super) struct LogThread {
 }
 
 impl LogThread {
-    /// `tell` makes the line that says how many were dropped.
+    /// `tell` makes the line that says how many were dropped. Lines that come together are written as one up to `together`
+    /// bytes, and each by itself where that is 0.
     pub fn start(
         out: impl Write + Send + 'static,
+        together: usize,
         tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> Self {
         let counts = Arc::new(Counts::default());
-        let log = Self::start_with(MOST_LINES, out, tell, &counts);
+        let log = Self::start_with((MOST_LINES, together), out, tell, &counts);
         meter::LOG_LINES_DROPPED.read_from(move || counts.dropped());
         log
     }
 
     fn start_with(
-        most_lines: usize,
+        (most_lines, together): (usize, usize),
         out: impl Write + Send + 'static,
         tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
         counts: &Arc<Counts>,
     ) -> Self {
         let out = Out {
             out,
+            batch: Vec::new(),
+            lines: 0,
+            together,
             tell,
             counts: counts.clone(),
             told: 0,
@@ -149,10 +156,28 @@ impl Write for Lines {
 /// Where the lines go.
 struct Out<W, T> {
     out: W,
+    /// What is written next, and how many lines that are.
+    batch: Vec<u8>,
+    lines: u64,
+    together: usize,
     tell: T,
     counts: Arc<Counts>,
     /// How many of those that were dropped are told.
     told: u64,
+}
+
+impl<W: Write, T> Out<W, T> {
+    fn write_batch(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        if self.out.write_all(&self.batch).is_err() {
+            self.counts.not_taken.add(self.lines);
+        }
+        self.counts.written.add(self.lines);
+        self.batch.clear();
+        self.lines = 0;
+    }
 }
 
 impl<W: Write, T> Write for Out<W, T>
@@ -160,15 +185,17 @@ where
     T: Fn(u64) -> Vec<u8>,
 {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.out.write_all(line).is_err() {
-            self.counts.not_taken.add(1);
+        self.batch.extend_from_slice(line);
+        self.lines += 1;
+        if self.batch.len() >= self.together {
+            self.write_batch();
         }
-        self.counts.written.add(1);
         Ok(line.len())
     }
 
     /// Comes when nothing waits any more: what was dropped came after all that is written.
     fn flush(&mut self) -> io::Result<()> {
+        self.write_batch();
         let dropped = self.counts.dropped();
         if dropped > self.told
             && self
@@ -226,7 +253,7 @@ mod tests {
     fn the_thread_is_not_waked_for_each_of_many_lines() {
         let counting = Counting::default();
         let begun = Instant::now();
-        let log = LogThread::start_with(100, counting.clone(), tell, &Arc::default());
+        let log = LogThread::start_with((100, 0), counting.clone(), tell, &Arc::default());
         for _ in 0..50 {
             log.write(b"a line");
             thread::sleep(Duration::from_millis(1));
@@ -240,6 +267,56 @@ mod tests {
         );
     }
 
+    /// Each write as it came; none is taken where it is full.
+    #[derive(Default)]
+    struct Writes {
+        all: Vec<String>,
+        is_full: bool,
+    }
+
+    impl Write for Writes {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.is_full {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.all.push(String::from_utf8_lossy(text).into_owned());
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_come_together_are_written_as_one_and_each_is_counted() {
+        let written = |together| {
+            let mut out = Out {
+                out: Writes::default(),
+                batch: Vec::new(),
+                lines: 0,
+                together,
+                tell,
+                counts: Arc::default(),
+                told: 0,
+            };
+            for line in ["one\n", "two\n", "three\n", "four\n"] {
+                out.write_all(line.as_bytes()).expect("taken");
+            }
+            out.flush().expect("written");
+            assert_eq!(out.counts.written.get(), 4);
+            out.out.is_full = true;
+            out.write_all(b"five\n").expect("taken");
+            out.write_all(b"six\n").expect("taken");
+            assert!(out.flush().is_ok());
+            assert_eq!((out.counts.written.get(), out.counts.dropped()), (6, 2));
+            out.out.all
+        };
+        assert_eq!(written(0), ["one\n", "two\n", "three\n", "four\n"]);
+        assert_eq!(written(14), ["one\ntwo\nthree\n", "four\n"]);
+        assert_eq!(written(TOGETHER), ["one\ntwo\nthree\nfour\n"]);
+    }
+
     fn tell(dropped: u64) -> Vec<u8> {
         format!("{dropped} dropped").into_bytes()
     }
@@ -247,7 +324,7 @@ mod tests {
     fn started(most_lines: usize) -> (LogThread, Receiver<String>, Arc<Counts>) {
         let (sender, receiver) = sync_channel(0);
         let counts = Arc::new(Counts::default());
-        let log = LogThread::start_with(most_lines, Slow(sender), tell, &counts);
+        let log = LogThread::start_with((most_lines, 0), Slow(sender), tell, &counts);
         (log, receiver, counts)
     }
 

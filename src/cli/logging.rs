@@ -34,7 +34,7 @@ const CUT: &str = "…";
 /// Starts logging for the process. `RUST_LOG` may hold a level for this program's own events; of others, such as
 /// the S3 client's, only warnings are shown.
 pub(super) fn start(format: LogFormat) -> LogThread {
-    let log = LogThread::start(std::io::stderr(), move |lines| {
+    let log = LogThread::start(std::io::stderr(), log_thread::TOGETHER, move |lines| {
         Line::of_dropped(lines).rendered(format).into_bytes()
     });
     let lines = log.lines();
@@ -69,7 +69,8 @@ pub(super) fn start_detached(format: LogFormat, log: Detached) -> Option<LogThre
     match log {
         Detached::Journal => Some(start(format)),
         Detached::Syslog(syslog) => {
-            let log = LogThread::start(syslog, move |lines| {
+            // A message each.
+            let log = LogThread::start(syslog, 0, move |lines| {
                 let line = Line::of_dropped(lines).rendered(format);
                 syslog::message(Level::WARN, line.as_bytes())
             });

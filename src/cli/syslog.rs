@@ -138,7 +138,7 @@ mod tests {
         let path = scratch.path().join("log");
         let log = listening(&path);
         let syslog = Syslog::connect_to(&path).expect("it takes messages");
-        let thread = LogThread::start(syslog, |_| Vec::new());
+        let thread = LogThread::start(syslog, 0, |_| Vec::new());
         let layer = tracing_subscriber::fmt::layer()
             .without_time()
             .with_target(false)

@@ -195,8 +195,9 @@ where
 
     /// Comes when nothing waits any more: what was dropped came after all that is written.
     fn flush(&mut self) -> io::Result<()> {
-        self.write_batch();
+        // What is dropped while this batch waits to be taken comes behind further ones.
         let dropped = self.counts.dropped();
+        self.write_batch();
         if dropped > self.told
             && self
                 .out
@@ -315,6 +316,42 @@ mod tests {
         assert_eq!(written(0), ["one\n", "two\n", "three\n", "four\n"]);
         assert_eq!(written(14), ["one\ntwo\nthree\n", "four\n"]);
         assert_eq!(written(TOGETHER), ["one\ntwo\nthree\nfour\n"]);
+    }
+
+    /// Each write as it came. During the first one there is no room for further lines.
+    struct Blocking(Vec<String>, Arc<Counts>);
+
+    impl Write for Blocking {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                self.1.not_taken.add(5);
+            }
+            self.0.push(String::from_utf8_lossy(text).into_owned());
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_while_a_batch_waits_is_told_behind_the_next_one() {
+        let counts = Arc::new(Counts::default());
+        let mut out = Out {
+            out: Blocking(Vec::new(), counts.clone()),
+            batch: Vec::new(),
+            lines: 0,
+            together: TOGETHER,
+            tell,
+            counts,
+            told: 0,
+        };
+        for line in ["first", "what waited"] {
+            out.write_all(line.as_bytes()).expect("taken");
+            out.flush().expect("written");
+        }
+        assert_eq!(out.out.0, ["first", "what waited", "5 dropped"]);
     }
 
     fn tell(dropped: u64) -> Vec<u8> {

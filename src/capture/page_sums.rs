@@ -23,6 +23,8 @@ const MAGIC: &[u8; 8] = b"LMTSUMS1";
 const HEADER_SIZE: u64 = 64;
 /// Sums read or written in one go.
 const BATCH: usize = 8192;
+/// Sums of the last segment that stay in memory, at most.
+const MOST_RECENT: usize = 64;
 
 /// Which state of which generation the sums are those of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +72,7 @@ pub struct PageSums {
     overlay: HashMap<u32, (u64, u32)>,
     /// Pages for which the table has room; none where that is not known.
     room: Option<u32>,
-    /// Some of what is on disk, ascending.
+    /// What was written to the table last, if that is not much, ascending: the next transaction often changes the same pages.
     recent: Arc<[PageSum]>,
 }
 
@@ -80,8 +82,7 @@ impl PageSums {
         Self::with(directory, id, None, Arc::default())
     }
 
-    /// The same, if that is known to have room for so many pages, and no more. `recent`, ascending, is known to be in it: the
-    /// next transaction often changes the same pages.
+    /// The same, if that is known to have room for so many pages, and no more. `recent` is what one of them said before.
     pub fn with(directory: Arc<Path>, id: i64, room: Option<u32>, recent: Arc<[PageSum]>) -> Self {
         Self {
             directory,
@@ -97,6 +98,11 @@ impl PageSums {
         self.overlay
             .is_empty()
             .then_some((&self.directory, self.room))
+    }
+
+    /// Some of what is on disk, ascending.
+    pub fn recent(&self) -> &Arc<[PageSum]> {
+        &self.recent
     }
 
     fn path(&self) -> PathBuf {
@@ -160,6 +166,10 @@ impl PageSums {
         Point::SumsWritten.reach();
         file.write_all_at(&header.encode(), 0)?;
         self.room = Some(header.commit);
+        if sums.len() <= MOST_RECENT {
+            let is_there = |(pgno, _): &&PageSum| *pgno <= header.commit;
+            self.recent = sums.iter().filter(is_there).copied().collect();
+        }
         for (pgno, _) in sums {
             if self
                 .overlay
@@ -408,6 +418,18 @@ mod tests {
             .make_durable(&header(2, 4, &[1, 2, 23, 4]), 2, &[(3, 23)])
             .expect("durable");
         assert_eq!(read(&table, 1..=4), [1, 2, 23, 4]);
+        assert_eq!(table.recent()[..], [(3, 23)]);
+        // Of a shrink, and of what is too much to be kept.
+        table
+            .make_durable(&header(3, 2, &[1, 32]), 3, &[(2, 32), (3, 33)])
+            .expect("durable");
+        assert_eq!(table.recent()[..], [(2, 32)]);
+        let many: Vec<_> = (1..=100).map(|pgno| (pgno, u64::from(pgno))).collect();
+        let sums: Vec<_> = many.iter().map(|(_, sum)| *sum).collect();
+        table
+            .make_durable(&header(4, 100, &sums), 4, &many)
+            .expect("durable");
+        assert!(table.recent().is_empty());
     }
 
     #[test]

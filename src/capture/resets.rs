@@ -127,8 +127,9 @@ impl History {
         db.is_log_passed() && committed as usize != found && all as usize > found
     }
 
-    /// Whether a log that nobody has looked at may have come and gone between the one with the salt `before` and the one
-    /// with this header: neither does the header tell, nor did the same live connections count all the while.
+    /// Whether commits that nobody has looked at may have come and gone between the log with the salt `before` and the one
+    /// with this header, in a log of their own or at the end of that one: neither does the header tell, nor did the same live
+    /// connections count all the while.
     pub(super) fn may_have_missed_log(
         &self,
         db: &Database,
@@ -140,7 +141,14 @@ impl History {
         let Emptied { last, since } = self.emptied;
         let before = before.or(last);
         let since = if before == last { since } else { 0 };
-        db.is_log_passed() && !is_counted && !header.follows(before, since)
+        let is_told = header.follows(before, since) && !self.has_left_open();
+        db.is_log_passed() && !is_counted && !is_told
+    }
+
+    /// Whether the log that was looked at last has gone without being known to be over: it was empty then.
+    fn has_left_open(&self) -> bool {
+        let place = self.mark.and_then(|mark| mark.wal);
+        place.is_some_and(|place| !self.log_ended && self.complete != Some(LogEnd::of(&place)))
     }
 
     /// At `gate`: the log, which may be empty already, goes.

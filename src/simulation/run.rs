@@ -13,7 +13,7 @@ use crate::capture::Kind;
 use crate::clock::{UnixMs, now_ms};
 use crate::format::keys::GenerationId;
 use crate::replicate::{SyncError, Synced};
-use crate::restore::{At, Target, restore_to_file, verify_replica};
+use crate::restore::{At, RestoreError, Target, restore_to_file, verify_replica};
 use crate::store::ObjectStore;
 use crate::tenant::roster::Status;
 
@@ -450,7 +450,13 @@ impl Run {
         }
         let scratch = world.root.join("scratch");
         let verified = runtime.block_on(verify_replica(&store, &replica, &scratch));
-        verified.map(drop).map_err(|error| error.to_string())
+        // With NORMAL a rollback journal that was removed can come back after a power cut, beside a file that was cut since.
+        // SQLite recovers what never was, and that is what has to be stored, as it is.
+        let may_be_torn = world.profile.power_losses && world.profile.journals;
+        match verified {
+            Err(RestoreError::Inconsistent { .. }) if may_be_torn => Ok(()),
+            verified => verified.map(drop).map_err(|error| error.to_string()),
+        }
     }
 }
 

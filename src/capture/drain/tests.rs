@@ -9,6 +9,7 @@ use crate::capture::model::Model;
 use crate::capture::workers;
 use crate::fault::watched;
 use crate::format::keys::GenerationId;
+use crate::format::wal::HEADER_SIZE;
 use crate::tenant::roster::Status;
 
 /// A model whose log the kernel passes through, and that has its first image.
@@ -286,6 +287,27 @@ fn a_log_that_does_not_follow_is_compared() {
         let drained = workers::drain(&db, &shared).expect("looked");
         assert_eq!((drained.next, db.history().resync), expected);
     }
+}
+
+/// The same where the one before was empty when it was looked at, and its commits went without a gate.
+#[test]
+fn what_was_committed_to_an_empty_log_since_it_was_looked_at_may_be_missed() {
+    let (mut model, db, shared) = passed(Model::new(17, 16 << 20));
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(PASSIVE)");
+    model.execute(
+        "BEGIN; WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2100)
+         INSERT INTO t SELECT i, randomblob(3000) FROM n; ROLLBACK",
+    );
+    workers::drain(&db, &shared).expect("looked");
+    let place = db.history().mark.and_then(|mark| mark.wal);
+    let offset = place.expect("in the log").position.offset;
+    assert_eq!(offset, HEADER_SIZE, "the next one, with no commit");
+    model.execute("INSERT INTO t VALUES (1001, 'lost'); PRAGMA wal_checkpoint(RESTART)");
+    model.execute("INSERT INTO t VALUES (1002, 'after')");
+    model.close_index();
+    let drained = workers::drain(&db, &shared).expect("looked");
+    let expected = (Next::Image, Some("log_unknown"));
+    assert_eq!((drained.next, db.history().resync), expected);
 }
 
 /// A log that counts from nothing follows any other, as far as its header tells; the file has what went past the gates.

@@ -31,6 +31,8 @@ const ACTIVE: u32 = 1_000;
 const ACTIVE_FOR: Duration = Duration::from_secs(30);
 
 fn main() {
+    // Minutes later it would be missed as well.
+    drop(application());
     let chosen: Vec<u32> = std::env::args()
         .filter_map(|word| word.parse().ok())
         .collect();
@@ -214,11 +216,16 @@ fn register(daemon: &Daemon, databases: u32) {
     );
 }
 
+/// What writes to many at once; it has to be built already.
+fn application() -> Command {
+    example("many_tenants")
+}
+
 /// One commit a second in each of so many.
 fn write_at_once(daemon: &Daemon, databases: u32) {
     let acks = daemon.path("acks");
     fs::create_dir(&acks).expect("a directory");
-    let mut application = example("many_tenants")
+    let mut application = application()
         .arg(daemon.data())
         .arg("--acks")
         .arg(acks)

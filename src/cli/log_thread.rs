@@ -48,15 +48,7 @@ impl LogThread {
         tell: impl Fn(u64) -> Vec<u8> + Send + 'static,
         counts: &Arc<Counts>,
     ) -> Self {
-        let out = Out {
-            out,
-            batch: Vec::new(),
-            lines: 0,
-            together,
-            tell,
-            counts: counts.clone(),
-            told: 0,
-        };
+        let out = Out::new(out, together, tell, counts.clone());
         let (to, worker) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(most_lines)
@@ -167,6 +159,18 @@ struct Out<W, T> {
 }
 
 impl<W: Write, T> Out<W, T> {
+    fn new(out: W, together: usize, tell: T, counts: Arc<Counts>) -> Self {
+        Self {
+            out,
+            batch: Vec::new(),
+            lines: 0,
+            together,
+            tell,
+            counts,
+            told: 0,
+        }
+    }
+
     fn write_batch(&mut self) {
         if self.lines == 0 {
             return;
@@ -292,15 +296,7 @@ mod tests {
     #[test]
     fn lines_that_come_together_are_written_as_one_and_each_is_counted() {
         let written = |together| {
-            let mut out = Out {
-                out: Writes::default(),
-                batch: Vec::new(),
-                lines: 0,
-                together,
-                tell,
-                counts: Arc::default(),
-                told: 0,
-            };
+            let mut out = Out::new(Writes::default(), together, tell, Arc::default());
             for line in ["one\n", "two\n", "three\n", "four\n"] {
                 out.write_all(line.as_bytes()).expect("taken");
             }
@@ -338,15 +334,8 @@ mod tests {
     #[test]
     fn what_is_dropped_while_a_batch_waits_is_told_behind_the_next_one() {
         let counts = Arc::new(Counts::default());
-        let mut out = Out {
-            out: Blocking(Vec::new(), counts.clone()),
-            batch: Vec::new(),
-            lines: 0,
-            together: TOGETHER,
-            tell,
-            counts,
-            told: 0,
-        };
+        let blocking = Blocking(Vec::new(), counts.clone());
+        let mut out = Out::new(blocking, TOGETHER, tell, counts);
         for line in ["first", "what waited"] {
             out.write_all(line.as_bytes()).expect("taken");
             out.flush().expect("written");

@@ -1,11 +1,11 @@
 //! The table of keys: one row each, with the default and the sentence that the documentation shows.
 
+use super::CaptureWay;
 use super::keys::Key;
 use super::keys::Meaning::{self, List, Value};
 use super::lists::{self, CLIENTS, TENANTS, WATCH_PATHS};
 use super::units;
 use super::written::Written;
-use super::{AccessLists, CaptureWay};
 use crate::format::quantity;
 use crate::store::spec::{EncryptionAlgorithm, Secret, StoreSpec};
 use crate::tenant::discovery::DEFAULT_GUID_PATTERN;
@@ -133,7 +133,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "mount.accessControlLists",
-        Value(access_lists),
+        Value(|w, text| put(&mut w.access_lists, units::access_lists(text))),
         "auto",
         "`always`: they work as in the directory underneath. `auto`: where there are some in it when it is mounted; elsewhere they are refused, and `ls -l` of many files is quicker",
     ),
@@ -363,13 +363,6 @@ fn capture(written: &mut Written, text: &str) -> Result<(), String> {
     let way = ways.into_iter().find(|way| way.as_str() == text);
     let way = way.ok_or_else(|| format!("{text:?} is none of auto, intercept, passthrough"));
     put(&mut written.capture_way, way)
-}
-
-fn access_lists(written: &mut Written, text: &str) -> Result<(), String> {
-    let ways = [AccessLists::Auto, AccessLists::Always];
-    let way = ways.into_iter().find(|way| way.as_str() == text);
-    let way = way.ok_or_else(|| format!("{text:?} is neither auto nor always"));
-    put(&mut written.access_lists, way)
 }
 
 fn pattern(written: &mut Written, text: &str) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::SpoolReserve;
+use super::{AccessLists, SpoolReserve};
 use crate::format::quantity::{duration, size};
 use crate::replicate::drills::Sample;
 use crate::store::spec::Secret;
@@ -71,6 +71,14 @@ pub fn at_timeout(text: &str) -> Result<AtTimeout, String> {
         .into_iter()
         .find(|then| then.as_str() == text)
         .ok_or_else(|| format!("{text:?} is neither local nor error"))
+}
+
+/// When applications have access control lists.
+pub fn access_lists(text: &str) -> Result<AccessLists, String> {
+    [AccessLists::Auto, AccessLists::Always]
+        .into_iter()
+        .find(|when| when.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is neither auto nor always"))
 }
 
 /// An address to listen on.

@@ -100,19 +100,21 @@ impl History {
                 (followed, Some(sums))
             }
         };
-        let is_each_one = followed.transactions.len() > most;
+        if followed.transactions.len() > most {
+            // Each of them becomes a segment of its own, which what was read still spares some work.
+            self.followed = Some(followed);
+            return Ok(());
+        }
         let last = followed.transactions.last();
         // With a transaction behind it that has not ended somebody else writes.
         let Some(last) = last.filter(|last| last.end.offset == followed.offset()) else {
             return Ok(());
         };
-        if !is_each_one {
-            let end = WalMark {
-                salt: from.salt,
-                position: last.end,
-            };
-            self.prepared = self.make_ahead(db, shared, &log, (from, end), followed, sums)?;
-        }
+        let end = WalMark {
+            salt: from.salt,
+            position: last.end,
+        };
+        self.prepared = self.make_ahead(db, shared, &log, (from, end), followed, sums)?;
         Ok(())
     }
 

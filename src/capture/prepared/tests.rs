@@ -10,6 +10,7 @@ use crate::capture::model::{Model, bytes_of, pages_of};
 use crate::capture::workers;
 use crate::format::ltx::Decoder;
 use crate::format::wal;
+use crate::tenant::policy::Policy;
 
 const LARGE: &str =
     "WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2020)
@@ -219,6 +220,37 @@ fn what_was_prepared_takes_no_room_once_something_else_follows() {
     scene.model.execute("INSERT INTO t VALUES (2, 'small')");
     assert_eq!(scene.look(), 1);
     assert_eq!(scene.shared.spool.used(), 0);
+    scene.assert_leads_to_what_is_shown();
+}
+
+/// With an interval of 0.
+#[test]
+fn where_each_transaction_is_a_segment_what_was_read_ahead_stays() {
+    let mut scene = Scene::new(1);
+    let client = scene.db.client().expect("registered");
+    client.set_policy(Arc::new(Policy {
+        sync_interval: std::time::Duration::ZERO,
+        ..(*client.policy()).clone()
+    }));
+    for number in 10..40 {
+        let insert = format!("INSERT INTO t VALUES ({number}, randomblob(3000))");
+        scene.model.execute(&insert);
+    }
+    let read_to = |scene: &Scene| {
+        scene
+            .db
+            .history()
+            .followed
+            .as_ref()
+            .map(|known| known.offset())
+    };
+    let ahead = scene.db.history().read_ahead(&scene.db, &scene.shared);
+    ahead.expect("read");
+    let read_ahead = read_to(&scene);
+    assert!(read_ahead.is_some() && !scene.prepare());
+    assert_eq!(read_to(&scene), read_ahead);
+    assert_eq!(scene.look(), 30);
+    assert_eq!(scene.waiting().len(), 30);
     scene.assert_leads_to_what_is_shown();
 }
 

@@ -13,6 +13,7 @@ use super::support::{mounts, sqlite};
 const LINK: &str = "/sbin/mount.litestream-multitenant";
 /// An instance that was unmounted may sync for 30 seconds.
 const END_TIME: Duration = Duration::from_secs(45);
+const SOON: Duration = Duration::from_secs(10);
 
 /// The name under which mount(8) finds the binary, while it lives. One test of the machine at a time has it.
 struct Installed {
@@ -137,6 +138,14 @@ impl Orphan {
     }
 }
 
+/// The names of a process's threads, a line each.
+fn threads_of(pid: i32) -> String {
+    fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("it runs")
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .collect()
+}
+
 impl Drop for Orphan {
     fn drop(&mut self) {
         if self.0 != 0 {
@@ -193,16 +202,12 @@ fn mount_returns_when_it_answers_and_umount_stores_what_was_committed() {
 fn memory_is_given_back_in_the_background_as_well() {
     let scene = Scene::new(Options::default());
     let mut instance = scene.mounted(&scene.options(""));
-    let threads = fs::read_dir(format!("/proc/{}/task", instance.0)).expect("it runs");
-    let names: Vec<_> = threads
-        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
-        .collect();
-    assert!(
-        names
-            .iter()
-            .any(|name| name.trim_end() == "jemalloc_bg_thd"),
-        "{names:?}"
-    );
+    // It names itself, when it first runs.
+    let deadline = Instant::now() + SOON;
+    while !threads_of(instance.0).contains("jemalloc_bg_thd") {
+        assert!(Instant::now() < deadline, "{}", threads_of(instance.0));
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
     scene.umount();
     assert_eq!(instance.ended(), Some(0));
 }

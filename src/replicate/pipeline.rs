@@ -1,6 +1,7 @@
 //! One active client: look, capture, store, and wait for the interval; the task ends when nothing is left.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -68,14 +69,9 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
         }
         let begun = Instant::now();
         let ticket = db.begin_round();
-        match paced(
-            &db,
-            &client,
-            &mut pace,
-            round(&replicator, &db, &client, ticket),
-        )
-        .await
-        {
+        // It stays where it is: what is handed on is copied.
+        let round = pin!(round(&replicator, &db, &client, ticket));
+        match paced(&db, &client, &mut pace, round).await {
             Round::Over => return,
             Round::Done { captured } => {
                 looks.reset();
@@ -258,7 +254,7 @@ async fn look(
                 }
                 break (drained, front.map(|front| *front));
             }
-            Looked::Unnoted(key) => find_unnoted(replicator, db, client, key).await?,
+            Looked::Unnoted(key) => Box::pin(find_unnoted(replicator, db, client, key)).await?,
         }
     };
     match drained.next {
@@ -334,7 +330,7 @@ async fn store_until(
             Uploaded::Conflict(found) => {
                 let key = segment.key().below(client.s3_prefix());
                 replicator.note_taken_key(client, segment.end.generation);
-                adopt_or_abandon(replicator, db, client, found, &key).await?;
+                Box::pin(adopt_or_abandon(replicator, db, client, found, &key)).await?;
                 return Ok(Stored::GivenUp);
             }
             Uploaded::Outdated(earlier) => {
@@ -452,6 +448,17 @@ fn recovered(db: &Database, client: &Client) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The size of the task that works on a database: as much is copied as often as it is handed on before it begins.
+    fn size_of_task<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_task_is_small_since_what_is_rare_lies_apart() {
+        let size = size_of_task(run);
+        assert!(size <= 4_096, "{size}");
+    }
 
     #[test]
     fn rounds_of_long_intervals_come_several_at_a_time_and_hardly_before_their_time() {

@@ -56,20 +56,23 @@ impl Replicator {
         // Once in a run that goes on with a generation, too: another instance may have had the database meanwhile.
         let is_first = client.progress().stored_generation.is_none();
         if (begins || is_first)
-            && let Some(earlier) = self.overlooked(client, segment).await
+            && let Some(earlier) = Box::pin(self.overlooked(client, segment)).await
         {
             return Uploaded::Outdated(earlier);
         }
         if begins {
-            self.describe_generation(client, segment).await;
+            Box::pin(self.describe_generation(client, segment)).await;
             Point::Described.reach();
         }
         let key = segment.key().below(client.s3_prefix());
         let begun = Instant::now();
         match self.put(client, &key, &segment.body, segment.size).await {
             Put::Created => {}
-            Put::Exists if self.is_ours(client, &key, segment).await => {}
-            Put::Exists => return Uploaded::Conflict(self.read_segment(client, &key).await),
+            Put::Exists if Box::pin(self.is_ours(client, &key, segment)).await => {}
+            Put::Exists => {
+                let found = Box::pin(self.read_segment(client, &key)).await;
+                return Uploaded::Conflict(found);
+            }
         }
         note_stored(client, segment, begun.elapsed());
         Uploaded::Done

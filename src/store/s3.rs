@@ -150,7 +150,7 @@ impl ObjectStore for S3Store {
         match self.upload(key, body).await {
             Err(upload::Refused::Precondition) => Ok(Put::Exists),
             // Another request for this key was under way; whether that one has succeeded is not said.
-            Err(upload::Refused::Conflict) => match self.exists(key).await? {
+            Err(upload::Refused::Conflict) => match Box::pin(self.exists(key)).await? {
                 true => Ok(Put::Exists),
                 false => Err(StoreError::Unavailable {
                     key: key.to_owned(),

@@ -65,6 +65,13 @@ impl S3Store {
             Body::Bytes(bytes) if (bytes.len() as u64) < SLOWEST => {
                 self.upload_small(key, bytes).await
             }
+            // Apart, since it is large.
+            _ => Box::pin(self.upload_large(key, body)).await,
+        }
+    }
+
+    async fn upload_large(&self, key: &str, body: &Body) -> Result<(), Refused> {
+        match body {
             Body::Bytes(bytes) => {
                 let len = bytes.len() as u64;
                 let stream = ByteStream::from(bytes.clone());

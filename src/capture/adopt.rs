@@ -117,12 +117,13 @@ impl History {
             wal,
             ..before
         };
+        let table = self.sums.as_ref().expect("BUG: loaded without page sums");
         let entry = Entry {
             mark: end,
             snapshot: false,
             committed_at: now_ms(),
             file_checksum: object.file_checksum,
-            sums: object.sums.clone(),
+            sums: table.noted(&object.sums),
         };
         let note = self.snapshot_after(&end, object.size);
         shared.state.save_stored(self.id, &entry, &note, None)?;
@@ -135,7 +136,7 @@ impl History {
         }
         let table = self.sums.as_mut().expect("BUG: loaded without page sums");
         table
-            .make_durable(&sums_header(&end), end.seq, &object.sums)
+            .follow(&sums_header(&end), end.seq, &object.sums)
             .map_err(CaptureError::io("write the page sums"))?;
         self.stored = Some(end);
         self.snapshot = Some(note);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -243,9 +243,13 @@ impl History {
     /// What the state has to note when the oldest segment is in the store; none where none waits.
     pub(super) fn stored_note(&self, stamps: Option<Stamps>) -> Option<StoredNote> {
         let segment = self.pending.front()?;
+        let mut entry = entry_of(segment);
+        if let Some(table) = self.table_of(segment).filter(|_| !segment.durable) {
+            entry.sums = table.noted(&segment.sums);
+        }
         Some(StoredNote {
             id: self.id,
-            entry: entry_of(segment),
+            entry,
             snapshot: match segment.snapshot {
                 true => SnapshotNote::first(segment.end.generation),
                 false => self.snapshot_after(&segment.end, segment.size),
@@ -266,7 +270,7 @@ impl History {
         Point::StoredNoted.reach();
         self.taken_at = Some(now_ms());
         if !segment.durable {
-            self.put_into_table(&segment)?;
+            self.put_into_table(&segment, PageSums::follow)?;
         }
         if let Body::File(path) = &segment.body {
             Point::StoredSpooled.reach();
@@ -384,7 +388,8 @@ impl History {
             segment.durable = true;
             shared.state.save_spooled(self.id, &entry_of(&segment))?;
             Point::SpooledNoted.reach();
-            self.put_into_table(&segment)?;
+            // What is noted of the one before goes when it is stored.
+            self.put_into_table(&segment, PageSums::make_durable)?;
             self.pending[index] = segment;
         }
         Ok(())
@@ -497,19 +502,26 @@ impl History {
         Ok(shared.state.save_stamps(self.id, stamps)?)
     }
 
-    fn put_into_table(&mut self, segment: &Segment) -> Result<(), CaptureError> {
-        let ours = self
-            .mark
-            .is_some_and(|mark| mark.generation == segment.end.generation);
-        if segment.snapshot || !ours {
+    /// The table of page sums, if a segment is to go into it: that which an image begins with has written its own.
+    fn table_of(&self, segment: &Segment) -> Option<&PageSums> {
+        let mark = self.mark.filter(|_| !segment.snapshot);
+        let is_ours = mark.is_some_and(|mark| mark.generation == segment.end.generation);
+        self.sums.as_ref().filter(|_| is_ours)
+    }
+
+    fn put_into_table(
+        &mut self,
+        segment: &Segment,
+        put: impl FnOnce(&mut PageSums, &SumsHeader, u32, &[PageSum]) -> io::Result<()>,
+    ) -> Result<(), CaptureError> {
+        if self.table_of(segment).is_none() {
             return Ok(());
         }
         let Some(table) = &mut self.sums else {
             return Ok(());
         };
         let header = sums_header(&segment.end);
-        table
-            .make_durable(&header, segment.end.seq, &segment.sums)
+        put(table, &header, segment.end.seq, &segment.sums)
             .map_err(CaptureError::io("write the page sums"))
     }
 }

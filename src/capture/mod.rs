@@ -140,7 +140,7 @@ struct Shared {
     /// Major and minor number of the mount's device, once it is there.
     mount_device: OnceLock<(u32, u32)>,
     /// Of the page sums and of scratch files.
-    directory: Arc<Path>,
+    directory: Arc<PathBuf>,
     /// `directory`, which no other process may use meanwhile.
     _claim: File,
     /// Dropped last: who waits for the next start until this is free finds the claim free as well.
@@ -160,7 +160,7 @@ impl Shared {
             spool: Arc::new(Spool::open(directory.join("spool"), spool)?),
             watching,
             mount_device: OnceLock::new(),
-            directory: directory.into(),
+            directory: directory.to_owned().into(),
             _claim: claim,
             backing: Backing::new(root),
         }))

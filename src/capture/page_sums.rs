@@ -4,6 +4,9 @@
 //! Layout: a header of 64 bytes (magic, generation, TXID, checksum, size in pages, page size; little-endian), then the
 //! sum of page 1, page 2, … The header is written after the sums that it stands for, so sums of a segment after the
 //! header's TXID may be in place in part: whoever loads the table puts the sums of those segments in again.
+//!
+//! A transaction often changes the pages that the one before has changed. So a few sums that the state has noted are written
+//! with later ones, once for many transactions: until then they are in memory, and the state notes them with each segment.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -23,8 +26,10 @@ const MAGIC: &[u8; 8] = b"LMTSUMS1";
 const HEADER_SIZE: u64 = 64;
 /// Sums read or written in one go.
 const BATCH: usize = 8192;
-/// Sums of the last segment that stay in memory, at most.
+/// Sums that were written last and stay in memory, at most.
 const MOST_RECENT: usize = 64;
+/// Sums that may wait to be written: each idle database keeps its own, in memory and in the state.
+const MOST_LACKING: usize = 8;
 
 /// Which state of which generation the sums are those of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,25 +70,44 @@ impl SumsHeader {
 /// The sums on disk, and over them those of segments that are in memory only.
 #[derive(Debug)]
 pub struct PageSums {
-    directory: Arc<Path>,
+    directory: Arc<PathBuf>,
     /// Of the database, in the state.
     id: i64,
     /// Sum and sequence number of the newest segment in memory that has the page.
     overlay: HashMap<u32, (u64, u32)>,
     /// Pages for which the table has room; none where that is not known.
     room: Option<u32>,
-    /// What was written to the table last, if that is not much, ascending: the next transaction often changes the same pages.
-    recent: Arc<[PageSum]>,
+    recent: Recent,
+}
+
+/// Some of the sums, ascending, over those on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Recent {
+    pub sums: Arc<[PageSum]>,
+    /// The table has others: these are written to it with later ones, and the state has them until then. Else they are what
+    /// was written last.
+    pub is_lacking: bool,
+}
+
+impl Recent {
+    fn lacking(&self) -> &[PageSum] {
+        if self.is_lacking { &self.sums } else { &[] }
+    }
+
+    fn sum(&self, pgno: u32) -> Option<u64> {
+        let place = self.sums.binary_search_by_key(&pgno, |&(pgno, _)| pgno);
+        place.ok().map(|place| self.sums[place].1)
+    }
 }
 
 impl PageSums {
     /// Those of the database that the state knows under that number, in the state's directory.
-    pub fn new(directory: Arc<Path>, id: i64) -> Self {
-        Self::with(directory, id, None, Arc::default())
+    pub fn new(directory: Arc<PathBuf>, id: i64) -> Self {
+        Self::with(directory, id, None, Recent::default())
     }
 
     /// The same, if that is known to have room for so many pages, and no more. `recent` is what one of them said before.
-    pub fn with(directory: Arc<Path>, id: i64, room: Option<u32>, recent: Arc<[PageSum]>) -> Self {
+    pub fn with(directory: Arc<PathBuf>, id: i64, room: Option<u32>, recent: Recent) -> Self {
         Self {
             directory,
             id,
@@ -94,15 +118,24 @@ impl PageSums {
     }
 
     /// Where they are and for how many pages they have room, if that is all there is of them: nothing in memory lies over them.
-    pub fn only_on_disk(&self) -> Option<(&Arc<Path>, Option<u32>)> {
+    pub fn only_on_disk(&self) -> Option<(&Arc<PathBuf>, Option<u32>)> {
         self.overlay
             .is_empty()
             .then_some((&self.directory, self.room))
     }
 
-    /// Some of what is on disk, ascending.
-    pub fn recent(&self) -> &Arc<[PageSum]> {
+    pub fn recent(&self) -> &Recent {
         &self.recent
+    }
+
+    /// What the state has to note with a segment that has these sums, ascending: they, and what the table lacks of those before
+    /// it.
+    pub fn noted(&self, sums: &[PageSum]) -> Vec<PageSum> {
+        let lacking = self.recent.lacking().iter();
+        let is_older = |(pgno, _): &&PageSum| sums.binary_search_by_key(pgno, |sum| sum.0).is_err();
+        let mut all: Vec<_> = lacking.filter(is_older).chain(sums).copied().collect();
+        all.sort_unstable_by_key(|&(pgno, _)| pgno);
+        all
     }
 
     fn path(&self) -> PathBuf {
@@ -112,7 +145,6 @@ impl PageSums {
     /// Replaces the table with the sums of a whole database, page 1 first; 0 for the lock page.
     pub fn rewrite(&mut self, header: &SumsHeader, sums: &[u64]) -> io::Result<()> {
         self.room = None;
-        self.recent = Arc::default();
         let path = self.path();
         let temporary = path.with_extension("tmp");
         let file = disk::create(&temporary)?;
@@ -122,6 +154,7 @@ impl PageSums {
         file.write_all_at(&header.encode(), 0)?;
         disk::rename(&temporary, &path)?;
         Point::TableRewritten.reach();
+        self.recent = Recent::default();
         self.overlay.clear();
         Ok(())
     }
@@ -147,39 +180,63 @@ impl PageSums {
         self.overlay.clear();
     }
 
-    /// A segment has become durable: its sums go into the table, which then is that of `header`.
+    /// A segment has become durable, and the state has `noted` its sums: they go into the table with later ones where there are
+    /// few of them.
+    pub fn follow(&mut self, header: &SumsHeader, seq: u32, sums: &[PageSum]) -> io::Result<()> {
+        let noted = self.noted(sums);
+        if self.room != Some(header.commit) || noted.len() > MOST_LACKING {
+            return self.make_durable(header, seq, sums);
+        }
+        self.recent = Recent {
+            sums: noted.into(),
+            is_lacking: true,
+        };
+        self.uncover(seq, sums);
+        Ok(())
+    }
+
+    /// A segment has become durable: its sums go into the table, which then is that of `header`. With them goes what it lacks
+    /// of those before.
     pub fn make_durable(
         &mut self,
         header: &SumsHeader,
         seq: u32,
-        sums: &[(u32, u64)],
+        sums: &[PageSum],
     ) -> io::Result<()> {
-        self.recent = Arc::default();
+        let noted = self.noted(sums);
+        let room = self.room.take();
         let file = disk::open(&self.path())?;
-        for run in sums.chunk_by(|a, b| a.0 + 1 == b.0) {
+        for run in noted.chunk_by(|a, b| a.0 + 1 == b.0) {
             let values: Vec<u64> = run.iter().map(|&(_, sum)| sum).collect();
             write_sums(&file, run[0].0, &values)?;
         }
-        if self.room.take() != Some(header.commit) {
+        if room != Some(header.commit) {
             file.set_len(HEADER_SIZE + 8 * u64::from(header.commit))?;
         }
         Point::SumsWritten.reach();
         file.write_all_at(&header.encode(), 0)?;
         self.room = Some(header.commit);
-        if sums.len() <= MOST_RECENT {
-            let is_there = |(pgno, _): &&PageSum| *pgno <= header.commit;
-            self.recent = sums.iter().filter(is_there).copied().collect();
-        }
+        let is_there = |(pgno, _): &&PageSum| *pgno <= header.commit;
+        let written = noted.iter().filter(is_there).copied();
+        self.recent = match noted.len() <= MOST_RECENT {
+            true => Recent {
+                sums: written.collect(),
+                is_lacking: false,
+            },
+            false => Recent::default(),
+        };
+        self.uncover(seq, sums);
+        Ok(())
+    }
+
+    /// What a segment said is not in memory only any more.
+    fn uncover(&mut self, seq: u32, sums: &[PageSum]) {
         for (pgno, _) in sums {
-            if self
-                .overlay
-                .get(pgno)
-                .is_some_and(|&(_, newest)| newest <= seq)
-            {
+            let newest = self.overlay.get(pgno);
+            if newest.is_some_and(|&(_, newest)| newest <= seq) {
                 self.overlay.remove(pgno);
             }
         }
-        Ok(())
     }
 
     /// For a run of look-ups.
@@ -192,11 +249,8 @@ impl PageSums {
 
     /// As far as it is in memory.
     fn known(&self, pgno: u32) -> Option<u64> {
-        if let Some(&(sum, _)) = self.overlay.get(&pgno) {
-            return Some(sum);
-        }
-        let place = self.recent.binary_search_by_key(&pgno, |&(pgno, _)| pgno);
-        place.ok().map(|place| self.recent[place].1)
+        let newest = self.overlay.get(&pgno).map(|&(sum, _)| sum);
+        newest.or_else(|| self.recent.sum(pgno))
     }
 
     /// The header, whatever the sums below it are; none where there is no table.
@@ -335,7 +389,7 @@ mod tests {
     #[test]
     fn what_was_written_is_loaded_with_its_true_checksum() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().into(), 1);
+        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
         assert_eq!(table.load().expect("no table"), None);
         let sums = [1 << 63 | 5, 1 << 63 | 9, 1 << 63 | 12];
         table.rewrite(&header(1, 3, &sums), &sums).expect("rewrite");
@@ -347,7 +401,7 @@ mod tests {
     #[test]
     fn memory_lies_over_the_table_until_it_is_durable() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().into(), 1);
+        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
         table
             .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
             .expect("rewrite");
@@ -386,7 +440,7 @@ mod tests {
     #[test]
     fn what_comes_after_segments_that_were_numbered_anew_lies_over_them() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().into(), 1);
+        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
         table.rewrite(&header(1, 1, &[1]), &[1]).expect("rewrite");
         table.lay_over(9, &[(1, 10)]);
         table.renumber(8, 7);
@@ -397,11 +451,15 @@ mod tests {
     #[test]
     fn what_is_known_to_be_in_the_table_is_not_read_from_it_until_it_is_written() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().into(), 1);
+        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
         let sums = [1, 2, 3, 4];
         table.rewrite(&header(1, 4, &sums), &sums).expect("rewrite");
         let recent = [(2, 12), (3, 13)];
-        let mut table = PageSums::with(dir.path().into(), 1, Some(4), recent.into());
+        let recent = Recent {
+            sums: recent.into(),
+            is_lacking: false,
+        };
+        let mut table = PageSums::with(dir.path().to_owned().into(), 1, Some(4), recent);
         let read = |table: &PageSums, pages: std::ops::RangeInclusive<u32>| {
             let mut seen = Vec::new();
             let (first, last) = pages.into_inner();
@@ -418,24 +476,65 @@ mod tests {
             .make_durable(&header(2, 4, &[1, 2, 23, 4]), 2, &[(3, 23)])
             .expect("durable");
         assert_eq!(read(&table, 1..=4), [1, 2, 23, 4]);
-        assert_eq!(table.recent()[..], [(3, 23)]);
+        assert_eq!(table.recent().sums[..], [(3, 23)]);
         // Of a shrink, and of what is too much to be kept.
         table
             .make_durable(&header(3, 2, &[1, 32]), 3, &[(2, 32), (3, 33)])
             .expect("durable");
-        assert_eq!(table.recent()[..], [(2, 32)]);
+        assert_eq!(table.recent().sums[..], [(2, 32)]);
         let many: Vec<_> = (1..=100).map(|pgno| (pgno, u64::from(pgno))).collect();
         let sums: Vec<_> = many.iter().map(|(_, sum)| *sum).collect();
         table
             .make_durable(&header(4, 100, &sums), 4, &many)
             .expect("durable");
-        assert!(table.recent().is_empty());
+        assert!(table.recent().sums.is_empty());
+    }
+
+    #[test]
+    fn a_few_sums_wait_for_later_ones_and_are_noted_until_they_are_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let sums = [1, 2, 3, 4];
+        table.rewrite(&header(1, 4, &sums), &sums).expect("rewrite");
+        let in_file = |table: &PageSums| table.header().expect("read").map(|header| header.txid);
+        // How much room there is has to be known.
+        let follow = |table: &mut PageSums, txid: u64, commit, changed: &[PageSum]| {
+            table.lay_over(txid as u32, changed);
+            let header = header(txid, commit, &[]);
+            table.follow(&header, txid as u32, changed).expect("noted");
+        };
+        follow(&mut table, 2, 4, &[(2, 12)]);
+        assert_eq!(
+            (in_file(&table), table.noted(&[(3, 23)])),
+            (Some(2), vec![(3, 23)])
+        );
+        follow(&mut table, 3, 4, &[(3, 23)]);
+        follow(&mut table, 4, 4, &[(1, 31), (3, 33)]);
+        assert_eq!(in_file(&table), Some(2));
+        assert_eq!(
+            table.noted(&[(1, 41), (2, 42)]),
+            [(1, 41), (2, 42), (3, 33)]
+        );
+        assert!(table.only_on_disk().is_some(), "nothing is only in memory");
+        let read =
+            |table: &PageSums| [1, 2, 3, 4].map(|pgno| table.reader().sum(pgno).expect("sum"));
+        assert_eq!(read(&table), [31, 12, 33, 4]);
+        // A database of another size has another table.
+        follow(&mut table, 5, 5, &[(5, 55)]);
+        assert_eq!((in_file(&table), table.noted(&[])), (Some(5), vec![]));
+        let disk = PageSums::new(dir.path().to_owned().into(), 1);
+        assert_eq!(read(&disk), [31, 12, 33, 4]);
+        // And what is much does not wait.
+        let many: Vec<_> = (1..=9).map(|pgno| (pgno, 90 + u64::from(pgno))).collect();
+        follow(&mut table, 6, 9, &many);
+        follow(&mut table, 7, 9, &many);
+        assert_eq!(in_file(&table), Some(7));
     }
 
     #[test]
     fn a_table_that_is_cut_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().into(), 1);
+        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
         table
             .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
             .expect("rewrite");

@@ -2,7 +2,7 @@
 //! are idle.
 
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::authority::Counted;
@@ -10,7 +10,7 @@ use super::backing::Stamp;
 use super::database::locked;
 use super::history::History;
 use super::mark::{Mark, PageSum};
-use super::page_sums::PageSums;
+use super::page_sums::{PageSums, Recent};
 use super::resets::{Emptied, LogEnd};
 use super::state::SnapshotNote;
 use crate::clock::UnixMs;
@@ -96,8 +96,10 @@ struct Rest {
     /// And stored.
     mark: Mark,
     /// Where the page sums are.
-    directory: Arc<Path>,
+    directory: Arc<PathBuf>,
     known: Known,
+    /// What the table of them lacks, where that is not the tail alone. Boxed, since it is rare.
+    lacking: Option<Box<Arc<[PageSum]>>>,
     tail: Arc<[PageSum]>,
     taken_at: Option<UnixMs>,
     snapshot: Option<SnapshotNote>,
@@ -126,6 +128,8 @@ enum Known {
     Room,
     /// And what was written to it last is `tail`.
     RoomAndTail,
+    /// And `tail` is to be written to it.
+    RoomForTail,
 }
 
 impl Rest {
@@ -183,15 +187,20 @@ impl Rest {
         let mark = (*mark)?;
         let sums = sums.as_ref()?;
         let (directory, room) = sums.only_on_disk()?;
+        let Recent { sums, is_lacking } = sums.recent();
+        let has_room = room == Some(mark.commit);
+        let is_tail = has_room && sums == tail;
         Some(Self {
             id: *id,
             mark,
             directory: directory.clone(),
-            known: match room == Some(mark.commit) {
-                false => Known::Nothing,
-                true if tail != sums.recent() => Known::Room,
+            known: match is_tail {
+                true if *is_lacking => Known::RoomForTail,
                 true => Known::RoomAndTail,
+                false if has_room => Known::Room,
+                false => Known::Nothing,
             },
+            lacking: (*is_lacking && !is_tail).then(|| Box::new(sums.clone())),
             tail: tail.clone(),
             taken_at: *taken_at,
             snapshot: *snapshot,
@@ -214,12 +223,14 @@ impl Rest {
     }
 
     fn whole(self) -> History {
-        let commit = self.mark.commit;
-        let (room, recent) = match self.known {
-            Known::Nothing => (None, Arc::default()),
-            Known::Room => (Some(commit), Arc::default()),
-            Known::RoomAndTail => (Some(commit), self.tail.clone()),
+        let is_lacking = self.lacking.is_some() || matches!(self.known, Known::RoomForTail);
+        let sums = match (self.known, self.lacking) {
+            (_, Some(lacking)) => *lacking,
+            (Known::RoomAndTail | Known::RoomForTail, None) => self.tail.clone(),
+            (Known::Nothing | Known::Room, None) => Arc::default(),
         };
+        let room = (!matches!(self.known, Known::Nothing)).then_some(self.mark.commit);
+        let recent = Recent { sums, is_lacking };
         History {
             id: self.id,
             mark: Some(self.mark),

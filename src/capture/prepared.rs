@@ -101,8 +101,9 @@ impl History {
             }
         };
         if followed.transactions.len() > most {
-            // Each of them becomes a segment of its own, which what was read still spares some work.
-            self.followed = Some(followed);
+            // Each of them becomes a segment of its own, which what was read ahead spares some work. What was read now leads behind
+            // what is published, and may be written over before that is.
+            self.followed = sums.is_none().then_some(followed);
             return Ok(());
         }
         let last = followed.transactions.last();

@@ -223,27 +223,30 @@ fn what_was_prepared_takes_no_room_once_something_else_follows() {
     scene.assert_leads_to_what_is_shown();
 }
 
-/// With an interval of 0.
-#[test]
-fn where_each_transaction_is_a_segment_what_was_read_ahead_stays() {
+/// A scene with so many small transactions each of which is to be a segment, and none of them captured.
+fn each_one_a_segment(transactions: u32) -> Scene {
     let mut scene = Scene::new(1);
     let client = scene.db.client().expect("registered");
     client.set_policy(Arc::new(Policy {
         sync_interval: std::time::Duration::ZERO,
         ..(*client.policy()).clone()
     }));
-    for number in 10..40 {
+    for number in 10..10 + transactions {
         let insert = format!("INSERT INTO t VALUES ({number}, randomblob(3000))");
         scene.model.execute(&insert);
     }
-    let read_to = |scene: &Scene| {
-        scene
-            .db
-            .history()
-            .followed
-            .as_ref()
-            .map(|known| known.offset())
-    };
+    scene
+}
+
+/// Up to where the log was read ahead.
+fn read_to(scene: &Scene) -> Option<u64> {
+    let history = scene.db.history();
+    history.followed.as_ref().map(|known| known.offset())
+}
+
+#[test]
+fn where_each_transaction_is_a_segment_what_was_read_ahead_stays() {
+    let mut scene = each_one_a_segment(30);
     let ahead = scene.db.history().read_ahead(&scene.db, &scene.shared);
     ahead.expect("read");
     let read_ahead = read_to(&scene);
@@ -251,6 +254,19 @@ fn where_each_transaction_is_a_segment_what_was_read_ahead_stays() {
     assert_eq!(read_to(&scene), read_ahead);
     assert_eq!(scene.look(), 30);
     assert_eq!(scene.waiting().len(), 30);
+    scene.assert_leads_to_what_is_shown();
+}
+
+#[test]
+fn where_each_transaction_is_a_segment_what_was_not_published_is_read_again() {
+    let mut scene = each_one_a_segment(30);
+    let unseen = "INSERT INTO t VALUES (99, randomblob(3000))";
+    scene.model.commit_unpublished(unseen);
+    assert!(!scene.prepare());
+    assert_eq!(read_to(&scene), None);
+    // It is written over, and so is what was read of it.
+    scene.model.execute("INSERT INTO t VALUES (98, 'another')");
+    assert_eq!(scene.look(), 31);
     scene.assert_leads_to_what_is_shown();
 }
 

@@ -22,7 +22,7 @@ pub(super) fn soon(db: &Arc<Database>, threads: &Sender<Look>) {
         return;
     }
     let merged = db.clone();
-    let work: Look = Box::new(move |shared| merge_now(&merged, shared, Reason::Room));
+    let work: Look = Box::new(move |shared, _| merge_now(&merged, shared, Reason::Room));
     if threads.try_send(work).is_err() {
         // The next gate asks again.
         db.end_merging();
@@ -42,7 +42,7 @@ pub(super) fn before(
 
 fn ask(db: Arc<Database>, threads: &Sender<Look>, until: Instant, then: Look) -> bool {
     let again = threads.clone();
-    let work: Look = Box::new(move |shared| {
+    let work: Look = Box::new(move |shared, answers| {
         if db.begin_merging() {
             merge_now(&db, shared, Reason::Room);
         } else if Instant::now() < until {
@@ -51,7 +51,7 @@ fn ask(db: Arc<Database>, threads: &Sender<Look>, until: Instant, then: Look) ->
             ask(db, &again, until, then);
             return;
         }
-        then(shared);
+        then(shared, answers);
     });
     threads.try_send(work).is_ok()
 }

@@ -1,6 +1,7 @@
 //! Sees every commit: what the mount tells of a database's files, and what is read from them. Threads, no async.
 
 mod adopt;
+mod answers;
 mod authority;
 pub mod backing;
 mod behind;

@@ -62,7 +62,7 @@ impl Note {
 
     /// The same as something that a worker does.
     pub fn into_look(self) -> Look {
-        Box::new(|shared| self.take(shared))
+        Box::new(|shared, _| self.take(shared))
     }
 
     fn answer(self, noted: Result<Noted, CaptureError>) {

@@ -333,7 +333,7 @@ impl Capture {
         if !db.synced_to.has_grown_much(log) || !is_followed || waits() {
             return;
         }
-        self.workers.look_unless_busy(Box::new(move |shared| {
+        self.workers.look_unless_busy(Box::new(move |shared, _| {
             if let Err(error) = counted(&db, || db.history().prepare(&db, shared)) {
                 tracing::debug!(client = %db.label(), %error, "A segment was not made ahead of its commit");
             }

@@ -184,7 +184,7 @@ impl Capture {
         if !db.is_dirty() || !db.is_far_ahead(&self.shared.backing) {
             return;
         }
-        self.workers.look(Box::new(move |shared| {
+        self.workers.look(Box::new(move |shared, _| {
             if let Err(error) = caught(&db, || db.history().read_ahead(&db, shared)) {
                 tracing::debug!(client = %db.label(), %error, "A log was not read ahead of its look");
                 return;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::adopt::StoredSegment;
+use super::answers::Answers;
 use super::database::Database;
 use super::drain::Drained;
 use super::error::CaptureError;
@@ -182,7 +183,7 @@ impl Capture {
     /// What earlier runs have left for upkeep.
     pub async fn upkeep(&self) -> Result<Vec<Upkeep>, CaptureError> {
         let (done, answer) = oneshot::channel();
-        let look = move |shared: &Shared| drop(done.send(shared.state.upkeep()));
+        let look = move |shared: &Shared, _: &mut Answers| drop(done.send(shared.state.upkeep()));
         self.workers.look(Box::new(look));
         Ok(answer.await.map_err(|_| CaptureError::Stopped)??)
     }
@@ -259,9 +260,10 @@ fn asked<T: Send + 'static>(
 ) -> (Look, Answer<T>) {
     let (done, answer) = oneshot::channel();
     let db = db.clone();
-    let look = move |shared: &Shared| {
-        // An asker that has gone away does not need the answer.
-        drop(done.send(counted(&db, || work(&db, shared))));
+    let look = move |shared: &Shared, answers: &mut Answers| {
+        let answer = counted(&db, || work(&db, shared));
+        // An asker that has gone away does not need it.
+        answers.add(move || drop(done.send(answer)));
     };
     (Box::new(look), answer)
 }

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 
+use super::answers::Answers;
 use super::backing::Opened;
 use super::commits::HeldCommit;
 use super::database::Database;
-use super::drain::{Drained, Next};
+use super::drain::{self, Drained};
 use super::error::CaptureError;
 use super::files::SEEN_FROM;
 use super::gate::{Gate, Passing};
@@ -40,7 +41,7 @@ const INDEX_PAUSE: Duration = Duration::from_millis(1);
 const GATE_CHECK: Duration = Duration::from_millis(20);
 
 /// Something a worker does with one database; it tells the asker by itself.
-pub(super) type Look = Box<dyn FnOnce(&Shared) + Send>;
+pub(super) type Look = Box<dyn FnOnce(&Shared, &mut Answers) + Send>;
 
 /// What a file operation waits for: whoever comes first carries it out, the worker or the time limit.
 #[derive(Clone)]
@@ -100,6 +101,12 @@ impl Waiting {
             }
         }
     }
+}
+
+/// What a thread does next.
+enum Next {
+    Urgent(Urgent),
+    Look(Look),
 }
 
 /// What has to be captured while an application waits.
@@ -330,17 +337,30 @@ fn watch_gates(queue: &Receiver<Waiting>) {
 }
 
 fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merges: &Sender<Look>) {
-    loop {
-        select_biased! {
-            recv(gates) -> gate => match gate {
-                Ok(urgent) => attend_to(shared, urgent, merges),
-                Err(_) => return,
-            },
-            recv(looks) -> look => match look {
-                Ok(look) => survived(|| look(shared)),
-                Err(_) => return,
-            },
+    let mut answers = Answers::default();
+    while let Some(next) = next(gates, looks, &mut answers) {
+        match next {
+            Next::Urgent(urgent) => {
+                answers.tell();
+                attend_to(shared, urgent, merges);
+            }
+            Next::Look(look) => survived(|| look(shared, &mut answers)),
         }
+    }
+}
+
+/// Gates before everything else. While there is none, and nothing else, the answers are told. None at the end.
+fn next(gates: &Receiver<Urgent>, looks: &Receiver<Look>, answers: &mut Answers) -> Option<Next> {
+    if !answers.are_told() {
+        select_biased! {
+            recv(gates) -> gate => return gate.ok().map(Next::Urgent),
+            recv(looks) -> look => return look.ok().map(Next::Look),
+            default => answers.tell(),
+        }
+    }
+    select_biased! {
+        recv(gates) -> gate => gate.ok().map(Next::Urgent),
+        recv(looks) -> look => look.ok().map(Next::Look),
     }
 }
 
@@ -390,7 +410,7 @@ fn pass_gate(shared: &Shared, held: &Held, gate: Gate, merges: Option<&Sender<Lo
 /// Tries once more when what waits in the spool was merged. False where there is nothing to merge.
 fn pass_after_merge(db: &Arc<Database>, held: &Held, gate: Gate, merges: &Sender<Look>) -> bool {
     let again = held.clone();
-    let then: Look = Box::new(move |shared| pass_gate(shared, &again, gate, None));
+    let then: Look = Box::new(move |shared, _| pass_gate(shared, &again, gate, None));
     merging::before(db, merges, held.deadline, then)
 }
 
@@ -402,12 +422,12 @@ fn drain_at(db: &Database, shared: &Shared, gate: Gate) -> Result<(), CaptureErr
     // What was written before this run's first look is not asked for by its moments.
     let had_lost_way = history.resync.filter(|_| history.unconfirmed.is_none());
     let drained = history.drain(db, shared, Some(gate), None, since)?;
-    if drained.next == Next::Unknown && !gate.destroys_frames() {
+    if drained.next == drain::Next::Unknown && !gate.destroys_frames() {
         return Err(CaptureError::Disturbed);
     }
     match had_lost_way {
         // Nor is it kept for an image that is being made.
-        Some(reason) if drained.next == Next::Image && history.image.is_none() => {
+        Some(reason) if drained.next == drain::Next::Image && history.image.is_none() => {
             Err(CaptureError::LostWay { reason })
         }
         _ => Ok(()),
@@ -433,7 +453,7 @@ pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, Capt
     let drained = db.history().drain(db, shared, None, log, since);
     let found = drained
         .as_ref()
-        .is_ok_and(|drained| matches!(drained.next, Next::Nothing | Next::LookAgain));
+        .is_ok_and(|drained| matches!(drained.next, drain::Next::Nothing | drain::Next::LookAgain));
     settle_time(db, seen, found);
     drained
 }
@@ -465,7 +485,7 @@ fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
 
 fn work_on_images(shared: &Shared, queue: &Receiver<Look>) {
     while let Ok(look) = queue.recv() {
-        survived(|| look(shared));
+        survived(|| look(shared, &mut Answers::default()));
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::super::Shared;
-use super::{Look, Queues, Workers, attend_to, survived};
+use super::{Answers, Look, Queues, Workers, attend_to, survived};
 
 /// Whose work is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +67,7 @@ impl ByHand {
             Kind::Look => queues.looks.try_recv(),
             Kind::Image => queues.images.try_recv(),
         };
-        look.map(|look| survived(|| look(&self.shared))).is_ok()
+        look.map(|look| survived(|| look(&self.shared, &mut Answers::default())))
+            .is_ok()
     }
 }

@@ -31,11 +31,11 @@ fn looks_that_nobody_waits_for_leave_room_for_those_of_pipelines() {
     const ROOM: usize = 10;
     let (workers, queues) = Workers::without_threads(Duration::from_secs(1), ROOM);
     for _ in 0..10 * (ROOM + SPARE) {
-        workers.look_unless_busy(Box::new(|_| {}));
+        workers.look_unless_busy(Box::new(|_, _| {}));
     }
     let others = queues.looks.len();
     assert!(others > 0 && others + ROOM < ROOM + SPARE, "{others}");
-    (0..ROOM).for_each(|_| workers.look(Box::new(|_| {})));
+    (0..ROOM).for_each(|_| workers.look(Box::new(|_, _| {})));
     assert_eq!(queues.looks.len(), others + ROOM);
 }
 

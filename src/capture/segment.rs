@@ -280,7 +280,7 @@ impl Press<'_> {
     fn sink(&self, path: &Path, end: &Mark, pages: usize) -> Result<Sink<'_>, CaptureError> {
         let most = pages as u64 * u64::from(end.page_size);
         if most <= self.memory_bytes && self.replaced_bytes.is_none() {
-            return Ok(Sink::Memory(Vec::new()));
+            return Ok(Sink::in_memory(most));
         }
         Ok(Sink::Spool(match self.replaced_bytes {
             None => self.spool.write(path, most)?,

@@ -20,6 +20,10 @@ use crate::meter;
 use crate::store::Body;
 use crate::store::keys::GenerationId;
 
+/// Bytes of a file beside its pages, where these are few.
+const FRAMING: u64 = 512;
+/// Room that a file in memory has from the beginning, at most.
+const AT_ONCE: u64 = 64 << 10;
 const SUFFIX: &str = ".ltx";
 const TEMPORARY: &str = ".tmp";
 /// What the name of a file ends with that was made before its segment is captured; there is one of a database.
@@ -418,10 +422,17 @@ pub enum Sink<'a> {
 }
 
 impl Sink<'_> {
+    /// For pages of so many bytes.
+    pub fn in_memory(pages: u64) -> Self {
+        let most = (pages + FRAMING).min(AT_ONCE);
+        Self::Memory(Vec::with_capacity(most as usize))
+    }
+
     /// Ends the file. Returns it and its size.
     pub fn finish(self) -> Result<(Body, u64), SpoolError> {
         match self {
-            Sink::Memory(bytes) => {
+            Sink::Memory(mut bytes) => {
+                bytes.shrink_to_fit();
                 let size = bytes.len() as u64;
                 Ok((Body::Bytes(bytes.into()), size))
             }

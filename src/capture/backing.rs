@@ -34,7 +34,7 @@ pub struct Stamp {
 /// A file that was opened to be read.
 #[derive(Debug)]
 pub struct Opened {
-    pub file: File,
+    pub file: Arc<File>,
     pub stamp: Stamp,
 }
 
@@ -52,11 +52,19 @@ impl Backing {
 
     /// Opens a file to read; none where it does not exist (or is no regular file).
     pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
-        Ok(self.open_stamped(path)?.map(|opened| opened.file))
+        Ok(self.open_regular(path)?.map(|(file, _)| file))
     }
 
     /// The same with the stamp that it had then.
     pub fn open_stamped(&self, path: &Path) -> io::Result<Option<Opened>> {
+        let opened = self.open_regular(path)?;
+        Ok(opened.map(|(file, metadata)| Opened {
+            file: file.into(),
+            stamp: stamp_from(&metadata),
+        }))
+    }
+
+    fn open_regular(&self, path: &Path) -> io::Result<Option<(File, Metadata)>> {
         let opened = rustix::fs::openat2(
             self.root.as_fd(),
             path,
@@ -68,8 +76,7 @@ impl Backing {
             Ok(fd) => {
                 let file = File::from(fd);
                 let metadata = file.metadata()?;
-                let stamp = stamp_from(&metadata);
-                Ok(metadata.is_file().then_some(Opened { file, stamp }))
+                Ok(metadata.is_file().then_some((file, metadata)))
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
@@ -124,28 +131,6 @@ impl Backing {
         let mut first = [0; JOURNAL_HEADER_SIZE];
         let len = read_up_to(&journal, &mut first, 0)?;
         Ok(journal_is_hot(&first[..len]))
-    }
-
-    /// The published wal-index header; none where there is no `-shm`, or none that could be read.
-    ///
-    /// By `pread`, never through a map: the next opener truncates the file.
-    pub fn wal_index(&self, database: &Path) -> io::Result<Option<WalIndex>> {
-        let Some(shm) = self.open(&companion(database, "-shm"))? else {
-            return Ok(None);
-        };
-        for attempt in 0..INDEX_ATTEMPTS {
-            let mut bytes = [0; INDEX_HEADERS_SIZE];
-            if read_up_to(&shm, &mut bytes, 0)? < bytes.len() {
-                return Ok(None);
-            }
-            if let Some(index) = WalIndex::decode(&bytes) {
-                return Ok(Some(index));
-            }
-            if attempt > 8 {
-                std::thread::yield_now();
-            }
-        }
-        Ok(None)
     }
 
     /// Every regular file and every symbolic link (then the second argument is true) below the directory, but for the
@@ -232,6 +217,25 @@ fn stamp_from(metadata: &Metadata) -> Stamp {
         size: metadata.size(),
         modified_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
     }
+}
+
+/// The published wal-index header; none where none could be read.
+///
+/// By `pread`, never through a map: the next opener truncates the file.
+pub fn read_wal_index(shm: &File) -> io::Result<Option<WalIndex>> {
+    for attempt in 0..INDEX_ATTEMPTS {
+        let mut bytes = [0; INDEX_HEADERS_SIZE];
+        if read_up_to(shm, &mut bytes, 0)? < bytes.len() {
+            return Ok(None);
+        }
+        if let Some(index) = WalIndex::decode(&bytes) {
+            return Ok(Some(index));
+        }
+        if attempt > 8 {
+            std::thread::yield_now();
+        }
+    }
+    Ok(None)
 }
 
 /// Fills `buffer` from `offset` on; returns how many bytes the file had.

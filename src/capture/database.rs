@@ -164,7 +164,7 @@ impl Database {
     }
 
     /// The handles are counted where they belong, also while that changes.
-    fn with_handles<T>(&self, work: impl FnOnce(&mut Handles) -> T) -> T {
+    pub(super) fn with_handles<T>(&self, work: impl FnOnce(&mut Handles) -> T) -> T {
         let mut handles = self.lock_handles();
         match self.moved.get() {
             None => work(&mut handles),

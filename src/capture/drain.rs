@@ -2,10 +2,9 @@
 
 use super::Shared;
 use super::authority::{self, Counted, Index, Limit};
-use super::backing::Opened;
 use super::database::Database;
 use super::error::CaptureError;
-use super::files::{Log, in_wal_mode, open_log, read_log, refuse_replaced};
+use super::files::{Log, in_wal_mode, log_now, open_log, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, PageSum, Segment, WalMark};
@@ -13,6 +12,7 @@ use super::segment::{Draft, WalExtent, checksum_after, newest_pages, read_page, 
 use super::state::Stamps;
 use super::tail::{self, Newer};
 use super::wal_reader::WalReader;
+use super::watch::HeardLog;
 use crate::clock::UnixMs;
 use crate::fault::{Defect, Point};
 use crate::format::ltx::lock_page;
@@ -56,14 +56,14 @@ impl Drained {
 }
 
 impl History {
-    /// Captures what is committed in the log and was not captured before. `gate`: what waits for it. `opened`: the log, where
-    /// it was opened before.
+    /// Captures what is committed in the log and was not captured before. `gate`: what waits for it. `heard`: the log whose
+    /// writes are heard of.
     pub(super) fn drain(
         &mut self,
         db: &Database,
         shared: &Shared,
         gate: Option<Gate>,
-        opened: Option<Opened>,
+        heard: Option<HeardLog>,
         since: UnixMs,
     ) -> Result<Drained, CaptureError> {
         if db.is_removed() {
@@ -100,6 +100,9 @@ impl History {
         // Before the log is looked at: what a gate has captured for may be carried out at any time.
         let is_passing = db.is_passing();
         let stamps = shared.stamps(db)?;
+        if let Some(heard) = &heard {
+            heard.refuse_other(db, stamps.wal.inode)?;
+        }
         if self.mark.is_none() {
             self.note_complete(db, shared, gate, Next::Image)?;
             return self.drained_without_mark(db, shared, stamps);
@@ -108,7 +111,7 @@ impl History {
             self.note_complete(db, shared, gate, Next::Image)?;
             return Ok(Drained::only(Next::Image));
         }
-        let drained = match log_now(db, shared, opened, &stamps)? {
+        let drained = match log_now(db, shared, heard, &stamps)? {
             Log::None => {
                 self.prepared = None;
                 self.drained_without_log(db, shared, stamps)?
@@ -214,12 +217,16 @@ impl History {
             }
         }
         let captured = self.mark.and_then(|mark| mark.wal);
+        let kept = gate.and_then(Gate::kept_bytes);
+        // What is committed is told first: only then are frames read, and with them the one where they go on.
+        let extent = committed_extent(db, shared, &mut log, kept.is_some())?;
+        if let Some(extent) = &extent {
+            self.read_on(&mut log, extent.end)?;
+        }
         let Some(from) = self.place_in(db, &mut log, is_passing)? else {
             return Ok(Drained::only(Next::Image));
         };
         self.confirm_files();
-        let kept = gate.and_then(Gate::kept_bytes);
-        let extent = committed_extent(db, shared, &mut log, kept.is_some())?;
         let Some(extent) = extent else {
             return Ok(Drained::only(Next::Unknown));
         };
@@ -484,22 +491,6 @@ impl History {
     }
 }
 
-/// The log that stands there: `opened`, if that has its name still.
-fn log_now(
-    db: &Database,
-    shared: &Shared,
-    opened: Option<Opened>,
-    stamps: &Stamps,
-) -> Result<Log, CaptureError> {
-    match opened.filter(|opened| opened.stamp.inode == stamps.wal.inode) {
-        Some(Opened { file, .. }) => read_log(Opened {
-            file,
-            stamp: stamps.wal,
-        }),
-        None => open_log(db, shared),
-    }
-}
-
 /// In WAL mode SQLite writes every page that a database grows by, so that a replica needs no page that is in no segment.
 fn check_growth(before: &Mark, commit: u32, sums: &[(u32, u64)]) -> Result<(), CaptureError> {
     if commit <= before.commit {
@@ -549,9 +540,14 @@ pub(super) fn committed_extent(
         .index(&shared.backing)
         .map_err(CaptureError::io("read the wal-index"))?;
     let read_failed = || CaptureError::io("look at the log");
-    log.note_growth().map_err(read_failed())?;
     let record = db.record(log.header.salt);
     let limit = authority::limit(log.header.salt, index, record, db.wal_writes());
+    let is_within =
+        matches!(limit, Limit::Frame(frame) if log.header.end_of_frame(frame) <= log.len);
+    if before_reset || !is_within {
+        // What else was written since its size was told is heard of, and looked at then.
+        log.note_growth().map_err(read_failed())?;
+    }
     let (end, by_chain) = match limit {
         Limit::Chain => (log.len, true),
         Limit::Frame(frame) => (log.header.end_of_frame(frame), false),

@@ -8,6 +8,7 @@ use super::database::Database;
 use super::error::CaptureError;
 use super::state::Stamps;
 use super::wal_reader::WalReader;
+use super::watch::HeardLog;
 use crate::clock::now_ms;
 use crate::format::sqlite::{
     DatabaseHeader, HEADER_SIZE as DATABASE_HEADER_SIZE, JOURNAL_HEADER_SIZE, journal_is_hot,
@@ -22,19 +23,35 @@ pub(super) enum Log {
 
 /// Opens the log; one that SQLite itself would ignore is none.
 pub(super) fn open_log(db: &Database, shared: &Shared) -> Result<Log, CaptureError> {
-    let open = || shared.backing.open_stamped(&companion(&db.path, "-wal"));
-    match open().map_err(CaptureError::io("open the log"))? {
+    let opened = db.open_companion(&shared.backing, "-wal");
+    match opened.map_err(CaptureError::io("open the log"))? {
         Some(opened) => read_log(opened),
         None => Ok(Log::None),
     }
 }
 
 /// The same of one that is open.
-pub(super) fn read_log(Opened { file, stamp }: Opened) -> Result<Log, CaptureError> {
+fn read_log(Opened { file, stamp }: Opened) -> Result<Log, CaptureError> {
     match WalReader::open(file, stamp.size).map_err(CaptureError::io("read the log's header"))? {
         Ok(log) => Ok(Log::Valid(log)),
         Err(error @ HeaderError::Version(_)) => Err(error.into()),
         Err(_) => Ok(Log::None),
+    }
+}
+
+/// The log that stands there: where it is open already, with the size that it had when its name was looked at.
+pub(super) fn log_now(
+    db: &Database,
+    shared: &Shared,
+    heard: Option<HeardLog>,
+    stamps: &Stamps,
+) -> Result<Log, CaptureError> {
+    let stamp = stamps.wal;
+    let heard = heard.filter(|heard| heard.inode == stamp.inode);
+    let file = heard.map(|heard| heard.file);
+    match file.or_else(|| db.lent(stamp.inode)) {
+        Some(file) => read_log(Opened { file, stamp }),
+        None => open_log(db, shared),
     }
 }
 

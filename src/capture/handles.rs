@@ -1,6 +1,7 @@
 //! The handles through which applications may write a database's files, counted.
 
 use super::FileKind;
+use super::lent::Lent;
 
 /// How a file was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Handles {
     pub writers: u32,
     /// Those of them whose writes the kernel passes through.
     unseen_writers: u32,
+    pub lent: Lent,
 }
 
 /// What the handles tell of the wal-index.
@@ -96,6 +98,7 @@ impl Handles {
         self.index_hidden += other.index_hidden;
         self.writers += other.writers;
         self.unseen_writers += other.unseen_writers;
+        self.lent.take_over(other.lent);
     }
 
     fn count(&mut self, kind: FileKind, how: OpenedAs) -> Option<&mut u32> {

@@ -25,6 +25,7 @@ mod image;
 mod kept;
 mod late;
 mod leaving;
+mod lent;
 mod locks;
 mod mark;
 mod merge;

@@ -108,6 +108,19 @@ impl History {
             .unwrap_or_else(|| Box::new(Followed::begin(log, from)))
     }
 
+    /// Reads what follows in this log up to the byte `end`, where nothing of that was read ahead.
+    pub(super) fn read_on(&self, log: &mut WalReader, end: u64) -> Result<(), CaptureError> {
+        let is_unread = self.has_found_place && self.followed.is_none() && self.prepared.is_none();
+        let captured = self.mark.and_then(|mark| mark.wal);
+        let place = captured.filter(|place| is_unread && place.salt == log.header.salt);
+        let Some(place) = place else {
+            return Ok(());
+        };
+        let end = end.min(log.len);
+        log.read_on(place.position.offset, end)
+            .map_err(CaptureError::io("read the log"))
+    }
+
     /// Reads on in the log, and captures nothing.
     pub(super) fn read_ahead(
         &mut self,

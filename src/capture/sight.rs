@@ -1,7 +1,7 @@
 //! What is seen of a database's wal-index, and noted of it at the points where it is about to go.
 
 use super::authority::{Counted, Index, Record};
-use super::backing::Backing;
+use super::backing::{Backing, read_wal_index};
 use super::database::Database;
 use super::gate::Gate;
 use super::handles::Sight;
@@ -15,9 +15,10 @@ impl Database {
             Sight::Old => return Ok(Index::Unreadable),
             Sight::Clear => {}
         }
-        Ok(backing
-            .wal_index(&self.path)?
-            .map_or(Index::Unreadable, Index::Live))
+        let Some(shm) = self.open_companion(backing, "-shm")? else {
+            return Ok(Index::Unreadable);
+        };
+        Ok(read_wal_index(&shm.file)?.map_or(Index::Unreadable, Index::Live))
     }
 
     /// At the drain point `at`: notes how far the present log's commits reach. False where the wal-index is open and

@@ -18,19 +18,21 @@ const WINDOW: u64 = 1 << 20;
 /// An open log with a valid header.
 #[derive(Debug)]
 pub struct WalReader {
-    file: File,
+    file: Arc<File>,
     pub header: WalHeader,
     /// Bytes, when that was asked for.
     pub len: u64,
     window: Vec<u8>,
     window_at: u64,
+    /// The window is what `read_on` has read.
+    has_read_on: bool,
     /// A write that has not reached the file: what it would hold afterwards is read.
     over: Option<(u64, Arc<[u8]>)>,
 }
 
 impl WalReader {
     /// Reads and checks the header of a log that has `len` bytes.
-    pub fn open(file: File, len: u64) -> io::Result<Result<Self, HeaderError>> {
+    pub fn open(file: Arc<File>, len: u64) -> io::Result<Result<Self, HeaderError>> {
         let mut bytes = [0; HEADER_SIZE as usize];
         let read = read_up_to(&file, &mut bytes, 0)?;
         Point::LogOpened.reach();
@@ -40,6 +42,7 @@ impl WalReader {
             len,
             window: Vec::new(),
             window_at: 0,
+            has_read_on: false,
             over: None,
         }))
     }
@@ -62,6 +65,7 @@ impl WalReader {
         self.len = self.len.max(offset + data.len() as u64);
         self.over = Some((offset, data));
         self.window.clear();
+        self.has_read_on = false;
     }
 
     /// A place in this log.
@@ -110,14 +114,34 @@ impl WalReader {
             return Ok(None);
         }
         let mut bytes = [0; FRAME_HEADER_SIZE as usize];
-        if self.read(&mut bytes, offset - frame)? < bytes.len() {
-            return Ok(None);
+        match self.in_window(offset - frame, bytes.len()) {
+            Some(known) if self.has_read_on => bytes.copy_from_slice(known),
+            _ if self.read(&mut bytes, offset - frame)? < bytes.len() => return Ok(None),
+            _ => {}
         }
         let header = FrameHeader::decode(&bytes);
         Ok((header.salt == self.header.salt).then_some(Position {
             offset,
             checksum: header.checksum,
         }))
+    }
+
+    /// Reads the frame that ends at `from` at once with what follows up to `end`: the next that asks for either finds it.
+    pub fn read_on(&mut self, from: u64, end: u64) -> io::Result<()> {
+        let frame = self.header.frame_size();
+        let following = self.frames_between(from, end);
+        if following > 0 && from >= HEADER_SIZE + frame {
+            self.fill(from - frame, (frame + following) as usize)?;
+            self.has_read_on = true;
+        }
+        Ok(())
+    }
+
+    /// Bytes of whole frames, as far as they are read at once.
+    fn frames_between(&self, at: u64, end: u64) -> u64 {
+        let frame = self.header.frame_size();
+        let bytes = end.saturating_sub(at).min(WINDOW.max(frame));
+        bytes - bytes % frame
     }
 
     /// The committed transactions from `from` up to the byte `end`, where the chain does not end before.
@@ -148,8 +172,7 @@ impl WalReader {
         let frame = self.header.frame_size();
         loop {
             let at = scanner.offset();
-            let want = end.saturating_sub(at).min(WINDOW.max(frame));
-            let want = want - want % frame;
+            let want = self.frames_between(at, end);
             if want == 0 || self.fill(at, want as usize)? < frame as usize {
                 return Ok(());
             }
@@ -186,13 +209,8 @@ impl WalReader {
 
     /// Reads a page.
     pub fn page(&self, page: PageRef, buffer: &mut [u8]) -> io::Result<()> {
-        let in_window = page
-            .offset
-            .checked_sub(self.window_at)
-            .map(|at| at as usize)
-            .filter(|at| at + buffer.len() <= self.window.len());
-        if let Some(at) = in_window {
-            buffer.copy_from_slice(&self.window[at..at + buffer.len()]);
+        if let Some(known) = self.in_window(page.offset, buffer.len()) {
+            buffer.copy_from_slice(known);
             return Ok(());
         }
         let read = self.read(buffer, page.offset)?;
@@ -218,7 +236,18 @@ impl WalReader {
         Ok(())
     }
 
+    fn in_window(&self, at: u64, len: usize) -> Option<&[u8]> {
+        let begin = usize::try_from(at.checked_sub(self.window_at)?).ok()?;
+        self.window.get(begin..begin.checked_add(len)?)
+    }
+
     fn fill(&mut self, at: u64, want: usize) -> io::Result<usize> {
+        if std::mem::take(&mut self.has_read_on) && self.in_window(at, want).is_some() {
+            self.window.drain(..(at - self.window_at) as usize);
+            self.window.truncate(want);
+            self.window_at = at;
+            return Ok(want);
+        }
         self.window.resize(want, 0);
         self.window_at = at;
         let mut window = std::mem::take(&mut self.window);
@@ -262,7 +291,9 @@ mod tests {
                 let mut file = tempfile::tempfile().expect("a file");
                 file.write_all(&lost).expect("written");
                 let (is_whole, len) = (lost.len() == begin, lost.len() as u64);
-                let mut reader = WalReader::open(file, len).expect("read").expect("a log");
+                let mut reader = WalReader::open(file.into(), len)
+                    .expect("read")
+                    .expect("a log");
                 reader.lay_over(begin as u64, log[begin..end].into());
                 assert_eq!(reader.len, end as u64);
                 let mut bytes = vec![1; log.len() + 7];

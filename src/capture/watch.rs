@@ -6,6 +6,7 @@
 //! less than its end, and nobody has to watch again. It ends with the third of three readings in a row that tell of its log.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -17,8 +18,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::backing::{Backing, Opened, companion};
+use super::backing::{Backing, Opened};
 use super::database::{Database, locked};
+use super::error::CaptureError;
 use super::gate::Gate;
 use super::{Capture, LogPassing};
 use crate::tenant::policy::Durability;
@@ -60,6 +62,24 @@ struct Watched {
     db: Weak<Database>,
     /// The log's inode where its watch stays; none where the first event is its end.
     stays: Option<u64>,
+}
+
+/// A log whose writes are heard of.
+#[derive(Debug)]
+pub(super) struct HeardLog {
+    pub inode: u64,
+    pub file: Arc<File>,
+}
+
+impl HeardLog {
+    /// Where one with another `inode` has the name, its writes may not be heard of: then the next look listens to that.
+    pub fn refuse_other(&self, db: &Database, inode: u64) -> Result<(), CaptureError> {
+        if inode == 0 || inode == self.inode {
+            return Ok(());
+        }
+        db.unset_watched(self.inode);
+        Err(CaptureError::Disturbed)
+    }
 }
 
 /// The number of its watch, and whose log was written, or is gone.
@@ -301,7 +321,7 @@ impl Watching {
         &self,
         db: &Arc<Database>,
         backing: &Backing,
-    ) -> io::Result<Option<Opened>> {
+    ) -> io::Result<Option<HeardLog>> {
         // Nobody writes a log who can't write its database.
         if !db.is_log_passed() || !db.has_writers() {
             return Ok(None);
@@ -314,12 +334,18 @@ impl Watching {
         let Some(watch) = &self.watch else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        let opened = backing.open_stamped(&companion(&db.path, "-wal"))?;
-        let unwatched = |log: &&Opened| db.watched() != Some(log.stamp.inode);
-        if let Some(log) = opened.as_ref().filter(unwatched) {
-            watch.add(db, log.file.as_fd(), log.stamp.inode)?;
+        // It may have lost its name to another one, which is for whoever looks to find out.
+        if let Some(log) = db.watched_log() {
+            return Ok(Some(log));
         }
-        Ok(opened)
+        let Some(Opened { file, stamp }) = db.open_companion(backing, "-wal")? else {
+            return Ok(None);
+        };
+        let inode = stamp.inode;
+        if db.watched() != Some(inode) {
+            watch.add(db, file.as_fd(), inode)?;
+        }
+        Ok(Some(HeardLog { inode, file }))
     }
 }
 
@@ -406,6 +432,13 @@ impl Database {
     fn watched(&self) -> Option<u64> {
         let inode = self.watched.load(Ordering::SeqCst);
         (inode != 0).then_some(inode)
+    }
+
+    /// The log that a watch stays of, while an application has it open.
+    fn watched_log(&self) -> Option<HeardLog> {
+        let inode = self.watched()?;
+        let file = self.lent(inode)?;
+        Some(HeardLog { inode, file })
     }
 
     fn set_watched(&self, inode: Option<u64>) {

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 
 use super::answers::Answers;
-use super::backing::Opened;
 use super::commits::HeldCommit;
 use super::database::Database;
 use super::drain::{self, Drained};
@@ -21,6 +20,7 @@ use super::gate::{Gate, Passing};
 use super::notes::{self, Note};
 use super::once::Once;
 use super::turns::{HeldWrite, Write};
+use super::watch::HeardLog;
 use super::{Proceed, Shared, commits, image, merging};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::{Defect, Point, panic_text};
@@ -448,9 +448,9 @@ fn record(shared: &Shared, db: &Database, at: Gate, deadline: Instant) -> Result
 
 /// Captures what was committed since the last look.
 pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, CaptureError> {
-    let (seen, log) = begin_look(db, shared);
+    let (seen, heard) = begin_look(db, shared);
     let since = seen.unwrap_or_else(now_ms);
-    let drained = db.history().drain(db, shared, None, log, since);
+    let drained = db.history().drain(db, shared, None, heard, since);
     let found = drained
         .as_ref()
         .is_ok_and(|drained| matches!(drained.next, drain::Next::Nothing | drain::Next::LookAgain));
@@ -459,14 +459,14 @@ pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, Capt
 }
 
 /// What is written from here on asks for another look. Returns when the oldest write was seen since the last one, and the
-/// log, where that was opened.
-fn begin_look(db: &Arc<Database>, shared: &Shared) -> (Option<UnixMs>, Option<Opened>) {
+/// log that is heard of.
+fn begin_look(db: &Arc<Database>, shared: &Shared) -> (Option<UnixMs>, Option<HeardLog>) {
     let seen = db.take_dirty();
     (seen, listen_again(db, shared))
 }
 
-/// What is written to its log from here on is heard of, or looked for. Returns the log, where that was opened.
-pub(super) fn listen_again(db: &Arc<Database>, shared: &Shared) -> Option<Opened> {
+/// What is written to its log from here on is heard of, or looked for. Returns the log that is heard of.
+pub(super) fn listen_again(db: &Arc<Database>, shared: &Shared) -> Option<HeardLog> {
     let listening = shared.watching.listen_again(db, &shared.backing);
     listening.unwrap_or_else(|error| {
         shared.watching.tell_deaf(db, &error);

@@ -91,8 +91,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> Opened<B> {
         let handle = Handle {
-            file,
+            file: Arc::new(file.into()),
             node,
+            is_readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             is_passthrough: false,
             tracked: None,
@@ -373,21 +374,15 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 
     pub fn release(&self, handle: u64) {
         if let Some(handle) = self.handles.remove(handle) {
-            tell_released(&handle);
+            handle.released();
         }
     }
 
     /// Closes what is still open when the mount has ended.
     pub fn release_all(&self) {
         for handle in self.handles.drain() {
-            tell_released(&handle);
+            handle.released();
         }
-    }
-}
-
-fn tell_released(handle: &Handle) {
-    if let Some((database, kind)) = &handle.tracked {
-        database.released(*kind, handle.opened_as());
     }
 }
 

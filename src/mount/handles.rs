@@ -1,6 +1,6 @@
 //! Open files: a descriptor for each, and one way of serving per inode for as long as any of its handles is open.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,6 +30,35 @@ impl Handle {
             passthrough: self.is_passthrough,
         }
     }
+
+    /// Tells its database of it.
+    fn opened(&self) {
+        let Some((database, kind)) = &self.tracked else {
+            return;
+        };
+        database.opened(*kind, self.opened_as());
+        if self.is_lent(*kind)
+            && let Err(error) = database.lend(&self.file)
+        {
+            tracing::debug!(%error, "A file that an application has open is opened for each look");
+        }
+    }
+
+    /// Tells its database that it was closed.
+    pub fn released(&self) {
+        let Some((database, kind)) = &self.tracked else {
+            return;
+        };
+        if self.is_lent(*kind) {
+            database.take_back(&self.file);
+        }
+        database.released(*kind, self.opened_as());
+    }
+
+    /// Whether the capture may read through it.
+    fn is_lent(&self, kind: FileKind) -> bool {
+        self.is_readable && self.is_writable && matches!(kind, FileKind::Wal | FileKind::Shm)
+    }
 }
 
 impl<B> Clone for Service<B> {
@@ -44,8 +73,9 @@ impl<B> Clone for Service<B> {
 
 /// One open file of an application.
 pub struct Handle {
-    pub file: OwnedFd,
+    pub file: Arc<File>,
     pub node: NodeId,
+    pub is_readable: bool,
     pub is_writable: bool,
     /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
     pub is_passthrough: bool,
@@ -105,9 +135,7 @@ impl<B> Handles<B> {
             }
         };
         handle.is_passthrough = matches!(service, Service::KernelPassthrough(_));
-        if let Some((database, kind)) = &handle.tracked {
-            database.opened(*kind, handle.opened_as());
-        }
+        handle.opened();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.insert(number, Arc::new(handle));
         (number, service)
@@ -150,8 +178,9 @@ mod tests {
 
     fn handle(node: NodeId) -> Handle {
         Handle {
-            file: std::fs::File::open("/dev/null").expect("open").into(),
+            file: File::open("/dev/null").expect("open").into(),
             node,
+            is_readable: true,
             is_writable: false,
             is_passthrough: false,
             tracked: None,

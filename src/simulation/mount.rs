@@ -1,7 +1,8 @@
 //! What the mount does around each operation of the application's SQLite on its files: gates, and what is told.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_int};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use rusqlite::ffi::{SQLITE_IOERR, SQLITE_OK};
 use super::chance::lock;
 use super::daemon::{Daemon, GUID};
 use super::world::{World, current};
+use crate::capture::backing::companion;
 use crate::capture::recorder::{self, Change};
 use crate::capture::{Database, FileKind, Gate, Kind, OpenedAs, Passing};
 
@@ -28,6 +30,15 @@ pub struct Process {
     pub is_cut_refused: Cell<bool>,
     /// Connections that have the wal-index open; the process has it once.
     index_users: Cell<u32>,
+    /// Its open logs and wal-indexes, through which the capture may read.
+    lent: RefCell<Vec<Lent>>,
+}
+
+/// A file that is open, and the database that knows of it.
+struct Lent {
+    path: PathBuf,
+    db: Arc<Database>,
+    file: Arc<File>,
 }
 
 /// Registers the VFS, once in a process.
@@ -189,7 +200,7 @@ impl World {
 
     /// A sync of the log takes its time, in which the process may go on.
     fn begin_sync(&self, daemon: &Daemon, db: &Arc<Database>, log: &Path) {
-        let log = std::fs::File::open(log).expect("the log is there");
+        let log = File::open(log).expect("the log is there");
         daemon.capture.sync_of_log_begins(db, &log);
         while !self.is_dead.get() && self.dice.chance(500) {
             self.work(daemon, None);
@@ -203,10 +214,14 @@ impl World {
             }
             (Change::OpenIndex(_), _) if is_first => {
                 db.opened(kind, self.open_as());
+                self.lend(db, &self.index_path());
                 db.resized(kind, 3);
             }
-            (Change::Create(_) | Change::Open(_), FileKind::Wal) if self.profile.passes_logs => {
-                db.opened(kind, self.open_as());
+            (Change::Create(path) | Change::Open(path), FileKind::Wal) => {
+                if self.profile.passes_logs {
+                    db.opened(kind, self.open_as());
+                }
+                self.lend(db, path);
             }
             (Change::Write(..), FileKind::Wal) if self.profile.passes_logs => {
                 self.unheard.set(self.unheard.get() + 1);
@@ -220,6 +235,29 @@ impl World {
             (Change::Cut(_, size), _) => db.resized(kind, *size),
             (Change::Sync(_), _) => db.synced(kind),
             _ => {}
+        }
+    }
+
+    fn index_path(&self) -> PathBuf {
+        companion(&self.database_path(), "-shm")
+    }
+
+    fn lend(&self, db: &Arc<Database>, path: &Path) {
+        let file = Arc::new(File::open(path).expect("the process has it open"));
+        db.lend(&file).expect("it is a file");
+        self.process.lent.borrow_mut().push(Lent {
+            path: path.to_owned(),
+            db: db.clone(),
+            file,
+        });
+    }
+
+    fn take_back(&self, path: &Path) {
+        let mut lent = self.process.lent.borrow_mut();
+        // What was opened while no daemon ran is lent to none.
+        if let Some(place) = lent.iter().position(|lent| lent.path == path) {
+            let Lent { db, file, .. } = lent.swap_remove(place);
+            db.take_back(&file);
         }
     }
 
@@ -269,6 +307,9 @@ impl World {
 
     fn closes(&self, path: &Path, act: &mut dyn FnMut() -> c_int) -> c_int {
         let code = act();
+        if kind_of(path) == FileKind::Wal {
+            self.take_back(path);
+        }
         if let Some((_, Some(db))) = self.mounted()
             && kind_of(path) == FileKind::Database
         {
@@ -289,6 +330,9 @@ impl World {
             _ => None,
         };
         let code = act();
+        if is_last {
+            self.take_back(&self.index_path());
+        }
         if let Some((_, Some(db))) = mounted
             && is_last
         {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use litestream_multitenant::format::wal::WalHeader;
 
@@ -251,6 +252,42 @@ fn sqlite_07_a_log_that_goes_with_each_close_is_captured_before() {
 }
 
 /// VACUUM and auto_vacuum make the database shorter, and later it grows over the same pages.
+/// Logs and wal-indexes are read through the handles of applications: the daemon has a file open for as long as they have.
+#[test]
+fn of_a_database_that_is_closed_no_descriptor_is_left() {
+    for served in Served::ALL {
+        let (daemon, client, database) = scene(served);
+        let listed = PathBuf::from(format!("/proc/{}/fd", daemon.pid()));
+        let is_of_it = |fd: &Path| {
+            let target = fs::read_link(fd);
+            target.is_ok_and(|target| target.to_string_lossy().contains(&client))
+        };
+        let wait_until_open = |expected: usize| {
+            daemon.wait_for(Duration::from_secs(20), "other descriptors", || {
+                let open = fs::read_dir(&listed).expect("it runs");
+                open.filter(|fd| is_of_it(&fd.as_ref().expect("an entry").path()))
+                    .count()
+                    == expected
+            });
+        };
+        let (mut session, first) = begun(&daemon, &client, "");
+        let mut other = Session::open(&database);
+        for (row, session) in [(1, &mut session), (2, &mut other)] {
+            session.run(&format!("INSERT INTO t VALUES ({row});"));
+            assert_eq!(daemon.sync(&client), first + row);
+        }
+        wait_until_open(6);
+        // The one that was opened last is closed first.
+        drop(other);
+        wait_until_open(3);
+        session.run("INSERT INTO t VALUES (3);");
+        assert_eq!(daemon.sync(&client), first + 3);
+        drop(session);
+        wait_until_open(0);
+        assert_replica_equals(&daemon, &client, &database, "restored.db");
+    }
+}
+
 #[test]
 fn sqlite_08_a_commit_that_shortens_the_database_restores_to_its_size() {
     for auto_vacuum in ["NONE", "FULL", "INCREMENTAL"] {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::capture::queue::Queue;
+use crate::capture::{FileKind, OpenedAs};
 
 #[test]
 fn breaths_become_long_unless_one_log_is_heard_of_again_and_again() {
@@ -164,4 +165,51 @@ fn where_events_overflow_every_log_is_looked_at() {
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER_SIZE];
     watch.read(&mut buffer, &mut tell).expect("read");
     assert_eq!(overflows, 1);
+}
+
+/// The watch of a log that is open stays good until another one has its name.
+#[test]
+fn another_log_under_the_name_is_heard_of_before_it_is_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = std::fs::File::open(dir.path()).expect("a directory");
+    let backing = Backing::new(Arc::new(root.into()));
+    let watching = Watching::begin(LogPassing::Required).expect("an instance");
+    let watch = watching.watch.clone().expect("watching");
+    watch.is_calm.store(true, Ordering::SeqCst);
+    let db = Arc::new(Database::new(Path::new("a.db").into(), Queue::new(1).0));
+    let how = OpenedAs {
+        writable: true,
+        passthrough: true,
+    };
+    db.opened(FileKind::Database, how);
+    db.opened(FileKind::Wal, how);
+    let path = dir.path().join("a.db-wal");
+    let make = |path: &Path| Arc::new(File::create(path).expect("a file"));
+    let inode = |file: &File| file.metadata().expect("a file").ino();
+    let listen = || {
+        let heard = watching.listen_again(&db, &backing).expect("listened");
+        heard.expect("there is a log")
+    };
+
+    let open = make(&path);
+    db.lend(&open).expect("lent");
+    for _ in 0..2 {
+        let heard = listen();
+        assert!(Arc::ptr_eq(&heard.file, &open));
+        heard.refuse_other(&db, inode(&open)).expect("the same");
+    }
+    // It is not missed where there is none.
+    listen().refuse_other(&db, 0).expect("no other");
+
+    let other = dir.path().join("other");
+    let next = make(&other);
+    std::fs::rename(&other, &path).expect("renamed");
+    let refused = listen().refuse_other(&db, inode(&next));
+    assert!(matches!(refused, Err(CaptureError::Disturbed)));
+    let heard = listen();
+    assert_eq!(
+        (heard.inode, db.watched()),
+        (inode(&next), Some(inode(&next)))
+    );
+    heard.refuse_other(&db, inode(&next)).expect("heard of");
 }

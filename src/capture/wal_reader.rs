@@ -280,6 +280,7 @@ impl WalReader {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn a_write_that_is_laid_over_reads_as_though_it_stood_there() {
@@ -305,6 +306,36 @@ mod tests {
                     false => assert!(bytes[lost.len()..begin].iter().all(|byte| *byte == 0)),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_was_read_at_once_is_found_once() {
+        let bytes = crate::format::wal::tests::log(false, 512, &[(1, 1, 1), (2, 2, 2), (3, 3, 3)]);
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes).expect("written");
+        let (file, len) = (Arc::new(file), bytes.len() as u64);
+        let open = || WalReader::open(file.clone(), len).expect("read");
+        let mut plain = open().expect("a log");
+        let start = plain.header.start();
+        let all = plain.transactions(start, len).expect("read");
+        let first = all[0].end;
+
+        let mut log = open().expect("a log");
+        let place = log.mark_at(first);
+        log.read_on(first.offset, len).expect("read");
+        // What is written over by now was there when the rest was.
+        file.write_all_at(&[0; 100], first.offset - 536)
+            .expect("written");
+        file.write_all_at(&[0; 100], first.offset).expect("written");
+        assert!(log.chains(&place).expect("read"));
+        assert_eq!(log.transactions(first, len).expect("read"), all[1..]);
+        assert!(!log.chains(&place).expect("read"));
+        assert_eq!(log.transactions(first, len).expect("read"), []);
+        // Nothing follows, or nothing comes before.
+        for (from, end) in [(len, len), (start.offset, len)] {
+            log.read_on(from, end).expect("read");
+            assert!(!log.has_read_on);
         }
     }
 }

@@ -454,3 +454,30 @@ fn what_was_read_ahead_is_captured_like_all_else() {
         (None, 1 + 80)
     );
 }
+
+/// The wal-index tells of more than the log had when its size was told: all of that is captured, and as it is counted.
+#[test]
+fn what_is_committed_after_the_log_was_opened_is_captured_in_the_same_look() {
+    let (mut model, db, shared) = passed(Model::new(18, 16 << 20));
+    model.execute("INSERT INTO t VALUES (1000, 'before')");
+    let txid = db.history().mark.expect("a mark").txid;
+    let (other, is_done) = (model.connect(), Cell::new(false));
+    watched::set(Some(Rc::new(move |point| {
+        if point == Point::LogOpened && !is_done.replace(true) {
+            let more = "INSERT INTO t VALUES (1001, 'meanwhile')";
+            other.execute_batch(more).expect("committed");
+        }
+    })));
+    let drained = workers::drain(&db, &shared).expect("looked");
+    watched::set(None);
+    assert_eq!(drained.next, Next::Nothing);
+    assert_eq!(db.history().mark.expect("a mark").txid, txid + 2);
+    model.run("INSERT INTO t VALUES (1002, 'after'); PRAGMA wal_checkpoint(RESTART)");
+    model.execute("INSERT INTO t VALUES (1003, 'in the next log')");
+    workers::drain(&db, &shared).expect("looked");
+    let history = db.history();
+    assert_eq!(
+        (history.resync, history.mark.expect("a mark").txid),
+        (None, txid + 4)
+    );
+}

@@ -246,7 +246,7 @@ fn read_to(scene: &Scene) -> Option<u64> {
 
 #[test]
 fn where_each_transaction_is_a_segment_what_was_read_ahead_stays() {
-    let mut scene = each_one_a_segment(30);
+    let scene = each_one_a_segment(30);
     let ahead = scene.db.history().read_ahead(&scene.db, &scene.shared);
     ahead.expect("read");
     let read_ahead = read_to(&scene);

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::events::{EventKind, Events};
 use super::ids::{ClientId, Identity};
 use super::policy::Policy;
-use super::position::Position;
+use super::position::Waiting;
 use crate::clock::{UnixMs, now_ms};
 use crate::store::keys::GenerationId;
 
@@ -213,12 +213,17 @@ impl Place {
 /// What is to be done when a client that was refused is admitted.
 type OnAdmission = Box<dyn FnOnce(&Client) + Send>;
 
+/// What few clients have, and few of them for long.
 #[derive(Default)]
-struct Admission(Mutex<Option<OnAdmission>>);
+struct Seldom {
+    on_admission: Option<OnAdmission>,
+    /// The newest generation in the store is this one of another instance: ours has to come after it.
+    overtaken_by: Option<GenerationId>,
+}
 
-impl fmt::Debug for Admission {
+impl fmt::Debug for Seldom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admission").finish_non_exhaustive()
+        f.debug_struct("Seldom").finish_non_exhaustive()
     }
 }
 
@@ -238,13 +243,11 @@ pub struct Client {
     place: Arc<str>,
     /// Bytes of `place` before the place in the store; none where there is no store.
     before_place: Option<NonZero<u32>>,
-    policy: RwLock<Arc<Policy>>,
+    policy: Mutex<Arc<Policy>>,
     progress: Mutex<Progress>,
-    replicated: Position,
-    snapshot: Position,
-    /// The newest generation in the store is this one of another instance: ours has to come after it.
-    overtaken_by: Mutex<Option<GenerationId>>,
-    admission: Admission,
+    /// Those who wait for its `replicated_txid` or `snapshot_txid`.
+    waiting: Waiting,
+    seldom: Mutex<Option<Box<Seldom>>>,
     /// None outside of a roster.
     events: Option<Events>,
 }
@@ -267,12 +270,10 @@ impl Client {
             place: identity
                 .location
                 .unwrap_or_else(|| identity.s3_prefix.into()),
-            policy: RwLock::new(identity.policy),
+            policy: Mutex::new(identity.policy),
             progress: Mutex::new(progress),
-            replicated: Position::default(),
-            snapshot: Position::default(),
-            overtaken_by: Mutex::default(),
-            admission: Admission::default(),
+            waiting: Waiting::default(),
+            seldom: Mutex::default(),
             events: None,
         }
     }
@@ -287,7 +288,8 @@ impl Client {
 
     /// Has `act` done once it is admitted: at once where it is. Only the last that was asked for is done.
     pub fn when_admitted(&self, act: impl FnOnce(&Client) + Send + 'static) {
-        *self.on_admission() = Some(Box::new(act));
+        let act: OnAdmission = Box::new(act);
+        self.lock_seldom().get_or_insert_default().on_admission = Some(act);
         if self.lock().status != Status::Refused {
             self.act_on_admission();
         }
@@ -303,15 +305,22 @@ impl Client {
     }
 
     fn act_on_admission(&self) {
-        let act = self.on_admission().take();
+        let act = self.take_seldom(|seldom| seldom.on_admission.take());
         if let Some(act) = act {
             act(self);
         }
     }
 
-    fn on_admission(&self) -> MutexGuard<'_, Option<OnAdmission>> {
-        let Admission(act) = &self.admission;
-        act.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes something out, and gives back the room for it all where nothing else is in it.
+    fn take_seldom<T>(&self, take: impl FnOnce(&mut Seldom) -> Option<T>) -> Option<T> {
+        let mut seldom = self.lock_seldom();
+        let taken = take(seldom.as_mut()?);
+        seldom.take_if(|left| left.on_admission.is_none() && left.overtaken_by.is_none());
+        taken
+    }
+
+    fn lock_seldom(&self) -> MutexGuard<'_, Option<Box<Seldom>>> {
+        self.seldom.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its store and its place there; none where there is no store for it.
@@ -335,14 +344,15 @@ impl Client {
 
     /// What holds for it at present.
     pub fn policy(&self) -> Arc<Policy> {
-        self.policy
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock_policy().clone()
     }
 
     pub fn set_policy(&self, policy: Arc<Policy>) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        *self.lock_policy() = policy;
+    }
+
+    fn lock_policy(&self) -> MutexGuard<'_, Arc<Policy>> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The database file as applications see it.
@@ -376,44 +386,42 @@ impl Client {
     /// Changes the progress in place; whoever waits for `replicated_txid` or `snapshot_txid` sees it move, and whoever
     /// listens hears of what was stored and of failures.
     pub fn update(&self, change: impl FnOnce(&mut Progress)) {
-        let (replicated, snapshot, event) = {
+        let (has_moved, event) = {
             let mut progress = self.lock();
-            let before = Noted::of(&progress);
+            let place = |progress: &Progress| (progress.replicated_txid, progress.snapshot_txid);
+            let (before, from) = (Noted::of(&progress), place(&progress));
             change(&mut progress);
             let event = before.event_at(&Noted::of(&progress));
-            (progress.replicated_txid, progress.snapshot_txid, event)
+            (place(&progress) != from, event)
         };
         if let (Some(event), Some(events)) = (event, &self.events) {
             events.tell(event, &self.id, &self.label);
         }
-        self.replicated.set(replicated);
-        self.snapshot.set(snapshot);
+        if has_moved {
+            self.waiting.tell();
+        }
     }
 
     /// Waits until `replicated_txid` is `txid` or later.
     pub async fn replicated(&self, txid: u64) {
-        self.replicated.reached(txid).await;
+        let replicated = || self.lock().replicated_txid;
+        self.waiting.reached(txid, replicated).await;
     }
 
     /// Waits until `snapshot_txid` is `txid` or later, and gives it.
     pub async fn snapshot(&self, txid: u64) -> u64 {
-        self.snapshot.reached(txid).await
+        let snapshot = || self.lock().snapshot_txid;
+        self.waiting.reached(txid, snapshot).await
     }
 
     /// A new generation has to begin, after this one.
     pub fn set_overtaken_by(&self, generation: GenerationId) {
-        *self.lock_overtaken_by() = Some(generation);
+        self.lock_seldom().get_or_insert_default().overtaken_by = Some(generation);
     }
 
     /// What `set_overtaken_by` was told, once.
     pub fn take_overtaken_by(&self) -> Option<GenerationId> {
-        self.lock_overtaken_by().take()
-    }
-
-    fn lock_overtaken_by(&self) -> MutexGuard<'_, Option<GenerationId>> {
-        self.overtaken_by
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.take_seldom(|seldom| seldom.overtaken_by.take())
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -468,6 +476,23 @@ mod tests {
             Path::new("a.db").into(),
             Path::new("/data").into(),
         )
+    }
+
+    #[test]
+    fn its_memory_is_one_piece_of_384_bytes() {
+        // In an `Arc`, with its two counts.
+        let bytes = size_of::<Client>() + 2 * size_of::<usize>();
+        assert!(bytes <= 384, "{bytes} bytes");
+    }
+
+    #[test]
+    fn what_few_clients_have_is_given_back() {
+        let client = client();
+        client.set_overtaken_by(GenerationId(7));
+        client.when_admitted(|_| {});
+        assert_eq!(client.take_overtaken_by(), Some(GenerationId(7)));
+        assert_eq!(client.take_overtaken_by(), None);
+        assert!(client.lock_seldom().is_none());
     }
 
     #[test]

@@ -10,8 +10,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub struct Position {
     at: AtomicU64,
-    /// Gone while nobody waits.
-    waiting: Mutex<Weak<Notify>>,
+    waiting: Waiting,
 }
 
 impl Position {
@@ -30,19 +29,39 @@ impl Position {
     }
 
     fn tell(&self) {
+        self.waiting.tell();
+    }
+
+    /// Waits until it has come to `least`, or further; where it is then.
+    pub async fn reached(&self, least: u64) -> u64 {
+        let at = || self.at.load(Ordering::SeqCst);
+        self.waiting.reached(least, at).await
+    }
+}
+
+/// Those who wait for a position that is kept elsewhere.
+#[derive(Debug, Default)]
+pub struct Waiting(
+    /// Gone while nobody waits.
+    Mutex<Weak<Notify>>,
+);
+
+impl Waiting {
+    /// It has moved; those who wait look.
+    pub fn tell(&self) {
         if let Some(waiting) = self.lock().upgrade() {
             waiting.notify_waiters();
         }
     }
 
-    /// Waits until it has come to `least`, or further; where it is then.
-    pub async fn reached(&self, least: u64) -> u64 {
+    /// Waits until it is `at` `least`, or further; where it is then.
+    pub async fn reached(&self, least: u64, at: impl Fn() -> u64) -> u64 {
         let waiting = self.waiting();
         loop {
             let mut told = pin!(waiting.notified());
             // What is told from here on is heard; what was before is seen.
             told.as_mut().enable();
-            let at = self.at.load(Ordering::SeqCst);
+            let at = at();
             if at >= least {
                 return at;
             }
@@ -60,7 +79,7 @@ impl Position {
     }
 
     fn lock(&self) -> MutexGuard<'_, Weak<Notify>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,6 +104,6 @@ mod tests {
         assert_eq!(third.await.expect("no panic"), 5);
         position.raise(4);
         assert_eq!(position.reached(4).await, 5, "it is there already");
-        assert!(position.lock().upgrade().is_none());
+        assert!(position.waiting.lock().upgrade().is_none());
     }
 }

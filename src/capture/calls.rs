@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_called_while_somebody_works_on_it_is_heard_later_and_nothing_stays_of_it() {
-        let (queue, _out) = Queue::new(1);
+        let (queue, _out) = Queue::new(1, Path::new("state").into());
         let database = Database::new(Path::new("a.db").into(), queue);
         let work = database.calls();
         database.ask_for_look();

@@ -5,15 +5,16 @@
 //! has seen a commit that the store has not. One that the store does not take in time goes on, or fails: then it is
 //! never written, and what was captured of it is taken back by a correcting segment.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::database::{Database, locked};
+use super::database::Database;
 use super::drain::{Next, committed_extent};
 use super::error::CaptureError;
 use super::files::{Log, open_log};
 use super::history::History;
+use super::kept::Kept;
 use super::once::Once;
 use super::wal_reader::WalReader;
 use super::workers::without_panic;
@@ -70,7 +71,7 @@ enum Stage {
 /// The held commits of one database: one, unless a program writes past SQLite.
 #[derive(Default)]
 pub(super) struct Commits {
-    held: Mutex<Vec<(Stage, HeldCommit)>>,
+    held: Kept<Vec<(Stage, HeldCommit)>>,
     /// Of the present log, in bytes; 0 while it is not known.
     page_size: AtomicU32,
     /// A commit went on without the store, and so do those after it until the store has caught up.
@@ -88,13 +89,11 @@ impl std::fmt::Debug for Commits {
 }
 
 impl Commits {
-    fn lock(&self) -> MutexGuard<'_, Vec<(Stage, HeldCommit)>> {
-        locked(&self.held)
-    }
-
     /// Held ones that `is_meant`, which stay in the list.
     fn those(&self, is_meant: impl Fn(Stage) -> bool) -> Vec<HeldCommit> {
-        let held = self.lock();
+        let Some(held) = self.held.if_made() else {
+            return Vec::new();
+        };
         let meant = held.iter().filter(|(stage, _)| is_meant(*stage));
         meant.map(|(_, held)| held.clone()).collect()
     }
@@ -114,7 +113,7 @@ impl HeldCommit {
     }
 
     fn leave(&self) {
-        let mut held = self.db.commits.lock();
+        let mut held = self.db.commits.held.lock();
         held.retain(|(_, held)| !held.decide.is(&self.decide));
     }
 
@@ -195,7 +194,7 @@ pub(super) fn capture_held(shared: &Shared, held: HeldCommit, since: UnixMs) {
         }
     };
     // Under the history's lock: it can't be stored before it is in the list.
-    db.commits.lock().push((stage, held.clone()));
+    db.commits.held.lock().push((stage, held.clone()));
     drop(history);
     if held.is_decided() {
         held.leave();
@@ -262,11 +261,9 @@ impl Database {
 
     /// Whether the log lacks a commit that is captured, as long as that is not written.
     pub(super) fn is_holding(&self) -> bool {
-        let is_captured = |stage| matches!(stage, Stage::Stored(_));
-        self.commits
-            .lock()
-            .iter()
-            .any(|(stage, _)| is_captured(*stage))
+        let held = self.commits.held.if_made();
+        let mut stages = held.iter().flat_map(|held| held.iter());
+        stages.any(|(stage, _)| matches!(stage, Stage::Stored(_)))
     }
 
     fn go_local(&self, client: Option<&Client>, why: &str) {

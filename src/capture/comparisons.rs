@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn of_what_was_written_nothing_is_kept_before_somebody_asks_for_it() {
-        let (queue, _out) = Queue::new(1);
+        let (queue, _out) = Queue::new(1, Path::new("state").into());
         let db = Arc::new(Database::new(Path::new("a.db").into(), queue));
         let write = || {
             db.written_at(FileKind::Database, 0..4096);

@@ -40,7 +40,7 @@ impl Capture {
         if !self.has_new_state() {
             return Ok(());
         }
-        let directory = self.shared.directory.as_path();
+        let directory = &self.shared.directory;
         for name in ["state.db", "state.db-wal", "state.db-shm"] {
             match std::fs::remove_file(directory.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

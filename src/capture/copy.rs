@@ -39,7 +39,7 @@ impl Pages {
         if size <= memory_bytes {
             return Ok(Self::Memory(Vec::with_capacity(size as usize)));
         }
-        let file = tempfile::tempfile_in(shared.directory.as_path());
+        let file = tempfile::tempfile_in(&shared.directory);
         Ok(Self::File(
             file.map_err(CaptureError::io("make a scratch file"))?,
         ))

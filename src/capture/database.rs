@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::FileKind;
 use super::authority::Records;
@@ -31,7 +31,7 @@ use crate::tenant::roster::Client;
 pub struct Database {
     /// Relative to the watch path.
     pub path: Arc<Path>,
-    client: RwLock<Option<Arc<Client>>>,
+    client: Mutex<Option<Arc<Client>>>,
     /// Its number in the state; 0 before its registration.
     id: AtomicI64,
     queue: Arc<Queue>,
@@ -58,7 +58,7 @@ pub struct Database {
     /// The inode of its log where a watch of that stays; 0 where none does.
     pub(super) watched: AtomicU64,
     /// Operations that destroy frames and are not carried out yet.
-    pub(super) passing: AtomicI64,
+    pub(super) passing: AtomicI32,
     /// A gate was passed before its capture had ended.
     gate_missed: AtomicBool,
     /// The file was cut to nothing.
@@ -68,8 +68,10 @@ pub struct Database {
     removed: AtomicBool,
     /// What waits of it in the spool is being merged.
     merging: AtomicBool,
-    /// The files' stamps at the start, where these were as when all was stored.
-    as_stored: OnceLock<Stamps>,
+    /// The files were at the start as when all was stored.
+    is_as_stored: AtomicBool,
+    /// The file's stamp then, where it had no log that could change it.
+    at_rest: OnceLock<Stamp>,
     pub(super) records: Kept<Records>,
 
     dirty: AtomicBool,
@@ -93,7 +95,7 @@ impl Database {
     pub(super) fn new(path: Arc<Path>, queue: Arc<Queue>) -> Self {
         Self {
             path,
-            client: RwLock::new(None),
+            client: Mutex::default(),
             id: AtomicI64::new(0),
             queue,
             wal_writes: AtomicU64::new(0),
@@ -109,13 +111,14 @@ impl Database {
             in_wal_mode: AtomicBool::new(false),
             is_log_passed: AtomicBool::new(false),
             watched: AtomicU64::new(0),
-            passing: AtomicI64::new(0),
+            passing: AtomicI32::new(0),
             gate_missed: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             begins_anew: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             merging: AtomicBool::new(false),
-            as_stored: OnceLock::new(),
+            is_as_stored: AtomicBool::new(false),
+            at_rest: OnceLock::new(),
             records: Kept::default(),
             dirty: AtomicBool::new(false),
             dirty_since: AtomicI64::new(0),
@@ -288,10 +291,7 @@ impl Database {
 
     /// The client that it is replicated as; none while it is not registered.
     pub fn client(&self) -> Option<Arc<Client>> {
-        self.client
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
+        locked(&self.client).clone()
     }
 
     /// What holds for it; the defaults while it is not registered.
@@ -310,10 +310,7 @@ impl Database {
 
     pub(super) fn set_client(&self, client: Arc<Client>, id: i64) {
         self.id.store(id, Ordering::SeqCst);
-        *self
-            .client
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(client);
+        *locked(&self.client) = Some(client);
     }
 
     /// The number under which the state knows it; none before its registration.
@@ -331,17 +328,19 @@ impl Database {
     }
 
     pub(super) fn set_as_stored(&self, stamps: Stamps) {
-        self.as_stored.get_or_init(|| stamps);
+        if stamps.wal.size == 0 {
+            self.at_rest.get_or_init(|| stamps.database);
+        }
+        self.is_as_stored.store(true, Ordering::SeqCst);
     }
 
     /// The file's stamp at the start, where it was as when all was stored, and had no log that could change it.
     pub(super) fn stamp_at_rest(&self) -> Option<Stamp> {
-        let stamps = self.as_stored.get()?;
-        (stamps.wal.size == 0).then_some(stamps.database)
+        self.at_rest.get().copied()
     }
 
     pub(super) fn is_as_stored(&self) -> bool {
-        self.as_stored.get().is_some()
+        self.is_as_stored.load(Ordering::SeqCst)
     }
 
     pub fn is_removed(&self) -> bool {
@@ -470,12 +469,17 @@ impl Database {
 
     /// Only capture workers take it: it is held during I/O on this database's files.
     pub(super) fn history(&self) -> Open<'_> {
-        self.history.lock()
+        self.history.lock(&self.queue.directory)
     }
 
     /// None where somebody else has it now.
     pub(super) fn try_history(&self) -> Option<Open<'_>> {
-        self.history.try_lock()
+        self.history.try_lock(&self.queue.directory)
+    }
+
+    /// Makes what is kept of it while it is idle anew, in other places; what it was goes with what is given back.
+    pub(super) fn make_anew(&self) -> (Option<Box<[u8]>>, Option<Box<Records>>) {
+        (self.history.make_anew(), self.records.make_anew())
     }
 
     #[cfg(test)]
@@ -552,4 +556,16 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_memory_is_one_piece_of_384_bytes() {
+        // In an `Arc`, with its two counts.
+        let bytes = size_of::<Database>() + 2 * size_of::<usize>();
+        assert!(bytes <= 384, "{bytes} bytes");
+    }
 }

@@ -47,7 +47,7 @@ impl Drop for Passing {
 }
 
 impl Database {
-    fn count_passing(&self, change: i64) {
+    fn count_passing(&self, change: i32) {
         self.passing.fetch_add(change, Ordering::SeqCst);
     }
 

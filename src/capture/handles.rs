@@ -20,7 +20,7 @@ pub(super) struct Handles {
     /// The wal-index was begun anew by somebody who has it open: the first to open it cuts it before anything else.
     /// Until then it may be what a crash left behind, and says nothing.
     index_begun: bool,
-    index_number: u64,
+    index_number: u32,
     /// Of the database file.
     pub writers: u32,
     /// Those of them whose writes the kernel passes through.
@@ -64,12 +64,12 @@ impl Handles {
 
     pub fn index_begins(&mut self) {
         self.index_begun = true;
-        self.index_number += 1;
+        self.index_number = self.index_number.wrapping_add(1);
     }
 
     /// Which wal-index they have: another one where the first of them began it anew.
     pub fn index_number(&self) -> u64 {
-        self.index_number
+        self.index_number.into()
     }
 
     pub fn sight_of_index(&self) -> Sight {
@@ -93,7 +93,7 @@ impl Handles {
         if self.index_visible + self.index_hidden == 0 {
             self.index_begun = other.index_begun;
         }
-        self.index_number = self.index_number.max(other.index_number) + 1;
+        self.index_number = self.index_number.max(other.index_number).wrapping_add(1);
         self.index_visible += other.index_visible;
         self.index_hidden += other.index_hidden;
         self.writers += other.writers;

@@ -274,7 +274,7 @@ impl History {
         let failed = CaptureError::io("save a log for the image");
         let mut save = || -> io::Result<(u32, Vec<PageRef>)> {
             if run.saved.is_none() {
-                run.saved = Some(tempfile::tempfile_in(shared.directory.as_path())?);
+                run.saved = Some(tempfile::tempfile_in(&shared.directory)?);
             }
             let file = run.saved.as_mut().expect("BUG: just made");
             let mut at = file.stream_position()?;

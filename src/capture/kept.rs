@@ -22,6 +22,15 @@ impl<T: Default> Kept<T> {
     }
 }
 
+impl<T: Clone> Kept<T> {
+    /// Makes it anew in another place; what it was goes with what is given back.
+    pub fn make_anew(&self) -> Option<Box<T>> {
+        let mut kept = locked(&self.0);
+        let new = kept.clone();
+        std::mem::replace(&mut *kept, new)
+    }
+}
+
 /// It is there, and nobody else touches it meanwhile.
 pub(super) struct Held<'a, T>(MutexGuard<'a, Option<Box<T>>>);
 

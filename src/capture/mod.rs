@@ -35,6 +35,7 @@ mod model;
 mod newcomers;
 mod notes;
 mod once;
+mod packed;
 mod page_sums;
 mod prepared;
 mod queue;
@@ -53,6 +54,7 @@ pub mod spool;
 mod state;
 mod state_vfs;
 mod tail;
+mod together;
 mod turns;
 mod wal_reader;
 mod watch;
@@ -142,7 +144,7 @@ struct Shared {
     /// Major and minor number of the mount's device, once it is there.
     mount_device: OnceLock<(u32, u32)>,
     /// Of the page sums and of scratch files.
-    directory: Arc<PathBuf>,
+    directory: Arc<Path>,
     /// `directory`, which no other process may use meanwhile.
     _claim: File,
     /// Dropped last: who waits for the next start until this is free finds the claim free as well.
@@ -162,7 +164,7 @@ impl Shared {
             spool: Arc::new(Spool::open(directory.join("spool"), spool)?),
             watching,
             mount_device: OnceLock::new(),
-            directory: directory.to_owned().into(),
+            directory: directory.into(),
             _claim: claim,
             backing: Backing::new(root),
         }))
@@ -318,7 +320,7 @@ impl Capture {
         roster: Arc<Roster>,
         room: usize,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Arc<Database>>), StartError> {
-        let (queue, dirty) = Queue::new(room);
+        let (queue, dirty) = Queue::new(room, shared.directory.clone());
         let wishes = shared.state.wishes()?.into_iter().collect();
         let capture = Arc::new(Self {
             shared,

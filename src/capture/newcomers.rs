@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn the_smallest_has_the_first_turn() {
         let newcomers = Newcomers::default();
-        let (queue, _dirty) = Queue::new(1);
+        let (queue, _dirty) = Queue::new(1, Path::new("state").into());
         let sizes = [30, 10, 20].map(|bytes| Newcomer {
             db: Arc::new(Database::new(Path::new("a.db").into(), queue.clone())),
             bytes,

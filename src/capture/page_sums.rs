@@ -70,7 +70,7 @@ impl SumsHeader {
 /// The sums on disk, and over them those of segments that are in memory only.
 #[derive(Debug)]
 pub struct PageSums {
-    directory: Arc<PathBuf>,
+    directory: Arc<Path>,
     /// Of the database, in the state.
     id: i64,
     /// Sum and sequence number of the newest segment in memory that has the page.
@@ -102,12 +102,12 @@ impl Recent {
 
 impl PageSums {
     /// Those of the database that the state knows under that number, in the state's directory.
-    pub fn new(directory: Arc<PathBuf>, id: i64) -> Self {
+    pub fn new(directory: Arc<Path>, id: i64) -> Self {
         Self::with(directory, id, None, Recent::default())
     }
 
     /// The same, if that is known to have room for so many pages, and no more. `recent` is what one of them said before.
-    pub fn with(directory: Arc<PathBuf>, id: i64, room: Option<u32>, recent: Recent) -> Self {
+    pub fn with(directory: Arc<Path>, id: i64, room: Option<u32>, recent: Recent) -> Self {
         Self {
             directory,
             id,
@@ -117,11 +117,9 @@ impl PageSums {
         }
     }
 
-    /// Where they are and for how many pages they have room, if that is all there is of them: nothing in memory lies over them.
-    pub fn only_on_disk(&self) -> Option<(&Arc<PathBuf>, Option<u32>)> {
-        self.overlay
-            .is_empty()
-            .then_some((&self.directory, self.room))
+    /// For how many pages they have room, if that is all there is of them: nothing in memory lies over them.
+    pub fn only_on_disk(&self) -> Option<Option<u32>> {
+        self.overlay.is_empty().then_some(self.room)
     }
 
     pub fn recent(&self) -> &Recent {
@@ -389,7 +387,7 @@ mod tests {
     #[test]
     fn what_was_written_is_loaded_with_its_true_checksum() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         assert_eq!(table.load().expect("no table"), None);
         let sums = [1 << 63 | 5, 1 << 63 | 9, 1 << 63 | 12];
         table.rewrite(&header(1, 3, &sums), &sums).expect("rewrite");
@@ -401,7 +399,7 @@ mod tests {
     #[test]
     fn memory_lies_over_the_table_until_it_is_durable() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         table
             .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
             .expect("rewrite");
@@ -440,7 +438,7 @@ mod tests {
     #[test]
     fn what_comes_after_segments_that_were_numbered_anew_lies_over_them() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         table.rewrite(&header(1, 1, &[1]), &[1]).expect("rewrite");
         table.lay_over(9, &[(1, 10)]);
         table.renumber(8, 7);
@@ -451,7 +449,7 @@ mod tests {
     #[test]
     fn what_is_known_to_be_in_the_table_is_not_read_from_it_until_it_is_written() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         let sums = [1, 2, 3, 4];
         table.rewrite(&header(1, 4, &sums), &sums).expect("rewrite");
         let recent = [(2, 12), (3, 13)];
@@ -459,7 +457,7 @@ mod tests {
             sums: recent.into(),
             is_lacking: false,
         };
-        let mut table = PageSums::with(dir.path().to_owned().into(), 1, Some(4), recent);
+        let mut table = PageSums::with(dir.path().into(), 1, Some(4), recent);
         let read = |table: &PageSums, pages: std::ops::RangeInclusive<u32>| {
             let mut seen = Vec::new();
             let (first, last) = pages.into_inner();
@@ -493,7 +491,7 @@ mod tests {
     #[test]
     fn a_few_sums_wait_for_later_ones_and_are_noted_until_they_are_written() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         let sums = [1, 2, 3, 4];
         table.rewrite(&header(1, 4, &sums), &sums).expect("rewrite");
         let in_file = |table: &PageSums| table.header().expect("read").map(|header| header.txid);
@@ -522,7 +520,7 @@ mod tests {
         // A database of another size has another table.
         follow(&mut table, 5, 5, &[(5, 55)]);
         assert_eq!((in_file(&table), table.noted(&[])), (Some(5), vec![]));
-        let disk = PageSums::new(dir.path().to_owned().into(), 1);
+        let disk = PageSums::new(dir.path().into(), 1);
         assert_eq!(read(&disk), [31, 12, 33, 4]);
         // And what is much does not wait.
         let many: Vec<_> = (1..=9).map(|pgno| (pgno, 90 + u64::from(pgno))).collect();
@@ -534,7 +532,7 @@ mod tests {
     #[test]
     fn a_table_that_is_cut_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         table
             .rewrite(&header(1, 3, &[1, 2, 3]), &[1, 2, 3])
             .expect("rewrite");

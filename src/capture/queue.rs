@@ -2,15 +2,18 @@
 //! most once, so there are never more than there are databases.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::database::Database;
 
-/// The way into the channel.
+/// The way into the channel. Every database has it, and so it has what all of them have in common.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// Where their page sums are.
+    pub directory: Arc<Path>,
     sender: mpsc::Sender<Arc<Database>>,
     /// In the order in which they came.
     overflow: Mutex<VecDeque<Arc<Database>>>,
@@ -18,9 +21,13 @@ pub(super) struct Queue {
 
 impl Queue {
     /// A channel with so much room, and what comes out of it.
-    pub(super) fn new(room: usize) -> (Arc<Self>, mpsc::Receiver<Arc<Database>>) {
+    pub(super) fn new(
+        room: usize,
+        directory: Arc<Path>,
+    ) -> (Arc<Self>, mpsc::Receiver<Arc<Database>>) {
         let (sender, receiver) = mpsc::channel(room);
         let queue = Self {
+            directory,
             sender,
             overflow: Mutex::default(),
         };
@@ -61,9 +68,9 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_let_in_later() {
-        let (queue, mut out) = Queue::new(1);
+        let (queue, mut out) = Queue::new(1, Path::new("state").into());
         let databases = [1, 2, 3].map(|n| {
-            let path = std::path::Path::new(&format!("{n}.db")).into();
+            let path = Path::new(&format!("{n}.db")).into();
             Arc::new(Database::new(path, queue.clone()))
         });
         for db in &databases {

@@ -21,8 +21,8 @@ use crate::tenant::roster::Status;
 /// The end of what is committed in a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogEnd {
-    salt: Salt,
-    offset: u64,
+    pub(super) salt: Salt,
+    pub(super) offset: u64,
 }
 
 impl LogEnd {
@@ -37,8 +37,8 @@ impl LogEnd {
 /// The last log that was cut to nothing or removed, and how often that was done to an empty one since.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Emptied {
-    last: Option<Salt>,
-    since: u32,
+    pub(super) last: Option<Salt>,
+    pub(super) since: u32,
 }
 
 impl History {

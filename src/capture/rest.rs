@@ -1,8 +1,8 @@
-//! A history that nothing is under way of: kept in half of the memory, and nothing of it is forgotten. Most databases
+//! A history that nothing is under way of: kept in a fraction of the memory, and nothing of it is forgotten. Most databases
 //! are idle.
 
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::authority::Counted;
@@ -10,6 +10,7 @@ use super::backing::Stamp;
 use super::database::locked;
 use super::history::History;
 use super::mark::{Mark, PageSum};
+use super::packed::{Packed, packed};
 use super::page_sums::{PageSums, Recent};
 use super::resets::{Emptied, LogEnd};
 use super::state::SnapshotNote;
@@ -20,31 +21,50 @@ use crate::store::keys::GenerationId;
 #[derive(Debug, Default)]
 pub(super) struct Chronicle(Mutex<Form>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Form {
-    #[default]
-    None,
-    Resting(Box<Rest>),
+    /// A `Rest` that is packed; empty before it is first asked for.
+    Resting(Box<[u8]>),
     Whole(Box<History>),
 }
 
+impl Default for Form {
+    fn default() -> Self {
+        Self::Resting(Box::default())
+    }
+}
+
 impl Chronicle {
-    pub fn lock(&self) -> Open<'_> {
-        Open::new(locked(&self.0))
+    /// `directory`: where the page sums are.
+    pub fn lock(&self, directory: &Arc<Path>) -> Open<'_> {
+        Open::new(locked(&self.0), directory)
     }
 
     /// None where somebody else has it now.
-    pub fn try_lock(&self) -> Option<Open<'_>> {
+    pub fn try_lock(&self, directory: &Arc<Path>) -> Option<Open<'_>> {
         match self.0.try_lock() {
-            Ok(form) => Some(Open::new(form)),
-            Err(TryLockError::Poisoned(poisoned)) => Some(Open::new(poisoned.into_inner())),
+            Ok(form) => Some(Open::new(form, directory)),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                Some(Open::new(poisoned.into_inner(), directory))
+            }
             Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Makes a resting one anew in another place; what it was goes with what is given back. None of one that somebody has.
+    pub fn make_anew(&self) -> Option<Box<[u8]>> {
+        match &mut *self.0.try_lock().ok()? {
+            Form::Resting(bytes) => {
+                let new = bytes.clone();
+                Some(std::mem::replace(bytes, new))
+            }
+            Form::Whole(_) => None,
         }
     }
 
     #[cfg(test)]
     pub fn is_resting(&self) -> bool {
-        matches!(*locked(&self.0), Form::Resting(_))
+        matches!(&*locked(&self.0), Form::Resting(bytes) if !bytes.is_empty())
     }
 }
 
@@ -52,10 +72,13 @@ impl Chronicle {
 pub(super) struct Open<'a>(MutexGuard<'a, Form>);
 
 impl<'a> Open<'a> {
-    fn new(mut form: MutexGuard<'a, Form>) -> Self {
+    fn new(mut form: MutexGuard<'a, Form>, directory: &Arc<Path>) -> Self {
         *form = Form::Whole(match std::mem::take(&mut *form) {
-            Form::None => Box::default(),
-            Form::Resting(rest) => Box::new(rest.whole()),
+            Form::Resting(bytes) if bytes.is_empty() => Box::default(),
+            Form::Resting(bytes) => {
+                let rest = Rest::take(&mut &bytes[..]);
+                Box::new(rest.whole(directory.clone()))
+            }
             Form::Whole(history) => history,
         });
         Self(form)
@@ -64,7 +87,7 @@ impl<'a> Open<'a> {
     /// Gives back the memory that it has no use for until it is locked next, where nothing is under way.
     pub fn rest(mut self) {
         if let Some(rest) = Rest::of(&self) {
-            *self.0 = Form::Resting(Box::new(rest));
+            *self.0 = Form::Resting(rest.packed());
         }
     }
 }
@@ -75,7 +98,7 @@ impl Deref for Open<'_> {
     fn deref(&self) -> &History {
         match &*self.0 {
             Form::Whole(history) => history,
-            Form::None | Form::Resting(_) => unreachable!("BUG: whole while it is locked"),
+            Form::Resting(_) => unreachable!("BUG: whole while it is locked"),
         }
     }
 }
@@ -84,10 +107,13 @@ impl DerefMut for Open<'_> {
     fn deref_mut(&mut self) -> &mut History {
         match &mut *self.0 {
             Form::Whole(history) => history,
-            Form::None | Form::Resting(_) => unreachable!("BUG: whole while it is locked"),
+            Form::Resting(_) => unreachable!("BUG: whole while it is locked"),
         }
     }
 }
+
+/// Bytes that most of them take.
+const USUAL_SIZE: usize = 160;
 
 /// What `History` has while all is stored; the fields are called as there, and what is not among them is as it begins.
 #[derive(Debug)]
@@ -95,19 +121,19 @@ struct Rest {
     id: i64,
     /// And stored.
     mark: Mark,
-    /// Where the page sums are.
-    directory: Arc<PathBuf>,
     known: Known,
-    /// What the table of them lacks, where that is not the tail alone. Boxed, since it is rare.
-    lacking: Option<Box<Arc<[PageSum]>>>,
-    tail: Arc<[PageSum]>,
+    /// What the table lacks, where that is not the tail alone.
+    lacking: Option<Vec<PageSum>>,
+    tail: Vec<PageSum>,
     taken_at: Option<UnixMs>,
+    /// Its generation and the newest are those of `mark` but for these bits.
     snapshot: Option<SnapshotNote>,
+    newest_generation: GenerationId,
     is_newest_known: bool,
     last_txid: u64,
-    newest_generation: GenerationId,
     log_ended: bool,
-    complete: Option<LogEnd>,
+    /// None for the place of `mark`.
+    complete: Option<Option<LogEnd>>,
     emptied: Emptied,
     was_unguarded: bool,
     seen_count: Counted,
@@ -117,8 +143,34 @@ struct Rest {
     has_adopted_unseen: bool,
     seen_changes: u64,
     seen_stamp: Stamp,
-    at_rest: Option<Stamp>,
+    /// None for `seen_stamp`.
+    at_rest: Option<Option<Stamp>>,
 }
+
+packed!(Rest {
+    id,
+    mark,
+    known,
+    lacking,
+    tail,
+    taken_at,
+    snapshot,
+    newest_generation,
+    is_newest_known,
+    last_txid,
+    log_ended,
+    complete,
+    emptied,
+    was_unguarded,
+    seen_count,
+    has_found_place,
+    is_encrypted,
+    was_confirmed,
+    has_adopted_unseen,
+    seen_changes,
+    seen_stamp,
+    at_rest
+});
 
 /// What is known of the table of page sums.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +184,44 @@ enum Known {
     RoomForTail,
 }
 
+impl Packed for Known {
+    fn put(&self, into: &mut Vec<u8>) {
+        (*self as u32).put(into);
+    }
+
+    fn take(from: &mut &[u8]) -> Self {
+        match u32::take(from) {
+            0 => Self::Nothing,
+            1 => Self::Room,
+            2 => Self::RoomAndTail,
+            _ => Self::RoomForTail,
+        }
+    }
+}
+
+/// The bits in which a generation differs from that of a mark; of those bits it is the generation.
+fn beside(generation: GenerationId, mark: &Mark) -> GenerationId {
+    GenerationId(generation.0 ^ mark.generation.0)
+}
+
+fn snapshot_beside(snapshot: SnapshotNote, mark: &Mark) -> SnapshotNote {
+    SnapshotNote {
+        generation: beside(snapshot.generation, mark),
+        ..snapshot
+    }
+}
+
+fn end_of_log(mark: &Mark) -> Option<LogEnd> {
+    mark.wal.as_ref().map(LogEnd::of)
+}
+
 impl Rest {
+    fn packed(&self) -> Box<[u8]> {
+        let mut bytes = Vec::with_capacity(USUAL_SIZE);
+        self.put(&mut bytes);
+        bytes.into()
+    }
+
     /// None where something is under way, which is not for keeping so.
     fn of(history: &History) -> Option<Self> {
         // Each by its name: a further one has to be thought of here.
@@ -186,29 +275,27 @@ impl Rest {
         }
         let mark = (*mark)?;
         let sums = sums.as_ref()?;
-        let (directory, room) = sums.only_on_disk()?;
+        let has_room = sums.only_on_disk()? == Some(mark.commit);
         let Recent { sums, is_lacking } = sums.recent();
-        let has_room = room == Some(mark.commit);
         let is_tail = has_room && sums == tail;
         Some(Self {
             id: *id,
             mark,
-            directory: directory.clone(),
             known: match is_tail {
                 true if *is_lacking => Known::RoomForTail,
                 true => Known::RoomAndTail,
                 false if has_room => Known::Room,
                 false => Known::Nothing,
             },
-            lacking: (*is_lacking && !is_tail).then(|| Box::new(sums.clone())),
-            tail: tail.clone(),
+            lacking: (*is_lacking && !is_tail).then(|| sums.to_vec()),
+            tail: tail.to_vec(),
             taken_at: *taken_at,
-            snapshot: *snapshot,
+            snapshot: snapshot.map(|snapshot| snapshot_beside(snapshot, &mark)),
             is_newest_known: *is_newest_known,
             last_txid: *last_txid,
-            newest_generation: (*newest_generation)?,
+            newest_generation: beside((*newest_generation)?, &mark),
             log_ended: *log_ended,
-            complete: *complete,
+            complete: (*complete != end_of_log(&mark)).then_some(*complete),
             emptied: *emptied,
             was_unguarded: *was_unguarded,
             seen_count: *seen_count,
@@ -218,32 +305,36 @@ impl Rest {
             has_adopted_unseen: *has_adopted_unseen,
             seen_changes: *seen_changes,
             seen_stamp: *seen_stamp,
-            at_rest: *at_rest,
+            at_rest: (*at_rest != Some(*seen_stamp)).then_some(*at_rest),
         })
     }
 
-    fn whole(self) -> History {
+    fn whole(self, directory: Arc<Path>) -> History {
+        let Mark { commit, .. } = self.mark;
+        let tail: Arc<[PageSum]> = self.tail.into();
         let is_lacking = self.lacking.is_some() || matches!(self.known, Known::RoomForTail);
         let sums = match (self.known, self.lacking) {
-            (_, Some(lacking)) => *lacking,
-            (Known::RoomAndTail | Known::RoomForTail, None) => self.tail.clone(),
+            (_, Some(lacking)) => lacking.into(),
+            (Known::RoomAndTail | Known::RoomForTail, None) => tail.clone(),
             (Known::Nothing | Known::Room, None) => Arc::default(),
         };
-        let room = (!matches!(self.known, Known::Nothing)).then_some(self.mark.commit);
+        let room = (!matches!(self.known, Known::Nothing)).then_some(commit);
         let recent = Recent { sums, is_lacking };
         History {
             id: self.id,
             mark: Some(self.mark),
-            sums: Some(PageSums::with(self.directory, self.id, room, recent)),
-            tail: self.tail,
+            sums: Some(PageSums::with(directory, self.id, room, recent)),
+            tail,
             stored: Some(self.mark),
             taken_at: self.taken_at,
-            snapshot: self.snapshot,
+            snapshot: self
+                .snapshot
+                .map(|snapshot| snapshot_beside(snapshot, &self.mark)),
             is_newest_known: self.is_newest_known,
             last_txid: self.last_txid,
-            newest_generation: Some(self.newest_generation),
+            newest_generation: Some(beside(self.newest_generation, &self.mark)),
             log_ended: self.log_ended,
-            complete: self.complete,
+            complete: self.complete.unwrap_or_else(|| end_of_log(&self.mark)),
             emptied: self.emptied,
             was_unguarded: self.was_unguarded,
             seen_count: self.seen_count,
@@ -253,7 +344,7 @@ impl Rest {
             has_adopted_unseen: self.has_adopted_unseen,
             seen_changes: self.seen_changes,
             seen_stamp: self.seen_stamp,
-            at_rest: self.at_rest,
+            at_rest: self.at_rest.unwrap_or(Some(self.seen_stamp)),
             ..History::default()
         }
     }
@@ -297,17 +388,15 @@ mod tests {
                 known.replace("numbers: Numbers([(Weak)])", "numbers: Numbers([])")
             };
             let before = told(&db.history());
+            let packed = Rest::of(&db.history())
+                .expect("nothing is under way")
+                .packed();
+            assert!(packed.len() <= USUAL_SIZE, "{} bytes", packed.len());
             assert!(rest(&model));
             assert_eq!(told(&db.history()), before);
             let history = db.history();
             assert!(history.mark.is_some() && history.snapshot.is_some());
             assert!(!history.tail.is_empty());
         }
-    }
-
-    #[test]
-    fn it_takes_half_of_the_memory() {
-        let (rest, whole) = (size_of::<Rest>(), size_of::<History>());
-        assert!(rest <= 320, "{rest} bytes, and {whole} where it is whole");
     }
 }

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn the_checksum_is_that_of_the_pages_that_are_there_afterwards() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+        let mut table = PageSums::new(dir.path().into(), 1);
         let mut sums: Vec<u64> = (1..=10_000).map(|pgno| 1 << 63 | pgno << 8).collect();
         let header = SumsHeader {
             generation: GenerationId(7),

@@ -42,7 +42,7 @@ fn a_table_that_a_death_left_between_two_states_is_mended() {
         spooled: vec![then.clone()],
         ..Known::default()
     };
-    let mut table = PageSums::new(dir.path().to_owned().into(), 1);
+    let mut table = PageSums::new(dir.path().into(), 1);
     let header = sums_header(&first.mark);
     table.rewrite(&header, &SUMS).expect("a table");
     let written = std::fs::read(&path).expect("read");

@@ -115,7 +115,12 @@ fn what_stands_under_the_name_is_read_and_not_what_is_open() {
 
 #[test]
 fn what_is_open_goes_with_its_directory() {
-    let database = |path: &str| Arc::new(Database::new(Path::new(path).into(), Queue::new(1).0));
+    let database = |path: &str| {
+        Arc::new(Database::new(
+            Path::new(path).into(),
+            Queue::new(1, Path::new("state").into()).0,
+        ))
+    };
     let (from, to) = (database("here/a.db"), database("there/a.db"));
     let open = || Arc::new(tempfile::tempfile().expect("a file"));
     let files = [open(), open()];

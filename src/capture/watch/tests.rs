@@ -29,7 +29,10 @@ impl Scene {
     fn begin(is_calm: bool) -> Self {
         let watch = Watch::new().expect("an instance");
         watch.is_calm.store(is_calm, Ordering::SeqCst);
-        let db = Database::new(Path::new("a.db").into(), Queue::new(1).0);
+        let db = Database::new(
+            Path::new("a.db").into(),
+            Queue::new(1, Path::new("state").into()).0,
+        );
         let log = tempfile::NamedTempFile::new().expect("a file");
         let scene = Self {
             watch,
@@ -139,7 +142,10 @@ fn a_watch_that_stays_ends_before_its_log_is_looked_at() {
 #[test]
 fn a_watch_that_stays_ends_with_its_database() {
     let mut scene = Scene::begin(true);
-    scene.db = Arc::new(Database::new(Path::new("b.db").into(), Queue::new(1).0));
+    scene.db = Arc::new(Database::new(
+        Path::new("b.db").into(),
+        Queue::new(1, Path::new("state").into()).0,
+    ));
     assert!(!scene.is_heard_of());
     assert!(scene.watch.lock().is_empty());
 }
@@ -176,7 +182,10 @@ fn another_log_under_the_name_is_heard_of_before_it_is_read() {
     let watching = Watching::begin(LogPassing::Required).expect("an instance");
     let watch = watching.watch.clone().expect("watching");
     watch.is_calm.store(true, Ordering::SeqCst);
-    let db = Arc::new(Database::new(Path::new("a.db").into(), Queue::new(1).0));
+    let db = Arc::new(Database::new(
+        Path::new("a.db").into(),
+        Queue::new(1, Path::new("state").into()).0,
+    ));
     let how = OpenedAs {
         writable: true,
         passthrough: true,

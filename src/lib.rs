@@ -15,6 +15,7 @@ pub mod mount;
 pub mod random;
 pub mod replicate;
 pub mod restore;
+pub mod room;
 #[cfg(test)]
 mod simulation;
 pub mod store;

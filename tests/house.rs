@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the top down: a module uses those after it, and itself.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "cli",
     "daemon",
     "simulation",
@@ -24,6 +24,7 @@ const ORDER: [&str; 16] = [
     "random",
     "clock",
     "meter",
+    "room",
     "fault",
 ];
 /// Above all of them.

@@ -23,6 +23,7 @@ use super::database::{Database, locked};
 use super::error::CaptureError;
 use super::gate::Gate;
 use super::{Capture, LogPassing};
+use crate::room;
 use crate::tenant::policy::Durability;
 
 /// Between two readings: what is written meanwhile is heard of at once, and the writers have the processor.
@@ -186,6 +187,7 @@ impl Watch {
         }
         if let Some(log) = logs.remove(&number) {
             log.has_ended();
+            room::give_back(&mut logs);
         }
         // Its log may be gone, which is the end as well.
         match inotify::remove_watch(&self.events, number) {
@@ -230,6 +232,7 @@ impl Watch {
         if is_gone || log.stays.is_none() {
             log.has_ended();
             logs.remove(&number);
+            room::give_back(&mut logs);
         }
         drop(logs);
         if db.is_none() {

@@ -376,6 +376,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         if let Some(handle) = self.handles.remove(handle) {
             handle.released();
         }
+        if self.handles.give_back() {
+            self.inodes.move_together();
+        }
     }
 
     /// Closes what is still open when the mount has ended.

@@ -9,6 +9,7 @@ use dashmap::mapref::entry::Entry;
 
 use super::inodes::NodeId;
 use crate::capture::{Database, FileKind, OpenedAs};
+use crate::room;
 
 /// How reads and writes of an inode reach the backing file. The kernel refuses to mix them on one inode.
 #[derive(Debug)]
@@ -148,6 +149,11 @@ impl<B> Handles<B> {
     /// Whether an inode for which `is_meant` holds has a handle.
     pub fn any_open(&self, is_meant: impl Fn(NodeId) -> bool) -> bool {
         self.services.iter().any(|open| is_meant(*open.key()))
+    }
+
+    /// Gives back the room that there is for many more than are open. Whether that was so.
+    pub fn give_back(&self) -> bool {
+        room::give_back_shared(&self.services) | room::give_back_shared(&self.open)
     }
 
     /// Takes a handle out. With the last one of its inode, the inode's way of serving is open to choice again.

@@ -1,10 +1,13 @@
 //! The inode table: which backing inode each of the kernel's node ids stands for, and the names that lead to it.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::room;
 
 /// What the kernel calls an inode. The backing inode's own number on the device of the mount's root, so that a
 /// successor of this process finds every inode again.
@@ -18,6 +21,10 @@ const FIRST_FOREIGN: NodeId = 1 << 63;
 
 /// Deeper than any path that the kernel resolves; ends the climb where the table was falsified from outside.
 const MAX_DEPTH: usize = 4096;
+
+/// Nodes that are moved together, at most, and at a time.
+const MOST_MOVED: usize = 16_384;
+const MOVED_AT_ONCE: usize = 1024;
 
 /// Extended attributes that the kernel asks for at every file that a listing shows, or at writes, and that hardly any file has. The
 /// kernel does not remember that one is missing.
@@ -81,6 +88,7 @@ struct Table {
     attribute_changes: u64,
 }
 
+#[derive(Clone)]
 struct Node {
     backing: BackingInode,
     generation: u32,
@@ -88,9 +96,9 @@ struct Node {
     /// How often the kernel was told of it and has not forgotten it.
     lookups: u64,
     /// Where it stands, as far as the kernel asked; a directory has at most one name.
-    names: Vec<Name>,
+    names: Names,
     /// Names of other nodes that have this one as their parent: it stays while there are any.
-    children: u64,
+    children: u32,
     /// A descriptor that reaches it whatever becomes of its names. It also keeps the inode's number from being used
     /// anew while the kernel still knows the old inode by it.
     pin: Option<Arc<OwnedFd>>,
@@ -110,7 +118,7 @@ impl Node {
             generation,
             is_directory,
             lookups: 0,
-            names: Vec::new(),
+            names: Names::default(),
             children: 0,
             pin: None,
             moves: 0,
@@ -123,7 +131,57 @@ impl Node {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Name {
     parent: NodeId,
-    name: OsString,
+    name: Box<OsStr>,
+}
+
+/// The names of one node. Nearly all have one for ever, and there may be many of them.
+#[derive(Clone)]
+enum Names {
+    One(Name),
+    Any(Vec<Name>),
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::Any(Vec::new())
+    }
+}
+
+impl Deref for Names {
+    type Target = [Name];
+
+    fn deref(&self) -> &[Name] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Any(names) => names,
+        }
+    }
+}
+
+impl Names {
+    fn into_vec(self) -> Vec<Name> {
+        match self {
+            Self::One(name) => vec![name],
+            Self::Any(names) => names,
+        }
+    }
+
+    fn of(mut names: Vec<Name>) -> Self {
+        match (names.len(), names.pop()) {
+            (1, Some(name)) => Self::One(name),
+            (_, last) => {
+                names.extend(last);
+                Self::Any(names)
+            }
+        }
+    }
+
+    /// Changes what they are.
+    fn change(&mut self, change: impl FnOnce(&mut Vec<Name>)) {
+        let mut names = std::mem::take(self).into_vec();
+        change(&mut names);
+        *self = Self::of(names);
+    }
 }
 
 impl Inodes {
@@ -209,7 +267,7 @@ impl Inodes {
     pub fn child_path(&self, parent: NodeId, name: &OsStr) -> Option<PathBuf> {
         self.lock().path_of(&Name {
             parent,
-            name: name.to_owned(),
+            name: name.into(),
         })
     }
 
@@ -305,6 +363,29 @@ impl Inodes {
         }
     }
 
+    /// Much was open at once, and what it needed is freed by now: makes all nodes anew in the room that is left between
+    /// others, so that pages are given back. Not where there are so many of them that an operation would wait for it.
+    pub fn move_together(&self) {
+        let ids: Vec<NodeId> = {
+            let table = self.lock();
+            match table.nodes.len() {
+                0..=MOST_MOVED => table.nodes.keys().copied().collect(),
+                _ => return,
+            }
+        };
+        for some in ids.chunks(MOVED_AT_ONCE) {
+            let mut table = self.lock();
+            let mut anew = |id: &NodeId| {
+                let node = table.nodes.get_mut(id)?;
+                let new = node.clone();
+                Some(std::mem::replace(node, new))
+            };
+            let before: Vec<_> = some.iter().filter_map(&mut anew).collect();
+            drop(table);
+            drop(before);
+        }
+    }
+
     /// The number that `stat` shows: the backing inode's, or the node id where that could be mistaken.
     pub fn shown_number(&self, id: NodeId, backing: BackingInode) -> u64 {
         if id == ROOT { backing.number } else { id }
@@ -351,20 +432,16 @@ impl Table {
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };
-        let is_known = |n: &Name| n.parent == parent && n.name == name;
+        let is_known = |n: &Name| n.parent == parent && *n.name == *name;
         if node.names.iter().any(is_known) {
             return;
         }
         let replaced = match node.is_directory {
-            true => std::mem::take(&mut node.names),
+            true => std::mem::take(&mut node.names).into_vec(),
             false => Vec::new(),
         };
-        // Nearly all have one name for ever, and there may be many of them.
-        node.names.reserve_exact(1);
-        node.names.push(Name {
-            parent,
-            name: name.to_owned(),
-        });
+        let name = name.into();
+        node.names.change(|names| names.push(Name { parent, name }));
         if let Some(directory) = self.nodes.get_mut(&parent) {
             directory.children += 1;
         }
@@ -379,7 +456,8 @@ impl Table {
             return;
         };
         let before = node.names.len();
-        node.names.retain(|n| n.parent != parent || n.name != name);
+        let stays = |n: &Name| n.parent != parent || *n.name != *name;
+        node.names.change(|names| names.retain(stays));
         if node.names.len() < before {
             self.release_parent(parent);
         }
@@ -418,18 +496,19 @@ impl Table {
             };
             self.foreign.remove(&node.backing);
             closed.extend(node.pin);
-            for name in node.names {
+            for name in node.names.into_vec() {
                 if let Some(directory) = self.nodes.get_mut(&name.parent) {
                     directory.children -= 1;
                     unused.push(name.parent);
                 }
             }
         }
+        room::give_back(&mut self.nodes);
         closed
     }
 
     fn path_of(&self, name: &Name) -> Option<PathBuf> {
-        let mut parts = vec![name.name.as_os_str()];
+        let mut parts = vec![&*name.name];
         let mut parent = name.parent;
         while parent != ROOT {
             let up = self.nodes.get(&parent)?.names.first()?;
@@ -460,7 +539,7 @@ impl Table {
 
     /// Climbs from a name to the root, or to the nearest directory above that is pinned.
     fn route_of(&self, name: &Name) -> Option<Route> {
-        let mut parts = vec![name.name.as_os_str()];
+        let mut parts = vec![&*name.name];
         let mut parent = name.parent;
         let base = loop {
             let directory = self.nodes.get(&parent)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::UnixMs;
+use crate::room;
 
 /// What is to be done for a database.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -19,7 +20,8 @@ pub(super) enum Chore {
 /// The chores that wait, each of a database at most once. A database that nothing is to be done for is not in it.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
-    due: BTreeSet<(UnixMs, Arc<Path>, Chore)>,
+    /// Each database once, at its earliest time.
+    due: BTreeSet<(UnixMs, Arc<Path>)>,
     times: HashMap<Arc<Path>, Times>,
 }
 
@@ -37,21 +39,33 @@ impl Times {
             Chore::Retention => &mut self.retention,
         }
     }
+
+    /// The chore that comes first.
+    fn earliest(&self) -> Option<(NonZero<UnixMs>, Chore)> {
+        let snapshot = self.snapshot.map(|at| (at, Chore::Snapshot));
+        let retention = self.retention.map(|at| (at, Chore::Retention));
+        snapshot.into_iter().chain(retention).min()
+    }
+
+    /// When that is due.
+    fn due_at(&self) -> Option<UnixMs> {
+        self.earliest().map(|(at, _)| at.get())
+    }
 }
 
 impl Agenda {
     /// Notes a chore; of two times the earlier one holds. Returns whether it is a new one or has become earlier.
     pub fn note(&mut self, path: &Arc<Path>, chore: Chore, at: UnixMs) -> bool {
         let at = NonZero::new(at.max(1)).expect("BUG: it is positive");
-        let time = self.times.entry(path.clone()).or_default().of(chore);
-        if let Some(known) = *time {
-            if known <= at {
-                return false;
-            }
-            self.due.remove(&(known.get(), path.clone(), chore));
+        let times = self.times.entry(path.clone()).or_default();
+        let before = times.due_at();
+        let time = times.of(chore);
+        if time.is_some_and(|known| known <= at) {
+            return false;
         }
-        self.due.insert((at.get(), path.clone(), chore));
         *time = Some(at);
+        let now = times.due_at();
+        self.due_again(path, before, now);
         true
     }
 
@@ -65,14 +79,30 @@ impl Agenda {
         if self.next_at()? > now {
             return None;
         }
-        let (_, path, chore) = self.due.pop_first()?;
-        if let Some(times) = self.times.get_mut(&path) {
-            *times.of(chore) = None;
-            if times.snapshot.or(times.retention).is_none() {
-                self.times.remove(&path);
-            }
+        let (_, path) = self.due.pop_first()?;
+        let times = self
+            .times
+            .get_mut(&path)
+            .expect("BUG: what is due has a time");
+        let (_, chore) = times.earliest().expect("BUG: what is due has a time");
+        *times.of(chore) = None;
+        let next = times.due_at();
+        if next.is_none() {
+            self.times.remove(&path);
+            room::give_back(&mut self.times);
         }
+        self.due_again(&path, None, next);
         Some((path, chore))
+    }
+
+    fn due_again(&mut self, path: &Arc<Path>, before: Option<UnixMs>, now: Option<UnixMs>) {
+        if before == now {
+            return;
+        }
+        if let Some(before) = before {
+            self.due.remove(&(before, path.clone()));
+        }
+        self.due.extend(now.map(|now| (now, path.clone())));
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use self::agenda::Agenda;
 use crate::capture::{Capture, Database};
 use crate::fault;
+use crate::room;
 use crate::tenant::roster::{Client, Status};
 
 pub use fleet::{Fleet, Ship};
@@ -102,6 +103,9 @@ impl Replicator {
                         Err(error) => (error.id(), Some(error)),
                     };
                     let db = working.remove(&id).expect("BUG: a task without a database");
+                    if room::give_back(&mut working) {
+                        self.capture.move_together();
+                    }
                     match panic {
                         None => {
                             db.leave_queue();

@@ -50,7 +50,8 @@ pub(super) enum Found {
 }
 
 impl Replicator {
-    /// Stores a segment; a generation's first snapshot with its description before it.
+    /// Stores a segment; a generation's first snapshot with its description before it. What is seldom done has a piece of
+    /// memory of its own then: each active client has one for all that is done always.
     pub(super) async fn upload(&self, client: &Client, segment: &Segment) -> Uploaded {
         let begins = segment.snapshot && segment.end.seq == 0;
         // Once in a run that goes on with a generation, too: another instance may have had the database meanwhile.

@@ -16,22 +16,18 @@ fn is_too_large(room: usize, entries: usize) -> bool {
     room > LEAST * TOO_LARGE && entries < room / TOO_LARGE
 }
 
-/// After something was taken out. Whether there was much.
-pub fn give_back<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) -> bool {
-    let is_too_large = is_too_large(table.capacity(), table.len());
-    if is_too_large {
+/// After something was taken out.
+pub fn give_back<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) {
+    if is_too_large(table.capacity(), table.len()) {
         table.shrink_to(LEAST.max(2 * table.len()));
     }
-    is_too_large
 }
 
 /// The same of one that several threads use. Nothing of it may be held.
-pub fn give_back_shared<K: Eq + Hash, V, S: BuildHasher + Clone>(table: &DashMap<K, V, S>) -> bool {
-    let is_too_large = is_too_large(table.capacity(), table.len());
-    if is_too_large {
+pub fn give_back_shared<K: Eq + Hash, V, S: BuildHasher + Clone>(table: &DashMap<K, V, S>) {
+    if is_too_large(table.capacity(), table.len()) {
         table.shrink_to_fit();
     }
-    is_too_large
 }
 
 #[cfg(test)]

@@ -104,6 +104,7 @@ use queue::Queue;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
+use together::Others;
 use turns::Write;
 #[cfg(test)]
 pub(crate) use watch::Heard;
@@ -247,6 +248,7 @@ pub struct Capture {
     /// Those that were removed and have something left to store, by their number in the state.
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
+    others: Others,
     workers: Workers,
 }
 
@@ -336,6 +338,7 @@ impl Capture {
             databases: DashMap::new(),
             leaving: DashMap::new(),
             queue,
+            others: Others::default(),
             workers,
         });
         capture.listen().map_err(StartError::Threads)?;

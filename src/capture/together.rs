@@ -1,7 +1,8 @@
 //! What is left of many databases that were worked on at once lies among what was freed meanwhile, so that pages stay for a
 //! piece or two. Made anew in the room that there is between others, it fills few pages, and the rest is given back.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use super::Capture;
 use super::database::Database;
@@ -9,13 +10,33 @@ use super::database::Database;
 /// So many at a time: what is freed in between is not taken again at once, in its old place.
 const AT_ONCE: usize = 1024;
 
+/// What is moved beside that: the mount's part.
+#[derive(Clone, Default)]
+pub(super) struct Others(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Others").finish_non_exhaustive()
+    }
+}
+
 impl Capture {
+    /// What is to be done beside, each time that what is kept is moved together. The first holds.
+    pub fn moves_too(&self, other: impl Fn() + Send + Sync + 'static) {
+        let Others(others) = &self.others;
+        others.get_or_init(|| Box::new(other));
+    }
+
     /// Most of those that were worked on at once are idle by now: has a worker move together what is kept of all that are.
     /// Returns at once.
     pub fn move_together(&self) {
-        let all = self.all();
-        self.workers
-            .image(Box::new(move |_, _| move_together(&all)));
+        let (all, Others(others)) = (self.all(), self.others.clone());
+        self.workers.image(Box::new(move |_, _| {
+            move_together(&all);
+            if let Some(others) = others.get() {
+                others();
+            }
+        }));
     }
 }
 

@@ -376,9 +376,11 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         if let Some(handle) = self.handles.remove(handle) {
             handle.released();
         }
-        if self.handles.give_back() {
-            self.inodes.move_together();
-        }
+    }
+
+    /// Makes what is known of inodes anew, in fewer pages of memory.
+    pub fn move_together(&self) {
+        self.inodes.move_together();
     }
 
     /// Closes what is still open when the mount has ended.

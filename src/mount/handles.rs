@@ -151,11 +151,6 @@ impl<B> Handles<B> {
         self.services.iter().any(|open| is_meant(*open.key()))
     }
 
-    /// Gives back the room that there is for many more than are open. Whether that was so.
-    pub fn give_back(&self) -> bool {
-        room::give_back_shared(&self.services) | room::give_back_shared(&self.open)
-    }
-
     /// Takes a handle out. With the last one of its inode, the inode's way of serving is open to choice again.
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let (_, handle) = self.open.remove(&number)?;
@@ -165,6 +160,8 @@ impl<B> Handles<B> {
                 open.remove();
             }
         }
+        room::give_back_shared(&self.open);
+        room::give_back_shared(&self.services);
         Some(handle)
     }
 

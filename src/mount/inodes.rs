@@ -363,8 +363,8 @@ impl Inodes {
         }
     }
 
-    /// Much was open at once, and what it needed is freed by now: makes all nodes anew in the room that is left between
-    /// others, so that pages are given back. Not where there are so many of them that an operation would wait for it.
+    /// Many were worked on at once, and what that needed is freed by now: makes all nodes anew in the room that is left
+    /// between others, so that pages are given back. Not where there are so many that an operation would wait for it.
     pub fn move_together(&self) {
         let ids: Vec<NodeId> = {
             let table = self.lock();

@@ -105,6 +105,12 @@ impl Mounted {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
         let files = Arc::new(files.with_only(in_use));
+        let moved = Arc::downgrade(&files);
+        capture.moves_too(move || {
+            if let Some(files) = moved.upgrade() {
+                files.move_together();
+            }
+        });
         let refuse = |reason| {
             let path = path.clone();
             Err(MountError::NoPassthrough { path, reason })

@@ -10,6 +10,7 @@ mod removals;
 mod repeated;
 pub mod retention;
 mod rivals;
+mod rush;
 mod take_over;
 mod upkeep;
 mod uplink;
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::agenda::Agenda;
+use self::rush::Rush;
 use crate::capture::{Capture, Database};
 use crate::fault;
 use crate::room;
@@ -87,11 +89,13 @@ impl Replicator {
         let mut working: HashMap<Id, Arc<Database>> = HashMap::new();
         // Workers have room for one question of each pipeline.
         let room = dirty.max_capacity();
+        let mut rush = Rush::default();
         let mut stop = self.stop.subscribe();
         loop {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
+                () = rush.has_passed() => self.capture.move_together(),
                 db = dirty.recv(), if tasks.len() < room => {
                     let Some(db) = db else { break };
                     let task = tasks.spawn(pipeline::run(self.clone(), db.clone()));
@@ -103,9 +107,8 @@ impl Replicator {
                         Err(error) => (error.id(), Some(error)),
                     };
                     let db = working.remove(&id).expect("BUG: a task without a database");
-                    if room::give_back(&mut working) {
-                        self.capture.move_together();
-                    }
+                    room::give_back(&mut working);
+                    rush.one_has_ended();
                     match panic {
                         None => {
                             db.leave_queue();

@@ -71,7 +71,7 @@ pub struct Database {
     /// The files were at the start as when all was stored.
     is_as_stored: AtomicBool,
     /// The file's stamp then, where it had no log that could change it.
-    at_rest: OnceLock<Stamp>,
+    at_rest: OnceLock<Box<Stamp>>,
     pub(super) records: Kept<Records>,
 
     dirty: AtomicBool,
@@ -329,14 +329,14 @@ impl Database {
 
     pub(super) fn set_as_stored(&self, stamps: Stamps) {
         if stamps.wal.size == 0 {
-            self.at_rest.get_or_init(|| stamps.database);
+            self.at_rest.get_or_init(|| Box::new(stamps.database));
         }
         self.is_as_stored.store(true, Ordering::SeqCst);
     }
 
     /// The file's stamp at the start, where it was as when all was stored, and had no log that could change it.
     pub(super) fn stamp_at_rest(&self) -> Option<Stamp> {
-        self.at_rest.get().copied()
+        self.at_rest.get().map(|stamp| **stamp)
     }
 
     pub(super) fn is_as_stored(&self) -> bool {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::backing::{Backing, Opened, companion};
 use super::database::Database;
 
-/// Those of one database, each for as long as its handle is open, by their inodes.
+/// Those of one database, each for as long as its handle is open, by their inodes. Most databases have none.
 #[derive(Debug, Default)]
-pub(super) struct Lent(Vec<(u64, Arc<File>)>);
+pub(super) struct Lent(Box<[(u64, Arc<File>)]>);
 
 impl Lent {
     fn get(&self, inode: u64) -> Option<Arc<File>> {
@@ -19,20 +19,21 @@ impl Lent {
     }
 
     fn remove(&mut self, file: &Arc<File>) -> Option<Arc<File>> {
-        let place = self
-            .0
-            .iter()
-            .position(|(_, lent)| Arc::ptr_eq(lent, file))?;
-        let (_, removed) = self.0.swap_remove(place);
-        if self.0.is_empty() {
-            // Most databases are only known.
-            self.0 = Vec::new();
-        }
+        let is_meant = |(_, lent): &(u64, Arc<File>)| Arc::ptr_eq(lent, file);
+        let place = self.0.iter().position(is_meant)?;
+        let (_, removed) = self.change(|all| all.swap_remove(place));
         Some(removed)
     }
 
     pub fn take_over(&mut self, other: Lent) {
-        self.0.extend(other.0);
+        self.change(|all| all.extend(other.0));
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut Vec<(u64, Arc<File>)>) -> T) -> T {
+        let mut all = std::mem::take(&mut self.0).into_vec();
+        let changed = change(&mut all);
+        self.0 = all.into();
+        changed
     }
 }
 
@@ -44,7 +45,8 @@ impl Database {
     /// Its inode can't be told; then a look opens what it reads.
     pub fn lend(&self, file: &Arc<File>) -> io::Result<()> {
         let inode = file.metadata()?.ino();
-        self.with_handles(|handles| handles.lent.0.push((inode, file.clone())));
+        let lent = (inode, file.clone());
+        self.with_handles(|handles| handles.lent.change(|all| all.push(lent)));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::process::Pid;
 
-use super::{Failure, NAME, block_on, logging};
+use super::{Failure, NAME, block_on_instance, logging};
 use crate::config::Config;
 use crate::daemon::{Beside, Reload};
 
@@ -38,7 +38,7 @@ pub(super) fn start(
             let mut lines = None;
             let outcome = leave(&log).and_then(|()| {
                 lines = logging::start_detached(config.log_format, log);
-                block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) })
+                block_on_instance(async { Ok(crate::daemon::run(config, reload, beside).await?) })
             });
             let code = outcome.map_or_else(
                 |failure| {

@@ -28,6 +28,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Command, Parsed};
+use tokio::runtime::Builder;
 
 use crate::config::ConfigError;
 use crate::restore::RestoreError;
@@ -123,7 +124,22 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+    block_on_with(&mut Builder::new_multi_thread(), work)
+}
+
+/// The same of an instance, whose applications want processors too. With a thread for each of two, these would wake each other
+/// for every few tasks.
+fn block_on_instance<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = Builder::new_multi_thread();
+    block_on_with(builder.worker_threads((processors / 2).max(1)), work)
+}
+
+fn block_on_with<T>(
+    runtime: &mut Builder,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    runtime
         .enable_all()
         .build()
         .map_err(|error| Failure::Other(format!("start the runtime's threads: {error}")))?

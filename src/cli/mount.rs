@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::args::MountArgs;
-use super::{Failure, block_on, logging};
+use super::{Failure, block_on_instance, logging};
 use crate::config::{ConfigError, Written};
 use crate::daemon::{Beside, Reload};
 
@@ -15,7 +15,8 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     let config = written(&args)?.resolve()?;
     let log = logging::start(config.log_format);
     let reload: Reload = Box::new(move || written(&args)?.resolve());
-    let outcome = block_on(async { Ok(crate::daemon::run(config, reload, beside).await?) });
+    let outcome =
+        block_on_instance(async { Ok(crate::daemon::run(config, reload, beside).await?) });
     let code = outcome.unwrap_or_else(|failure| {
         // Not written here: whoever reads standard error may have stopped.
         log.write(failure.line().as_bytes());

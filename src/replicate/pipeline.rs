@@ -28,7 +28,7 @@ const LAST_DISTURBANCE: Duration = Duration::from_secs(1);
 /// From such an interval on a few hundredths of a second more or less are nothing to a note or a round.
 const LONG_INTERVAL: Duration = Duration::from_millis(500);
 /// Rounds of long intervals come in such a beat, several at a time: each thread that takes part is waked once for them.
-const BEAT: Duration = Duration::from_millis(10);
+const BEAT: Duration = Duration::from_millis(50);
 
 /// What a round left.
 enum Round {

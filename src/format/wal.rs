@@ -141,17 +141,27 @@ pub fn checksum(big_endian: bool, seed: Checksum, data: &[u8]) -> Checksum {
     debug_assert!(data.len().is_multiple_of(8));
     // One loop for each order: a call for each word would take three times as long.
     match big_endian {
-        true => checksum_of_words(seed, data, u32::from_be_bytes),
-        false => checksum_of_words(seed, data, u32::from_le_bytes),
+        true => checksum_of_pairs(seed, data, |pair| {
+            let words = u64::from_be_bytes(pair);
+            ((words >> 32) as u32, words as u32)
+        }),
+        false => checksum_of_pairs(seed, data, |pair| {
+            let words = u64::from_le_bytes(pair);
+            (words as u32, (words >> 32) as u32)
+        }),
     }
 }
 
+/// `words`: the two words of eight bytes, in their order.
 #[inline]
-fn checksum_of_words(seed: Checksum, data: &[u8], word: impl Fn([u8; 4]) -> u32) -> Checksum {
-    let (mut a, mut b) = seed;
-    for pair in data.chunks_exact(8) {
-        let first = word([pair[0], pair[1], pair[2], pair[3]]);
-        let second = word([pair[4], pair[5], pair[6], pair[7]]);
+fn checksum_of_pairs(
+    (mut a, mut b): Checksum,
+    data: &[u8],
+    words: impl Fn([u8; 8]) -> (u32, u32),
+) -> Checksum {
+    let (pairs, _) = data.as_chunks();
+    for pair in pairs {
+        let (first, second) = words(*pair);
         a = a.wrapping_add(first).wrapping_add(b);
         b = b.wrapping_add(second).wrapping_add(a);
     }

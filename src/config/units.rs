@@ -59,26 +59,36 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 
 /// When a commit returns.
 pub fn durability(text: &str) -> Result<Durability, String> {
-    [Durability::Local, Durability::Store]
-        .into_iter()
-        .find(|durability| durability.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is neither local nor store"))
+    either(
+        text,
+        [Durability::Local, Durability::Store],
+        Durability::as_str,
+    )
 }
 
 /// What becomes of a commit that the store does not take in time.
 pub fn at_timeout(text: &str) -> Result<AtTimeout, String> {
-    [AtTimeout::Local, AtTimeout::Error]
-        .into_iter()
-        .find(|then| then.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is neither local nor error"))
+    either(
+        text,
+        [AtTimeout::Local, AtTimeout::Error],
+        AtTimeout::as_str,
+    )
 }
 
 /// When applications have access control lists.
 pub fn access_lists(text: &str) -> Result<AccessLists, String> {
-    [AccessLists::Auto, AccessLists::Always]
-        .into_iter()
-        .find(|when| when.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is neither auto nor always"))
+    either(
+        text,
+        [AccessLists::Auto, AccessLists::Always],
+        AccessLists::as_str,
+    )
+}
+
+/// Which of two it is, each of which is written as its `word`.
+fn either<T: Copy>(text: &str, two: [T; 2], word: fn(T) -> &'static str) -> Result<T, String> {
+    let [first, second] = two.map(word);
+    let found = two.into_iter().find(|one| word(*one) == text);
+    found.ok_or_else(|| format!("{text:?} is neither {first} nor {second}"))
 }
 
 /// An address to listen on.

@@ -514,10 +514,8 @@ impl History {
         segment: &Segment,
         put: impl FnOnce(&mut PageSums, &SumsHeader, u32, &[PageSum]) -> io::Result<()>,
     ) -> Result<(), CaptureError> {
-        if self.table_of(segment).is_none() {
-            return Ok(());
-        }
-        let Some(table) = &mut self.sums else {
+        let is_for_table = self.table_of(segment).is_some();
+        let Some(table) = self.sums.as_mut().filter(|_| is_for_table) else {
             return Ok(());
         };
         let header = sums_header(&segment.end);

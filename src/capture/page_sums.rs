@@ -90,7 +90,8 @@ pub struct Recent {
 }
 
 impl Recent {
-    fn lacking(&self) -> &[PageSum] {
+    /// Those that the table lacks.
+    pub fn lacking(&self) -> &[PageSum] {
         if self.is_lacking { &self.sums } else { &[] }
     }
 

@@ -121,9 +121,11 @@ struct Rest {
     id: i64,
     /// And stored.
     mark: Mark,
-    known: Known,
-    /// What the table lacks, where that is not the tail alone.
-    lacking: Option<Vec<PageSum>>,
+    /// The table of page sums has room for the pages of `mark`, and no more.
+    has_room: bool,
+    /// As in `Recent`; its sums are none for those of `tail`.
+    is_lacking: bool,
+    recent: Option<Vec<PageSum>>,
     tail: Vec<PageSum>,
     taken_at: Option<UnixMs>,
     /// Its generation and the newest are those of `mark` but for these bits.
@@ -150,8 +152,9 @@ struct Rest {
 packed!(Rest {
     id,
     mark,
-    known,
-    lacking,
+    has_room,
+    is_lacking,
+    recent,
     tail,
     taken_at,
     snapshot,
@@ -171,33 +174,6 @@ packed!(Rest {
     seen_stamp,
     at_rest
 });
-
-/// What is known of the table of page sums.
-#[derive(Clone, Copy, Debug)]
-enum Known {
-    Nothing,
-    /// It has room for the pages of `mark`, and no more.
-    Room,
-    /// And what was written to it last is `tail`.
-    RoomAndTail,
-    /// And `tail` is to be written to it.
-    RoomForTail,
-}
-
-impl Packed for Known {
-    fn put(&self, into: &mut Vec<u8>) {
-        (*self as u32).put(into);
-    }
-
-    fn take(from: &mut &[u8]) -> Self {
-        match u32::take(from) {
-            0 => Self::Nothing,
-            1 => Self::Room,
-            2 => Self::RoomAndTail,
-            _ => Self::RoomForTail,
-        }
-    }
-}
 
 /// The bits in which a generation differs from that of a mark; of those bits it is the generation.
 fn beside(generation: GenerationId, mark: &Mark) -> GenerationId {
@@ -276,18 +252,14 @@ impl Rest {
         let mark = (*mark)?;
         let sums = sums.as_ref()?;
         let has_room = sums.only_on_disk()? == Some(mark.commit);
-        let Recent { sums, is_lacking } = sums.recent();
-        let is_tail = has_room && sums == tail;
+        let recent = sums.recent();
         Some(Self {
             id: *id,
             mark,
-            known: match is_tail {
-                true if *is_lacking => Known::RoomForTail,
-                true => Known::RoomAndTail,
-                false if has_room => Known::Room,
-                false => Known::Nothing,
-            },
-            lacking: (*is_lacking && !is_tail).then(|| sums.to_vec()),
+            has_room,
+            is_lacking: recent.is_lacking,
+            // What the table does not lack can be read there.
+            recent: (recent.sums != *tail).then(|| recent.lacking().to_vec()),
             tail: tail.to_vec(),
             taken_at: *taken_at,
             snapshot: snapshot.map(|snapshot| snapshot_beside(snapshot, &mark)),
@@ -312,14 +284,11 @@ impl Rest {
     fn whole(self, directory: Arc<Path>) -> History {
         let Mark { commit, .. } = self.mark;
         let tail: Arc<[PageSum]> = self.tail.into();
-        let is_lacking = self.lacking.is_some() || matches!(self.known, Known::RoomForTail);
-        let sums = match (self.known, self.lacking) {
-            (_, Some(lacking)) => lacking.into(),
-            (Known::RoomAndTail | Known::RoomForTail, None) => tail.clone(),
-            (Known::Nothing | Known::Room, None) => Arc::default(),
+        let room = self.has_room.then_some(commit);
+        let recent = Recent {
+            sums: self.recent.map_or_else(|| tail.clone(), Arc::from),
+            is_lacking: self.is_lacking,
         };
-        let room = (!matches!(self.known, Known::Nothing)).then_some(commit);
-        let recent = Recent { sums, is_lacking };
         History {
             id: self.id,
             mark: Some(self.mark),

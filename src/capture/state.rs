@@ -1,9 +1,9 @@
 //! What has to survive a restart: one small SQLite database in the state directory, which only the daemon opens.
 //!
-//! Per database: the newest stored mark, and the marks of segments that wait in the spool. With each mark go the page
-//! sums of its segment, so that the table of page sums can be brought to that mark after a death in the middle.
-//! And the newest stored snapshot, from which the next one's time is reckoned; and the checksums of the states that were
-//! stored last, by which a file is known that is behind its replica.
+//! Per database, in one row: the newest stored mark; the newest stored snapshot, from which the next one's time is
+//! reckoned; and the checksums of the states that were stored last, by which a file is known that is behind its replica.
+//! Beside it the marks of segments that wait in the spool. With each mark go the page sums of its segment, so that the
+//! table of page sums can be brought to that mark after a death in the middle.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -14,7 +14,10 @@ use std::sync::{Mutex, MutexGuard};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use self::rows::{Often, entry, insert, insert_past, insert_snapshot, update_stamps};
+use self::rows::{
+    ENTRY, Often, PAST_IN_ROW, entry, insert_spooled, known, move_past, past_of, update_snapshot,
+    update_stamps, update_stored,
+};
 use super::backing::Stamp;
 use super::mark::{Mark, PageSum};
 use crate::clock::{UnixMs, now_ms};
@@ -22,49 +25,21 @@ use crate::store::keys::GenerationId;
 use crate::tenant::client::Place;
 
 mod rows;
-
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS instance (node_id INTEGER NOT NULL);
-    CREATE TABLE IF NOT EXISTS database (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        path BLOB NOT NULL UNIQUE,
-        db_inode INTEGER, db_size INTEGER, db_modified INTEGER,
-        wal_inode INTEGER, wal_size INTEGER, wal_modified INTEGER
-    ) STRICT;
-    CREATE TABLE IF NOT EXISTS mark (
-        database INTEGER NOT NULL REFERENCES database(id) ON DELETE CASCADE,
-        seq INTEGER NOT NULL,
-        stored INTEGER NOT NULL,
-        generation INTEGER NOT NULL, txid INTEGER NOT NULL, checksum INTEGER NOT NULL,
-        commit_pages INTEGER NOT NULL, page_size INTEGER NOT NULL, time_ms INTEGER NOT NULL,
-        salt1 INTEGER, salt2 INTEGER, wal_offset INTEGER, sum1 INTEGER, sum2 INTEGER,
-        committed_at INTEGER NOT NULL, file_checksum INTEGER NOT NULL,
-        snapshot INTEGER NOT NULL, sums BLOB NOT NULL,
-        PRIMARY KEY (database, generation, seq)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS past (
-        database INTEGER NOT NULL REFERENCES database(id) ON DELETE CASCADE,
-        txid INTEGER NOT NULL, checksum INTEGER NOT NULL,
-        PRIMARY KEY (database, txid)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS snapshot (
-        database INTEGER PRIMARY KEY REFERENCES database(id) ON DELETE CASCADE,
-        generation INTEGER NOT NULL, seq INTEGER NOT NULL, stored_at INTEGER NOT NULL,
-        log_bytes INTEGER NOT NULL, retain_at INTEGER
-    ) STRICT;
-    CREATE TABLE IF NOT EXISTS place (
-        database INTEGER PRIMARY KEY REFERENCES database(id) ON DELETE CASCADE,
-        location TEXT NOT NULL, s3_prefix TEXT NOT NULL
-    ) STRICT;
-";
+mod schema;
 
 /// Statements that are kept ready: all that there are.
 const READY: usize = 64;
 
 /// The state can't be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("state database: {0}")]
-pub struct StateError(#[from] rusqlite::Error);
+pub enum StateError {
+    #[error("state database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(
+        "state database: a later version of the program has made it (schema {version}); start that one"
+    )]
+    Newer { version: i64 },
+}
 
 /// A mark with what belongs to its segment.
 #[derive(Clone, PartialEq, Debug)]
@@ -184,7 +159,7 @@ impl StateDb {
         let connect = |locking| connect(path, vfs, locking);
         // Nobody else opens it, and so no lock has to be taken for each transaction. Who does so all the same keeps no
         // instance from its start.
-        let connection = match connect("EXCLUSIVE") {
+        let mut connection = match connect("EXCLUSIVE") {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
                 tracing::warn!("Another program has the state database open");
                 connect("NORMAL")?
@@ -194,7 +169,7 @@ impl StateDb {
         connection.set_prepared_statement_cache_capacity(READY);
         // The plans don't depend on what is bound: statements with a range would be parsed anew each time.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        connection.execute_batch(SCHEMA)?;
+        schema::bring_up_to_date(&mut connection)?;
         connection.execute_batch(super::wishes::SCHEMA)?;
         connection.execute_batch(super::leaving::SCHEMA)?;
         connection.execute_batch(super::encrypted::SCHEMA)?;
@@ -241,7 +216,8 @@ impl StateDb {
         let connection = self.lock();
         let mut statement = connection.prepare(
             "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified,
-                    EXISTS (SELECT 1 FROM mark WHERE mark.database = id), location, s3_prefix
+                    generation IS NOT NULL OR EXISTS (SELECT 1 FROM mark WHERE mark.database = id),
+                    location, s3_prefix
              FROM database LEFT JOIN place ON place.database = id",
         )?;
         let rows = statement.query_map([], |row| {
@@ -282,58 +258,42 @@ impl StateDb {
     /// The newest state of a database that is in the store.
     pub fn newest_stored(&self, id: i64) -> Result<Option<Mark>, StateError> {
         let connection = self.lock();
-        let mut statement = connection.prepare_cached(
-            "SELECT seq, generation, txid, checksum, commit_pages, page_size, time_ms,
-                    salt1, salt2, wal_offset, sum1, sum2,
-                    committed_at, file_checksum, snapshot, sums
-             FROM mark WHERE database = ?1 AND stored",
-        )?;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {ENTRY} FROM database WHERE id = ?1 AND generation IS NOT NULL"
+        ))?;
         let newest = statement.query_row([id], entry).optional()?;
         Ok(newest.map(|entry| entry.mark))
     }
 
-    /// The marks of one database.
+    /// What is known of one database.
     pub fn load(&self, id: i64) -> Result<Known, StateError> {
         let connection = self.lock();
-        let mut statement = connection.prepare_cached(
-            "SELECT seq, generation, txid, checksum, commit_pages, page_size, time_ms,
-                    salt1, salt2, wal_offset, sum1, sum2,
-                    committed_at, file_checksum, snapshot, sums, stored
-             FROM mark WHERE database = ?1 ORDER BY generation, seq",
-        )?;
-        let mut known = Known::default();
+        let mut known = connection
+            .prepare_cached(&format!(
+                "SELECT {ENTRY}, past, snapshot_generation, snapshot_seq, snapshot_at, log_bytes
+                 FROM database WHERE id = ?1"
+            ))?
+            .query_row([id], known)
+            .optional()?
+            .unwrap_or_default();
+        known.spooled = connection
+            .prepare_cached(&format!(
+                "SELECT {ENTRY} FROM mark WHERE database = ?1 ORDER BY generation, seq"
+            ))?
+            .query_map([id], entry)?
+            .collect::<Result<_, _>>()?;
+        let mut statement =
+            connection.prepare_cached("SELECT sums FROM past WHERE database = ?1")?;
         let mut rows = statement.query([id])?;
         while let Some(row) = rows.next()? {
-            let entry = entry(row)?;
-            if row.get::<_, bool>(16)? {
-                known.stored = Some(entry);
-            } else {
-                known.spooled.push(entry);
-            }
+            known.past.extend(past_of(&row.get::<_, Vec<u8>>(0)?));
         }
-        known.snapshot = connection
-            .prepare_cached(
-                "SELECT generation, seq, stored_at, log_bytes FROM snapshot WHERE database = ?1",
-            )?
-            .query_row([id], |row| {
-                Ok(SnapshotNote {
-                    generation: GenerationId(row.get::<_, i64>(0)? as u64),
-                    seq: row.get(1)?,
-                    stored_at: row.get(2)?,
-                    log_bytes: row.get::<_, i64>(3)? as u64,
-                })
-            })
-            .optional()?;
-        known.past = connection
-            .prepare_cached("SELECT checksum FROM past WHERE database = ?1")?
-            .query_map([id], |row| row.get::<_, i64>(0).map(|sum| sum as u64))?
-            .collect::<Result<_, _>>()?;
         Ok(known)
     }
 
     /// Notes that a segment waits in the spool.
     pub fn save_spooled(&self, id: i64, entry: &Entry) -> Result<(), StateError> {
-        insert(&self.lock(), id, entry, false)
+        insert_spooled(&self.lock(), id, entry)
     }
 
     /// Notes that a segment has taken the place of several, up to that with the number `last`: those after it have numbers
@@ -350,15 +310,13 @@ impl StateDb {
         let transaction = connection.transaction()?;
         transaction
             .prepare_cached(
-                "DELETE FROM mark WHERE database = ?1 AND NOT stored AND generation = ?2
-                 AND seq BETWEEN ?3 AND ?4",
+                "DELETE FROM mark WHERE database = ?1 AND generation = ?2 AND seq BETWEEN ?3 AND ?4",
             )?
             .execute(params![id, generation, merged.mark.seq, last])?;
-        insert(&transaction, id, merged, false)?;
+        insert_spooled(&transaction, id, merged)?;
         transaction
             .prepare_cached(
-                "UPDATE mark SET seq = seq - ?4 WHERE database = ?1 AND NOT stored
-                 AND generation = ?2 AND seq > ?3",
+                "UPDATE mark SET seq = seq - ?4 WHERE database = ?1 AND generation = ?2 AND seq > ?3",
             )?
             .execute(params![id, generation, last, fewer])?;
         Ok(transaction.commit()?)
@@ -374,15 +332,13 @@ impl StateDb {
             transaction
                 .prepare_cached(
                     "DELETE FROM mark WHERE database = ?1 AND
-                     (stored OR generation < ?3 OR (generation = ?3 AND seq <= ?2))",
+                     (generation < ?3 OR (generation = ?3 AND seq <= ?2))",
                 )?
                 .execute(params![id, mark.seq, mark.generation.0 as i64])?;
-            insert(&transaction, id, &note.entry, true)?;
-            insert_past(&transaction, id, mark)?;
-            insert_snapshot(&transaction, id, &note.snapshot)?;
-            if note.stamps.is_some() {
-                update_stamps(&transaction, id, note.stamps)?;
+            if mark.seq.is_multiple_of(PAST_IN_ROW) {
+                move_past(&transaction, id)?;
             }
+            update_stored(&transaction, note)?;
         }
         transaction.commit()
     }
@@ -405,13 +361,13 @@ impl StateDb {
 
     /// Notes the newest stored snapshot.
     pub fn save_snapshot(&self, id: i64, snapshot: &SnapshotNote) -> Result<(), StateError> {
-        insert_snapshot(&self.lock(), id, snapshot)
+        update_snapshot(&self.lock(), id, snapshot)
     }
 
     /// Notes when something of the replica may have outlived its retention; none for never, as it is now.
     pub fn save_retain_at(&self, id: i64, at: Option<UnixMs>) -> Result<(), StateError> {
         self.lock()
-            .prepare_cached("UPDATE snapshot SET retain_at = ?2 WHERE database = ?1")?
+            .prepare_cached("UPDATE database SET retain_at = ?2 WHERE id = ?1")?
             .execute(params![id, at])?;
         Ok(())
     }
@@ -420,8 +376,7 @@ impl StateDb {
     pub fn upkeep(&self) -> Result<Vec<Upkeep>, StateError> {
         let connection = self.lock();
         let mut statement = connection.prepare(
-            "SELECT path, CASE WHEN log_bytes > 0 THEN stored_at END, retain_at
-             FROM snapshot JOIN database ON id = database
+            "SELECT path, CASE WHEN log_bytes > 0 THEN snapshot_at END, retain_at FROM database
              WHERE log_bytes > 0 OR retain_at IS NOT NULL",
         )?;
         let rows = statement.query_map([], |row| {
@@ -437,7 +392,7 @@ impl StateDb {
     /// Forgets the marks of segments in the spool.
     pub fn drop_spooled(&self, id: i64) -> Result<(), StateError> {
         self.lock()
-            .execute("DELETE FROM mark WHERE database = ?1 AND NOT stored", [id])?;
+            .execute("DELETE FROM mark WHERE database = ?1", [id])?;
         Ok(())
     }
 

@@ -144,7 +144,9 @@ impl StateDb {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         let newest: Option<i64> = transaction.query_row(
-            "SELECT max(generation) FROM mark WHERE database = ?1",
+            "SELECT max(generation) FROM
+                 (SELECT generation FROM database WHERE id = ?1
+                  UNION ALL SELECT generation FROM mark WHERE database = ?1)",
             [id],
             |row| row.get(0),
         )?;

@@ -480,8 +480,7 @@ fn has_stored_mark(root: &std::path::Path) -> bool {
         return false;
     }
     let connection = rusqlite::Connection::open(&copy).expect("open the copy");
-    let marks = connection.query_row("SELECT count(*) FROM mark WHERE stored", [], |row| {
-        row.get::<_, i64>(0)
-    });
-    marks.is_ok_and(|marks| marks > 0)
+    let stored = "SELECT count(*) FROM database WHERE generation IS NOT NULL";
+    let stored = connection.query_row(stored, [], |row| row.get::<_, i64>(0));
+    stored.is_ok_and(|stored| stored > 0)
 }

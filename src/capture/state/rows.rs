@@ -2,19 +2,27 @@
 
 use std::ops::Deref;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row, Statement, ToSql, params};
 
-use super::{Entry, SnapshotNote, Stamps, StateError};
+use super::{Entry, Known, SnapshotNote, Stamps, StateError, StoredNote};
 use crate::capture::backing::Stamp;
-use crate::capture::mark::{Mark, WalMark};
+use crate::capture::mark::{Mark, PageSum, WalMark};
 use crate::format::ltx::DatabaseChecksum;
 use crate::format::wal::Position;
 use crate::store::keys::GenerationId;
 
-/// So many checksums of stored states are kept of each database, and some more: those before are looked for only once for
-/// so many segments.
+/// A mark with what belongs to it, as `entry` reads it.
+pub(super) const ENTRY: &str = "seq, generation, txid, checksum, commit_pages, page_size, time_ms,
+     salt1, salt2, wal_offset, sum1, sum2, committed_at, file_checksum, snapshot, sums";
+/// Columns of that.
+const IN_ENTRY: usize = 16;
+
+/// So many checksums of stored states are kept of each database beside those in its row.
 pub(super) const PAST: u32 = 256;
-pub(super) const PRUNE_EVERY: u32 = 32;
+/// As a rule there are no more in the row itself: with a segment of each such number all are moved out of it.
+pub(super) const PAST_IN_ROW: u32 = 16;
+const PAST_SUM_SIZE: u32 = 8;
 
 /// A transaction that is made once for each segment: its ends are not parsed each time. It is undone unless it is
 /// committed.
@@ -83,33 +91,72 @@ pub(super) fn update_stamps(
     Ok(())
 }
 
-pub(super) fn insert_past(connection: &Connection, id: i64, mark: &Mark) -> Result<(), StateError> {
-    let (txid, checksum) = (mark.txid as i64, mark.checksum.value() as i64);
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO past VALUES (?1, ?2, ?3)")?
-        .execute(params![id, txid, checksum])?;
-    if !mark.seq.is_multiple_of(PRUNE_EVERY) {
-        return Ok(());
+/// The database's row gets all that is known when a segment is stored. Without stamps those before stay: files that were
+/// written since have others.
+pub(super) fn update_stored(connection: &Connection, note: &StoredNote) -> Result<(), StateError> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE database SET
+             seq = ?2, generation = ?3, txid = ?4, checksum = ?5, commit_pages = ?6, page_size = ?7, time_ms = ?8,
+             salt1 = ?9, salt2 = ?10, wal_offset = ?11, sum1 = ?12, sum2 = ?13,
+             committed_at = ?14, file_checksum = ?15, snapshot = ?16, sums = ?17,
+             snapshot_generation = ?18, snapshot_seq = ?19, snapshot_at = ?20, log_bytes = ?21,
+             db_inode = coalesce(?22, db_inode), db_size = coalesce(?23, db_size),
+             db_modified = coalesce(?24, db_modified),
+             wal_inode = coalesce(?25, wal_inode), wal_size = coalesce(?26, wal_size),
+             wal_modified = coalesce(?27, wal_modified),
+             past = CASE WHEN ?28 OR past IS NULL THEN ?29 ELSE substr(CAST(past || ?29 AS BLOB), -?30) END
+         WHERE id = ?1",
+    )?;
+    let mark = &note.entry.mark;
+    bind_entry(&mut statement, note.id, &note.entry)?;
+    let mut bind = |at, value: &dyn ToSql| statement.raw_bind_parameter(at, value);
+    bind(18, &(note.snapshot.generation.0 as i64))?;
+    bind(19, &note.snapshot.seq)?;
+    bind(20, &note.snapshot.stored_at)?;
+    bind(21, &(note.snapshot.log_bytes as i64))?;
+    let stamp = |of: fn(&Stamps) -> Stamp| note.stamps.as_ref().map(of);
+    for (first, stamp) in [(22, stamp(|s| s.database)), (25, stamp(|s| s.wal))] {
+        bind(first, &stamp.map(|s| s.inode as i64))?;
+        bind(first + 1, &stamp.map(|s| s.size as i64))?;
+        bind(first + 2, &stamp.map(|s| s.modified_ns))?;
     }
+    bind(28, &mark.seq.is_multiple_of(PAST_IN_ROW))?;
+    bind(29, &mark.checksum.value().to_le_bytes())?;
+    bind(30, &(2 * PAST_IN_ROW * PAST_SUM_SIZE))?;
+    is_one(statement.raw_execute()?)
+}
+
+/// Moves the checksums out of a database's row to those before them, of which the oldest are forgotten.
+pub(super) fn move_past(connection: &Connection, id: i64) -> Result<(), StateError> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO past
+             SELECT id, txid, past FROM database WHERE id = ?1 AND past IS NOT NULL",
+        )?
+        .execute([id])?;
     connection
         .prepare_cached(
             "DELETE FROM past WHERE database = ?1 AND txid <=
              (SELECT txid FROM past WHERE database = ?1 ORDER BY txid DESC LIMIT 1 OFFSET ?2)",
         )?
-        .execute(params![id, PAST])?;
+        .execute(params![id, PAST / PAST_IN_ROW])?;
     Ok(())
 }
 
-pub(super) fn insert_snapshot(
+pub(super) fn past_of(blob: &[u8]) -> impl Iterator<Item = u64> {
+    let sums = blob.as_chunks().0.iter();
+    sums.map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+pub(super) fn update_snapshot(
     connection: &Connection,
     id: i64,
     note: &SnapshotNote,
 ) -> Result<(), StateError> {
-    connection
+    let changed = connection
         .prepare_cached(
-            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, NULL)
-             ON CONFLICT DO UPDATE SET generation = excluded.generation, seq = excluded.seq,
-                 stored_at = excluded.stored_at, log_bytes = excluded.log_bytes",
+            "UPDATE database SET snapshot_generation = ?2, snapshot_seq = ?3, snapshot_at = ?4, log_bytes = ?5
+             WHERE id = ?1",
         )?
         .execute(params![
             id,
@@ -118,48 +165,82 @@ pub(super) fn insert_snapshot(
             note.stored_at,
             note.log_bytes as i64,
         ])?;
-    Ok(())
+    is_one(changed)
 }
 
-pub(super) fn insert(
+/// There has to be such a database.
+fn is_one(changed: usize) -> Result<(), StateError> {
+    match changed {
+        1 => Ok(()),
+        other => Err(rusqlite::Error::StatementChangedRows(other).into()),
+    }
+}
+
+pub(super) fn insert_spooled(
     connection: &Connection,
     id: i64,
     entry: &Entry,
-    stored: bool,
 ) -> Result<(), StateError> {
-    let mark = &entry.mark;
-    let wal = mark.wal;
-    let sums: Vec<u8> = entry
-        .sums
-        .iter()
-        .flat_map(|(pgno, sum)| pgno.to_le_bytes().into_iter().chain(sum.to_le_bytes()))
-        .collect();
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO mark VALUES
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-        )?
-        .execute(params![
-            id,
-            mark.seq,
-            stored,
-            mark.generation.0 as i64,
-            mark.txid as i64,
-            mark.checksum.value() as i64,
-            mark.commit,
-            mark.page_size,
-            mark.time_ms,
-            wal.map(|w| w.salt.0),
-            wal.map(|w| w.salt.1),
-            wal.map(|w| w.position.offset as i64),
-            wal.map(|w| w.position.checksum.0),
-            wal.map(|w| w.position.checksum.1),
-            entry.committed_at,
-            entry.file_checksum as i64,
-            entry.snapshot,
-            sums,
-        ])?;
+    let mut statement = connection.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO mark (database, {ENTRY}) VALUES
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+    ))?;
+    bind_entry(&mut statement, id, entry)?;
+    statement.raw_execute()?;
     Ok(())
+}
+
+/// The first seventeen parameters of a statement: the database's number, and `ENTRY`.
+fn bind_entry(statement: &mut Statement<'_>, id: i64, entry: &Entry) -> rusqlite::Result<()> {
+    let (mark, wal) = (&entry.mark, entry.mark.wal);
+    let mut bind = |at, value: &dyn ToSql| statement.raw_bind_parameter(at, value);
+    bind(1, &id)?;
+    bind(2, &mark.seq)?;
+    bind(3, &(mark.generation.0 as i64))?;
+    bind(4, &(mark.txid as i64))?;
+    bind(5, &(mark.checksum.value() as i64))?;
+    bind(6, &mark.commit)?;
+    bind(7, &mark.page_size)?;
+    bind(8, &mark.time_ms)?;
+    bind(9, &wal.map(|w| w.salt.0))?;
+    bind(10, &wal.map(|w| w.salt.1))?;
+    bind(11, &wal.map(|w| w.position.offset as i64))?;
+    bind(12, &wal.map(|w| w.position.checksum.0))?;
+    bind(13, &wal.map(|w| w.position.checksum.1))?;
+    bind(14, &entry.committed_at)?;
+    bind(15, &(entry.file_checksum as i64))?;
+    bind(16, &entry.snapshot)?;
+    bind(17, &encoded(&entry.sums))
+}
+
+fn encoded(sums: &[PageSum]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(sums.len() * 12);
+    for (pgno, sum) in sums {
+        bytes.extend(pgno.to_le_bytes());
+        bytes.extend(sum.to_le_bytes());
+    }
+    bytes
+}
+
+/// What a database's row tells: `ENTRY`, its past, and its newest snapshot.
+pub(super) fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
+    let has_stored = row.get_ref(1)?.data_type() != Type::Null;
+    let past = row.get_ref(IN_ENTRY)?.as_blob_or_null()?;
+    let snapshot = match row.get::<_, Option<i64>>(IN_ENTRY + 1)? {
+        None => None,
+        Some(generation) => Some(SnapshotNote {
+            generation: GenerationId(generation as u64),
+            seq: row.get(IN_ENTRY + 2)?,
+            stored_at: row.get(IN_ENTRY + 3)?,
+            log_bytes: row.get::<_, i64>(IN_ENTRY + 4)? as u64,
+        }),
+    };
+    Ok(Known {
+        stored: has_stored.then(|| entry(row)).transpose()?,
+        spooled: Vec::new(),
+        snapshot,
+        past: past_of(past.unwrap_or_default()).collect(),
+    })
 }
 
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {

@@ -1,6 +1,6 @@
 //! The state, written and read again.
 
-use super::rows::{PAST, PRUNE_EVERY};
+use super::rows::{PAST, PAST_IN_ROW};
 use super::*;
 use crate::capture::mark::WalMark;
 use crate::format::ltx::DatabaseChecksum;
@@ -129,17 +129,33 @@ fn of_the_states_that_were_stored_the_last_are_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = StateDb::open(&dir.path().join("state.db"), 1).expect("open");
     let id = state.id_of(Path::new("a.db")).expect("id");
-    for seq in 0..PAST + 10 {
+    let mut all = Vec::new();
+    for seq in 0..2 * PAST {
         let mut stored = entry(1, seq, false);
         stored.mark.txid = u64::from(seq) + 1;
         stored.mark.checksum.toggle(u64::from(seq) + 1);
+        all.push(stored.mark.checksum.value());
         let noted = state.save_stored(id, &stored, &note(1, 0), None);
         noted.expect("stored");
+        if !seq.is_multiple_of(PAST_IN_ROW / 4) {
+            continue;
+        }
         let past = state.load(id).expect("load").past;
-        let least = (seq + 1).min(PAST);
-        assert!((least..least + PRUNE_EVERY).contains(&(past.len() as u32)));
-        assert!(past.contains(&stored.mark.checksum.value()));
+        let least = all.len().min(PAST as usize);
+        let most = least + PAST_IN_ROW as usize;
+        assert!((least..=most).contains(&past.len()), "{}", past.len());
+        let last = &all[all.len() - least..];
+        assert!(last.iter().all(|sum| past.contains(sum)));
     }
+    // Whatever numbers its segments have, a row does not grow for ever.
+    for n in 0..u64::from(8 * PAST_IN_ROW) {
+        let mut stored = entry(1, 1, false);
+        stored.mark.checksum.toggle(n + 1);
+        let noted = state.save_stored(id, &stored, &note(1, 0), None);
+        noted.expect("stored");
+    }
+    let past = state.load(id).expect("load").past.len() as u32;
+    assert!(past <= PAST + 3 * PAST_IN_ROW, "{past}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// So many answers wait for others at most.
-const MOST: usize = 16;
+const MOST: usize = 64;
 /// And so long, beside what is done next.
 const PAUSE: Duration = Duration::from_millis(1);
 

@@ -98,7 +98,8 @@ impl Replicator {
                 () = rush.has_passed() => self.capture.move_together(),
                 db = dirty.recv(), if tasks.len() < room => {
                     let Some(db) = db else { break };
-                    let task = tasks.spawn(pipeline::run(self.clone(), db.clone()));
+                    let others = tasks.len();
+                    let task = tasks.spawn(pipeline::run(self.clone(), db.clone(), others));
                     working.insert(task.id(), db);
                 }
                 Some(ended) = tasks.join_next_with_id() => {

@@ -29,6 +29,9 @@ const LAST_DISTURBANCE: Duration = Duration::from_secs(1);
 const LONG_INTERVAL: Duration = Duration::from_millis(500);
 /// Rounds of long intervals come in such a beat, several at a time: each thread that takes part is waked once for them.
 const BEAT: Duration = Duration::from_millis(50);
+/// Where so many work, a pipeline of a long interval begins with a beat as well. Else one whose commits are as far apart as
+/// its rounds would begin anew with each of them, between the beats.
+const MANY: usize = 64;
 
 /// What a round left.
 enum Round {
@@ -44,8 +47,8 @@ enum Round {
     Over,
 }
 
-/// Works on one database until nothing is left to do.
-pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
+/// Works on one database until nothing is left to do, beside `others` of which the same is done.
+pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>, others: usize) {
     let client = db
         .client()
         .filter(|client| client.progress().status != Status::Refused);
@@ -61,6 +64,9 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
     let mut disturbances = Backoff::new(FIRST_RETRY, LAST_DISTURBANCE);
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     let mut pace = Pace::begin(db.cpu.spent());
+    if interval >= LONG_INTERVAL && others >= MANY {
+        wait(&db, last_beat(Instant::now() + BEAT)).await;
+    }
     loop {
         if client.is_paused() && !db.is_removed() {
             // What was written stays dirty, and is looked at when it goes on.
@@ -115,13 +121,18 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>) {
 
 /// When the round is due that follows one that has `begun`.
 fn next_round(begun: Instant, interval: Duration) -> Instant {
-    static FIRST_BEAT: LazyLock<Instant> = LazyLock::new(Instant::now);
     let due = begun + interval;
-    if interval < LONG_INTERVAL {
-        return due;
+    match interval < LONG_INTERVAL {
+        true => due,
+        false => last_beat(due),
     }
-    let into_beat = due.duration_since(*FIRST_BEAT).as_nanos() % BEAT.as_nanos();
-    due - Duration::from_nanos(into_beat as u64)
+}
+
+/// The last beat until then.
+fn last_beat(until: Instant) -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let into_beat = until.duration_since(*FIRST).as_nanos() % BEAT.as_nanos();
+    until - Duration::from_nanos(into_beat as u64)
 }
 
 /// A round, and then as long a pause as makes it keep to the tenant's share of the processor.
@@ -460,7 +471,7 @@ mod tests {
         let make = || -> (Arc<Replicator>, Arc<Database>) { unreachable!("it is not called") };
         let bytes = size_of_made(|| {
             let (replicator, db) = make();
-            run(replicator, db)
+            run(replicator, db, 0)
         });
         assert!(bytes <= 3 << 10, "{bytes} bytes");
     }

@@ -19,6 +19,7 @@ use super::requests::Noted;
 use super::rest::Open;
 use super::state::Stamps;
 use super::workers::{Look, counted, survived, without_panic};
+use crate::room;
 
 /// So long a note waits for others.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -87,7 +88,8 @@ fn told(db: &Database, history: Open<'_>, is_settled: bool) -> Noted {
 /// The thread that notes what may wait. It sleeps unless there is something. The queue has room for all databases that may
 /// ever be there, and so only for where each note lies. `looks`: who takes those that would hold up the others.
 pub(super) fn work(shared: &Shared, queue: &Receiver<Box<Note>>, looks: &Sender<Look>) {
-    while let Ok(first) = queue.recv() {
+    room::keep_freed();
+    while let Ok(first) = room::next(queue) {
         if queue.len() + 1 < MOST {
             std::thread::sleep(PAUSE);
         }

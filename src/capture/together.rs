@@ -7,9 +7,6 @@ use std::sync::{Arc, OnceLock};
 use super::Capture;
 use super::database::Database;
 
-/// So many at a time: what is freed in between is not taken again at once, in its old place.
-const AT_ONCE: usize = 1024;
-
 /// What is moved beside that: the mount's part.
 #[derive(Clone, Default)]
 pub(super) struct Others(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
@@ -40,10 +37,11 @@ impl Capture {
     }
 }
 
+/// One by one: each takes the first room that there is, which the ones before it have left. The thread must keep nothing
+/// of what it frees, or it would take that again.
 fn move_together(databases: &[Arc<Database>]) {
-    for some in databases.chunks(AT_ONCE) {
-        let before: Vec<_> = some.iter().map(|db| db.make_anew()).collect();
-        drop(before);
+    for db in databases {
+        drop(db.make_anew());
     }
 }
 

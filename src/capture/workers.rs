@@ -25,6 +25,7 @@ use super::{Proceed, Shared, commits, image, merging};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::{Defect, Point, panic_text};
 use crate::meter;
+use crate::room;
 use crate::tenant::roster::Status;
 
 /// Gates that may wait at once; each is a system call of an application that is held up.
@@ -337,6 +338,7 @@ fn watch_gates(queue: &Receiver<Waiting>) {
 }
 
 fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merges: &Sender<Look>) {
+    room::keep_freed();
     let mut answers = Answers::default();
     while let Some(next) = next(gates, looks, &mut answers) {
         match next {
@@ -351,16 +353,23 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
 
 /// Gates before everything else. While there is none, and nothing else, the answers are told. None at the end.
 fn next(gates: &Receiver<Urgent>, looks: &Receiver<Look>, answers: &mut Answers) -> Option<Next> {
-    if !answers.are_told() {
+    let mut waits = match answers.are_told() {
+        true => room::IDLE,
+        false => Duration::ZERO,
+    };
+    loop {
         select_biased! {
             recv(gates) -> gate => return gate.ok().map(Next::Urgent),
             recv(looks) -> look => return look.ok().map(Next::Look),
-            default => answers.tell(),
+            default(waits) => {}
         }
-    }
-    select_biased! {
-        recv(gates) -> gate => gate.ok().map(Next::Urgent),
-        recv(looks) -> look => look.ok().map(Next::Look),
+        if answers.are_told() {
+            room::give_back_freed();
+            waits = Duration::MAX;
+        } else {
+            answers.tell();
+            waits = room::IDLE;
+        }
     }
 }
 

@@ -32,6 +32,7 @@ use tokio::runtime::Builder;
 
 use crate::config::ConfigError;
 use crate::restore::RestoreError;
+use crate::room::{self, Allocator};
 use crate::store::StoreError;
 
 const NAME: &str = "litestream-multitenant";
@@ -88,7 +89,9 @@ impl From<RestoreError> for Failure {
 
 /// Runs the command that the process was started with. An instance in the background calls `after_fork` first: whatever
 /// the binary has in threads did not come along.
-pub fn main(after_fork: fn()) -> ExitCode {
+pub fn main(allocator: Allocator) -> ExitCode {
+    let after_fork = allocator.after_fork;
+    room::set_allocator(allocator);
     let outcome = match args::parse(std::env::args_os()) {
         Ok(Parsed::Run(command)) => run(*command),
         Ok(Parsed::Helper(args)) => helper::run(args, after_fork),
@@ -141,6 +144,7 @@ fn block_on_with<T>(
 ) -> Result<T, Failure> {
     runtime
         .enable_all()
+        .on_thread_start(room::keep_freed)
         .build()
         .map_err(|error| Failure::Other(format!("start the runtime's threads: {error}")))?
         .block_on(work)

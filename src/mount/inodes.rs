@@ -22,9 +22,9 @@ const FIRST_FOREIGN: NodeId = 1 << 63;
 /// Deeper than any path that the kernel resolves; ends the climb where the table was falsified from outside.
 const MAX_DEPTH: usize = 4096;
 
-/// Nodes that are moved together, at most, and at a time.
+/// Nodes that are moved together, at most, and while the table is locked.
 const MOST_MOVED: usize = 16_384;
-const MOVED_AT_ONCE: usize = 1024;
+const MOVED_AT_ONCE: usize = 256;
 
 /// Extended attributes that the kernel asks for at every file that a listing shows, or at writes, and that hardly any file has. The
 /// kernel does not remember that one is missing.
@@ -375,14 +375,11 @@ impl Inodes {
         };
         for some in ids.chunks(MOVED_AT_ONCE) {
             let mut table = self.lock();
-            let mut anew = |id: &NodeId| {
-                let node = table.nodes.get_mut(id)?;
-                let new = node.clone();
-                Some(std::mem::replace(node, new))
-            };
-            let before: Vec<_> = some.iter().filter_map(&mut anew).collect();
-            drop(table);
-            drop(before);
+            for id in some {
+                if let Some(node) = table.nodes.get_mut(id) {
+                    *node = node.clone();
+                }
+            }
         }
     }
 

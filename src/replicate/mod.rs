@@ -95,7 +95,10 @@ impl Replicator {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = rush.has_passed() => self.capture.move_together(),
+                () = rush.has_passed() => {
+                    room::give_back_freed();
+                    self.capture.move_together();
+                }
                 db = dirty.recv(), if tasks.len() < room => {
                     let Some(db) = db else { break };
                     let others = tasks.len();

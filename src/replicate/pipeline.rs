@@ -64,8 +64,8 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>, others: 
     let mut disturbances = Backoff::new(FIRST_RETRY, LAST_DISTURBANCE);
     let mut retries = Backoff::new(FIRST_RETRY, LAST_RETRY);
     let mut pace = Pace::begin(db.cpu.spent());
-    if interval >= LONG_INTERVAL && others >= MANY {
-        wait(&db, last_beat(Instant::now() + BEAT)).await;
+    if let Some(beat) = first_round(Instant::now(), interval, others) {
+        wait(&db, beat).await;
     }
     loop {
         if client.is_paused() && !db.is_removed() {
@@ -117,6 +117,12 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>, others: 
             Round::Failed => sleep(retries.pause()).await,
         }
     }
+}
+
+/// When the first round is due; none for at once.
+fn first_round(begun: Instant, interval: Duration, others: usize) -> Option<Instant> {
+    let comes_in_beat = interval >= LONG_INTERVAL && others >= MANY;
+    comes_in_beat.then(|| last_beat(begun + BEAT))
 }
 
 /// When the round is due that follows one that has `begun`.
@@ -490,5 +496,18 @@ mod tests {
         }
         beats.dedup();
         assert!(beats.len() <= 2, "{beats:?}");
+    }
+
+    /// One whose commits are a second apart is worked on in the beat, and not begun anew between the beats each time.
+    #[tokio::test(start_paused = true)]
+    async fn among_many_the_first_round_comes_in_the_beat_as_well_and_before_long() {
+        let long = Duration::from_secs(1);
+        let begun = Instant::now() + 7 * BEAT / 3;
+        assert_eq!(first_round(begun, long, MANY - 1), None);
+        assert_eq!(first_round(begun, LONG_INTERVAL / 2, MANY), None);
+        let first = first_round(begun, long, MANY).expect("in the beat");
+        assert!(first >= begun && first <= begun + BEAT);
+        // A commit a second after the one that it begins with comes before the next one is due.
+        assert_eq!(next_round(first, long), first + long);
     }
 }

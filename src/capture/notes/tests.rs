@@ -106,7 +106,7 @@ fn one_that_can_not_be_noted_keeps_no_other_from_it() {
     let three = Three::new();
     let refused = three.databases[1].id().expect("a number");
     let trigger = format!(
-        "CREATE TEMP TRIGGER refuse BEFORE INSERT ON main.mark WHEN new.database = {refused}
+        "CREATE TEMP TRIGGER refuse BEFORE UPDATE ON main.database WHEN new.id = {refused}
          BEGIN SELECT RAISE(ABORT, 'as the test wants it'); END"
     );
     let state = three.shared();

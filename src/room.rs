@@ -1,5 +1,5 @@
-//! What a table had room for at its fullest is given back when little of it is left: a thousand databases at once are
-//! soon a handful again.
+//! Memory that was needed at the fullest is given back: a thousand databases at once are soon a handful again. Tables give
+//! back what they had room for, and threads what they have kept of what they freed.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};

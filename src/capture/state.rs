@@ -15,8 +15,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use self::rows::{
-    ENTRY, Often, PAST_IN_ROW, entry, insert_spooled, known, move_past, past_of, update_snapshot,
-    update_stamps, update_stored,
+    ENTRY, Often, entry, insert_spooled, known, past_of, update_snapshot, update_stamps,
+    update_stored,
 };
 use super::backing::Stamp;
 use super::mark::{Mark, PageSum};
@@ -335,9 +335,6 @@ impl StateDb {
                      (generation < ?3 OR (generation = ?3 AND seq <= ?2))",
                 )?
                 .execute(params![id, mark.seq, mark.generation.0 as i64])?;
-            if mark.seq.is_multiple_of(PAST_IN_ROW) {
-                move_past(&transaction, id)?;
-            }
             update_stored(&transaction, note)?;
         }
         transaction.commit()

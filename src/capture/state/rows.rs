@@ -2,11 +2,9 @@
 
 use std::ops::Deref;
 
-use rusqlite::types::Type;
 use rusqlite::{Connection, Row, Statement, ToSql, params};
 
 use super::{Entry, Known, SnapshotNote, Stamps, StateError, StoredNote};
-use crate::capture::backing::Stamp;
 use crate::capture::mark::{Mark, PageSum, WalMark};
 use crate::format::ltx::DatabaseChecksum;
 use crate::format::wal::Position;
@@ -71,29 +69,25 @@ pub(super) fn update_stamps(
     id: i64,
     stamps: Option<Stamps>,
 ) -> Result<(), StateError> {
-    let part = |stamp: fn(&Stamps) -> Stamp| stamps.as_ref().map(stamp);
-    let (database, wal) = (part(|s| s.database), part(|s| s.wal));
-    connection
-        .prepare_cached(
-            "UPDATE database SET db_inode = ?2, db_size = ?3, db_modified = ?4,
-                                 wal_inode = ?5, wal_size = ?6, wal_modified = ?7
-             WHERE id = ?1",
-        )?
-        .execute(params![
-            id,
-            database.map(|s| s.inode as i64),
-            database.map(|s| s.size as i64),
-            database.map(|s| s.modified_ns),
-            wal.map(|s| s.inode as i64),
-            wal.map(|s| s.size as i64),
-            wal.map(|s| s.modified_ns),
-        ])?;
+    let mut statement = connection.prepare_cached(
+        "UPDATE database SET db_inode = ?2, db_size = ?3, db_modified = ?4,
+                             wal_inode = ?5, wal_size = ?6, wal_modified = ?7
+         WHERE id = ?1",
+    )?;
+    statement.raw_bind_parameter(1, id)?;
+    bind_stamps(&mut statement, 2, stamps)?;
+    statement.raw_execute()?;
     Ok(())
 }
 
 /// The database's row gets all that is known when a segment is stored. Without stamps those before stay: files that were
 /// written since have others.
 pub(super) fn update_stored(connection: &Connection, note: &StoredNote) -> Result<(), StateError> {
+    let mark = &note.entry.mark;
+    let moves = mark.seq.is_multiple_of(PAST_IN_ROW);
+    if moves {
+        move_past(connection, note.id)?;
+    }
     let mut statement = connection.prepare_cached(
         "UPDATE database SET
              seq = ?2, generation = ?3, txid = ?4, checksum = ?5, commit_pages = ?6, page_size = ?7, time_ms = ?8,
@@ -107,27 +101,17 @@ pub(super) fn update_stored(connection: &Connection, note: &StoredNote) -> Resul
              past = CASE WHEN ?28 OR past IS NULL THEN ?29 ELSE substr(CAST(past || ?29 AS BLOB), -?30) END
          WHERE id = ?1",
     )?;
-    let mark = &note.entry.mark;
     bind_entry(&mut statement, note.id, &note.entry)?;
-    let mut bind = |at, value: &dyn ToSql| statement.raw_bind_parameter(at, value);
-    bind(18, &(note.snapshot.generation.0 as i64))?;
-    bind(19, &note.snapshot.seq)?;
-    bind(20, &note.snapshot.stored_at)?;
-    bind(21, &(note.snapshot.log_bytes as i64))?;
-    let stamp = |of: fn(&Stamps) -> Stamp| note.stamps.as_ref().map(of);
-    for (first, stamp) in [(22, stamp(|s| s.database)), (25, stamp(|s| s.wal))] {
-        bind(first, &stamp.map(|s| s.inode as i64))?;
-        bind(first + 1, &stamp.map(|s| s.size as i64))?;
-        bind(first + 2, &stamp.map(|s| s.modified_ns))?;
-    }
-    bind(28, &mark.seq.is_multiple_of(PAST_IN_ROW))?;
-    bind(29, &mark.checksum.value().to_le_bytes())?;
-    bind(30, &(2 * PAST_IN_ROW * PAST_SUM_SIZE))?;
+    bind_snapshot(&mut statement, 18, &note.snapshot)?;
+    bind_stamps(&mut statement, 22, note.stamps)?;
+    statement.raw_bind_parameter(28, moves)?;
+    statement.raw_bind_parameter(29, mark.checksum.value().to_le_bytes())?;
+    statement.raw_bind_parameter(30, 2 * PAST_IN_ROW * PAST_SUM_SIZE)?;
     is_one(statement.raw_execute()?)
 }
 
 /// Moves the checksums out of a database's row to those before them, of which the oldest are forgotten.
-pub(super) fn move_past(connection: &Connection, id: i64) -> Result<(), StateError> {
+fn move_past(connection: &Connection, id: i64) -> Result<(), StateError> {
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO past
@@ -153,19 +137,13 @@ pub(super) fn update_snapshot(
     id: i64,
     note: &SnapshotNote,
 ) -> Result<(), StateError> {
-    let changed = connection
-        .prepare_cached(
-            "UPDATE database SET snapshot_generation = ?2, snapshot_seq = ?3, snapshot_at = ?4, log_bytes = ?5
-             WHERE id = ?1",
-        )?
-        .execute(params![
-            id,
-            note.generation.0 as i64,
-            note.seq,
-            note.stored_at,
-            note.log_bytes as i64,
-        ])?;
-    is_one(changed)
+    let mut statement = connection.prepare_cached(
+        "UPDATE database SET snapshot_generation = ?2, snapshot_seq = ?3, snapshot_at = ?4, log_bytes = ?5
+         WHERE id = ?1",
+    )?;
+    statement.raw_bind_parameter(1, id)?;
+    bind_snapshot(&mut statement, 2, note)?;
+    is_one(statement.raw_execute()?)
 }
 
 /// There has to be such a database.
@@ -213,6 +191,33 @@ fn bind_entry(statement: &mut Statement<'_>, id: i64, entry: &Entry) -> rusqlite
     bind(17, &encoded(&entry.sums))
 }
 
+/// Four parameters from `first` on.
+fn bind_snapshot(
+    statement: &mut Statement<'_>,
+    first: usize,
+    note: &SnapshotNote,
+) -> rusqlite::Result<()> {
+    statement.raw_bind_parameter(first, note.generation.0 as i64)?;
+    statement.raw_bind_parameter(first + 1, note.seq)?;
+    statement.raw_bind_parameter(first + 2, note.stored_at)?;
+    statement.raw_bind_parameter(first + 3, note.log_bytes as i64)
+}
+
+/// Six parameters from `first` on; null without stamps.
+fn bind_stamps(
+    statement: &mut Statement<'_>,
+    first: usize,
+    stamps: Option<Stamps>,
+) -> rusqlite::Result<()> {
+    let (database, log) = (stamps.map(|s| s.database), stamps.map(|s| s.wal));
+    for (first, stamp) in [(first, database), (first + 3, log)] {
+        statement.raw_bind_parameter(first, stamp.map(|s| s.inode as i64))?;
+        statement.raw_bind_parameter(first + 1, stamp.map(|s| s.size as i64))?;
+        statement.raw_bind_parameter(first + 2, stamp.map(|s| s.modified_ns))?;
+    }
+    Ok(())
+}
+
 fn encoded(sums: &[PageSum]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(sums.len() * 12);
     for (pgno, sum) in sums {
@@ -224,7 +229,7 @@ fn encoded(sums: &[PageSum]) -> Vec<u8> {
 
 /// What a database's row tells: `ENTRY`, its past, and its newest snapshot.
 pub(super) fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
-    let has_stored = row.get_ref(1)?.data_type() != Type::Null;
+    let generation: Option<i64> = row.get(1)?;
     let past = row.get_ref(IN_ENTRY)?.as_blob_or_null()?;
     let snapshot = match row.get::<_, Option<i64>>(IN_ENTRY + 1)? {
         None => None,
@@ -236,7 +241,7 @@ pub(super) fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
         }),
     };
     Ok(Known {
-        stored: has_stored.then(|| entry(row)).transpose()?,
+        stored: generation.map(|_| entry(row)).transpose()?,
         spooled: Vec::new(),
         snapshot,
         past: past_of(past.unwrap_or_default()).collect(),

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::StateError;
-use super::rows::PAST_IN_ROW;
+use super::rows::{ENTRY, PAST_IN_ROW};
 
 /// Noted in the file as its `user_version`.
 const VERSION: i64 = 1;
@@ -43,7 +43,7 @@ const BESIDE: &str = "
 /// Makes the tables, all of them or none.
 ///
 /// # Errors
-/// One that names both versions, where a later one of the program has made them: it may know what this one does not.
+/// One that names their version, where a later one of the program has made them: it may know what this one does not.
 pub(super) fn bring_up_to_date(connection: &mut Connection) -> Result<(), StateError> {
     let transaction = connection.transaction()?;
     let version = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -62,10 +62,10 @@ pub(super) fn bring_up_to_date(connection: &mut Connection) -> Result<(), StateE
                  db_inode INTEGER, db_size INTEGER, db_modified INTEGER,
                  wal_inode INTEGER, wal_size INTEGER, wal_modified INTEGER,
                  {KNOWN}
-             ) STRICT;"
+             ) STRICT;
+             {BESIDE}"
         ))?,
     }
-    transaction.execute_batch(BESIDE)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
 }
@@ -76,20 +76,17 @@ fn from_version_0(connection: &Connection) -> Result<(), StateError> {
     for column in KNOWN.split(',') {
         connection.execute_batch(&format!("ALTER TABLE database ADD COLUMN {column}"))?;
     }
-    connection.execute_batch(
-        "UPDATE database SET (seq, generation, txid, checksum, commit_pages, page_size, time_ms, salt1, salt2,
-             wal_offset, sum1, sum2, committed_at, file_checksum, snapshot, sums) =
-             (SELECT seq, generation, txid, checksum, commit_pages, page_size, time_ms, salt1, salt2,
-                 wal_offset, sum1, sum2, committed_at, file_checksum, snapshot, sums
-              FROM mark WHERE mark.database = id AND stored);
+    connection.execute_batch(&format!(
+        "UPDATE database SET ({ENTRY}) =
+             (SELECT {ENTRY} FROM mark WHERE mark.database = id AND stored);
          DELETE FROM mark WHERE stored;
          ALTER TABLE mark DROP COLUMN stored;
          UPDATE database SET (snapshot_generation, snapshot_seq, snapshot_at, log_bytes, retain_at) =
              (SELECT generation, seq, stored_at, log_bytes, retain_at FROM snapshot WHERE snapshot.database = id);
          DROP TABLE snapshot;
-         ALTER TABLE past RENAME TO former_past;",
-    )?;
-    connection.execute_batch(BESIDE)?;
+         ALTER TABLE past RENAME TO former_past;
+         {BESIDE}"
+    ))?;
     let mut statement = connection
         .prepare("SELECT database, txid, checksum FROM former_past ORDER BY database, txid")?;
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));

@@ -31,16 +31,23 @@ pub fn set_allocator(allocator: Allocator) {
     ALLOCATOR.get_or_init(|| allocator);
 }
 
+/// First of all in a process that was forked.
+pub fn make_whole_after_fork() {
+    call(|allocator| allocator.after_fork);
+}
+
 /// At the start of a thread that allocates much.
 pub fn keep_freed() {
-    if let Some(allocator) = ALLOCATOR.get() {
-        (allocator.keep_freed)();
-    }
+    call(|allocator| allocator.keep_freed);
 }
 
 pub fn give_back_freed() {
+    call(|allocator| allocator.give_back_freed);
+}
+
+fn call(hook: fn(&Allocator) -> fn()) {
     if let Some(allocator) = ALLOCATOR.get() {
-        (allocator.give_back_freed)();
+        hook(allocator)();
     }
 }
 

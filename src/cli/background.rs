@@ -10,17 +10,13 @@ use rustix::process::Pid;
 use super::{Failure, NAME, block_on_instance, logging};
 use crate::config::Config;
 use crate::daemon::{Beside, Reload};
+use crate::room;
 
 /// What the new process says first when its mounts answer; else it is the exit code of its failure, and the reason.
 const READY: u8 = 0;
 
 /// Starts an instance in a process and a session of its own, and returns when its mounts answer; its id.
-pub(super) fn start(
-    config: Config,
-    reload: Reload,
-    mut beside: Beside,
-    after_fork: fn(),
-) -> Result<i32, Failure> {
+pub(super) fn start(config: Config, reload: Reload, mut beside: Beside) -> Result<i32, Failure> {
     let log = logging::Detached::choose(is_journal(io::stderr()));
     let log_is_lost = matches!(log, logging::Detached::Nowhere);
     let (reader, mut writer) = io::pipe().map_err(failed("make a pipe"))?;
@@ -28,7 +24,7 @@ pub(super) fn start(
     // on like any process.
     match unsafe { libc::fork() } {
         0 => {
-            after_fork();
+            room::make_whole_after_fork();
             drop(reader);
             let mut first = writer.try_clone().map_err(failed("copy a pipe"))?;
             beside.ready = Some(Box::new(move || {

@@ -72,7 +72,7 @@ struct Options {
 }
 
 /// Mounts, and returns once the mount answers; the daemon stays in the background.
-pub(super) fn run(args: HelperArgs, after_fork: fn()) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: HelperArgs) -> Result<ExitCode, Failure> {
     let args = args.absolute()?;
     let config = args.configured()?;
     if args.fake {
@@ -86,7 +86,7 @@ pub(super) fn run(args: HelperArgs, after_fork: fn()) -> Result<ExitCode, Failur
     };
     let (verbose, target) = (args.verbose, args.target.clone());
     let reload = Box::new(move || args.configured());
-    let pid = background::start(config, reload, beside, after_fork)?;
+    let pid = background::start(config, reload, beside)?;
     if verbose {
         let (source, target) = (watch_path.display(), target.display());
         print(&format!(

@@ -87,14 +87,12 @@ impl From<RestoreError> for Failure {
     }
 }
 
-/// Runs the command that the process was started with. An instance in the background calls `after_fork` first: whatever
-/// the binary has in threads did not come along.
+/// Runs the command that the process was started with. `allocator`: what the binary has in its place.
 pub fn main(allocator: Allocator) -> ExitCode {
-    let after_fork = allocator.after_fork;
     room::set_allocator(allocator);
     let outcome = match args::parse(std::env::args_os()) {
         Ok(Parsed::Run(command)) => run(*command),
-        Ok(Parsed::Helper(args)) => helper::run(args, after_fork),
+        Ok(Parsed::Helper(args)) => helper::run(args),
         Ok(Parsed::Print(text)) => print(&text).map(|()| ExitCode::SUCCESS),
         Err(failure) => Err(failure),
     };

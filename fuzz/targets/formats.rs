@@ -5,6 +5,7 @@ use litestream_multitenant::capture::StoredSegment;
 use litestream_multitenant::format::ltx::{Decoder, Encoder, Header, LtxError, Trailer};
 use litestream_multitenant::format::scanner::{Scanner, Transaction};
 use litestream_multitenant::format::sqlite::{DatabaseHeader, journal_is_hot};
+use litestream_multitenant::format::structure::{Check, Structure};
 use litestream_multitenant::format::wal::{
     FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, Position, WalHeader, checksum,
 };
@@ -121,6 +122,33 @@ pub fn sqlite(data: &[u8]) {
         assert!(header.page_size.is_power_of_two() && (512..=65536).contains(&header.page_size));
         assert_ne!(header.pages, Some(0));
         assert!(!journal_is_hot(data), "both a database and a journal");
+    }
+}
+
+/// Bytes of a page of an image, whatever its header says where that is no page size.
+const PAGE_SIZES: [u32; 3] = [512, 1024, 4096];
+
+/// An image is checked whatever is in it, and one that is cut off is never sound by its own header.
+pub fn structure(data: &[u8]) {
+    let said = DatabaseHeader::decode(data);
+    let sizes = PAGE_SIZES
+        .into_iter()
+        .chain(said.map(|header| header.page_size));
+    for page_size in sizes {
+        let pages = data.chunks_exact(page_size as usize);
+        let count = u32::try_from(pages.len()).expect("a small input");
+        let mut check = Check::new(page_size, count);
+        for (page, number) in pages.zip(1..) {
+            check.page(number, page);
+        }
+        let is_short = said
+            .and_then(|header| header.pages)
+            .is_some_and(|pages| pages > count);
+        match check.finish() {
+            Ok(Structure::Sound) => assert!(count == 0 || !is_short, "pages are missing"),
+            Ok(Structure::Encrypted) => assert!(count > 0),
+            Err(flaw) => assert!(!flaw.to_string().contains('\n'), "one line"),
+        }
     }
 }
 

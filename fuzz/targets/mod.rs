@@ -7,10 +7,11 @@ mod texts;
 /// A target and its name, which is that of its corpus, too.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 10] = [
     ("wal", formats::wal),
     ("wal_index", formats::wal_index),
     ("sqlite", formats::sqlite),
+    ("structure", formats::structure),
     ("ltx", formats::ltx),
     ("keys", texts::keys),
     ("registry", texts::registry),

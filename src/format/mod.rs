@@ -8,5 +8,6 @@ pub mod quantity;
 pub mod registry;
 pub mod scanner;
 pub mod sqlite;
+pub mod structure;
 pub mod wal;
 pub mod wal_index;

@@ -7,7 +7,8 @@ pub const HEADER_SIZE: usize = 100;
 /// Bytes of a rollback journal's header that a commit by zeroing clears.
 pub const JOURNAL_HEADER_SIZE: usize = 28;
 
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// What every database begins with that is not encrypted.
+pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// The part of the database header that the capture looks at.

@@ -271,6 +271,7 @@ mod tests {
         let hidden = OpenedAs {
             writable: true,
             passthrough: false,
+            external: false,
         };
         db.opened(FileKind::Shm, hidden);
         model.commit_unpublished("INSERT INTO t VALUES (1001, 'never seen')");

@@ -4,7 +4,7 @@ use super::Shared;
 use super::authority::{self, Counted, Index, Limit};
 use super::database::Database;
 use super::error::CaptureError;
-use super::files::{Log, in_wal_mode, log_now, open_log, refuse_replaced};
+use super::files::{Log, in_wal_mode, log_now, refuse_replaced};
 use super::gate::Gate;
 use super::history::History;
 use super::mark::{Mark, PageSum, Segment, WalMark};
@@ -90,6 +90,7 @@ impl History {
         if db.take_cut() {
             self.file_was_cut(db);
         }
+        self.refuse_arriving(db, shared, gate)?;
         if self.image.is_some() || self.mark.is_none() || !self.goes_on_by_log(db) {
             self.prepared = None;
         }
@@ -105,10 +106,17 @@ impl History {
         }
         if self.mark.is_none() {
             self.note_complete(db, shared, gate, Next::Image)?;
-            return self.drained_without_mark(db, shared, stamps);
+            return Ok(Self::drained_without_mark(db, stamps));
         }
         if !self.goes_on_by_log(db) {
             self.note_complete(db, shared, gate, Next::Image)?;
+            return Ok(Drained::only(Next::Image));
+        }
+        if gate.is_none()
+            && stamps.wal.size > 0
+            && self.may_have_arrived(db, shared, stamps.database.inode)?
+        {
+            self.suspect_file(db);
             return Ok(Drained::only(Next::Image));
         }
         let drained = match log_now(db, shared, heard, &stamps)? {
@@ -142,18 +150,14 @@ impl History {
             .is_some_and(|kept| captured.is_none_or(|place| kept < place.position.offset))
     }
 
-    fn drained_without_mark(
-        &mut self,
-        db: &Database,
-        shared: &Shared,
-        stamps: Stamps,
-    ) -> Result<Drained, CaptureError> {
-        let empty = stamps.database.size == 0 && matches!(open_log(db, shared)?, Log::None);
-        Ok(Drained::only(match empty {
+    fn drained_without_mark(db: &Database, stamps: Stamps) -> Drained {
+        // Whatever log stands beside it: SQLite removes one that stands beside an empty database.
+        let empty = stamps.database.size == 0;
+        Drained::only(match empty {
             true if db.has_writers() => Next::LookAgain,
             true => Next::Nothing,
             false => Next::Image,
-        }))
+        })
     }
 
     /// No log: the file itself tells whether anything happened.

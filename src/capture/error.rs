@@ -5,6 +5,7 @@ use std::io;
 use super::spool::SpoolError;
 use super::state::StateError;
 use crate::format::ltx::LtxError;
+use crate::format::structure::Flaw;
 
 /// Each has a code, which health shows before the sentence.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,13 @@ pub enum CaptureError {
     Ltx(#[from] LtxError),
     #[error("the file is no SQLite database, and has no valid log")]
     NotADatabase,
+    #[error("{missing} of its {pages} pages are missing from the file; copy it again, whole")]
+    Incomplete { missing: u32, pages: u32 },
+    #[error("{0}; SQLite can't read all of it")]
+    Malformed(#[from] Flaw),
+    /// Something else than SQLite writes the file, or has done so a moment ago.
+    #[error("the file is still being written: {0}")]
+    Arriving(String),
     #[error("the log's format is not supported: {0}")]
     Unsupported(#[from] crate::format::wal::HeaderError),
     #[error("the log grows the database by {missing} pages that it does not hold")]
@@ -50,6 +58,9 @@ impl CaptureError {
             CaptureError::State(_) => "state",
             CaptureError::Ltx(_) => "ltx",
             CaptureError::NotADatabase => "not_a_database",
+            CaptureError::Incomplete { .. } => "incomplete",
+            CaptureError::Malformed(_) => super::arrival::MALFORMED,
+            CaptureError::Arriving(_) => "arriving",
             CaptureError::Unsupported(_) => "unsupported_log",
             CaptureError::Holes { .. } => "holes",
             CaptureError::LostWay { .. } => "lost_way",
@@ -73,7 +84,10 @@ impl CaptureError {
     pub fn waits_for_the_file(&self) -> bool {
         matches!(
             self,
-            CaptureError::NotADatabase | CaptureError::Unsupported(_)
+            CaptureError::NotADatabase
+                | CaptureError::Incomplete { .. }
+                | CaptureError::Malformed(_)
+                | CaptureError::Unsupported(_)
         )
     }
 

@@ -137,6 +137,10 @@ pub(super) fn is_quiet(
     if !db.has_writers() {
         return Ok(true);
     }
-    let is_left_alone = now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS;
-    Ok(is_left_alone && !shared.has_writer(stamp.inode)?)
+    Ok(is_left_alone(stamp) && !shared.has_writer(stamp.inode)?)
+}
+
+/// Whether nobody has written a file for a moment.
+pub(super) fn is_left_alone(stamp: &Stamp) -> bool {
+    now_ms() - stamp.modified_ns / 1_000_000 > QUIET_MS
 }

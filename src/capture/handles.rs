@@ -9,6 +9,8 @@ pub struct OpenedAs {
     pub writable: bool,
     /// The kernel passes reads and writes to the backing file.
     pub passthrough: bool,
+    /// As SQLite opens no file: to be written and not read, or cut to nothing when it was created.
+    pub external: bool,
 }
 
 /// Handles that may write.
@@ -25,7 +27,23 @@ pub(super) struct Handles {
     pub writers: u32,
     /// Those of them whose writes the kernel passes through.
     unseen_writers: u32,
+    /// Those of the database file and of its log that something else than SQLite has opened.
+    external_writers: u32,
+    external_log_writers: u32,
+    /// How often something else than SQLite may have written one of them.
+    pub arrivals: u32,
+    /// How often it had been so when its files were last captured.
+    pub arrivals_captured: u32,
     pub lent: Lent,
+}
+
+/// What something else than SQLite has open to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum External {
+    None,
+    Database,
+    /// The log; the database as well, or not.
+    Log,
 }
 
 /// What the handles tell of the wal-index.
@@ -40,6 +58,10 @@ pub(super) enum Sight {
 
 impl Handles {
     pub fn opened(&mut self, kind: FileKind, how: OpenedAs) {
+        if let Some(count) = self.external_count(kind, how) {
+            *count += 1;
+            self.arrivals = self.arrivals.wrapping_add(1);
+        }
         let Some(count) = self.count(kind, how) else {
             return;
         };
@@ -53,7 +75,34 @@ impl Handles {
         }
     }
 
+    /// Handles of something else than SQLite; none for files of which they don't matter.
+    fn external_count(&mut self, kind: FileKind, how: OpenedAs) -> Option<&mut u32> {
+        match (kind, how.external) {
+            (FileKind::Database, true) => Some(&mut self.external_writers),
+            (FileKind::Wal, true) => Some(&mut self.external_log_writers),
+            _ => None,
+        }
+    }
+
+    /// Who has the files open that is not SQLite.
+    pub fn external(&self) -> External {
+        match (self.external_writers, self.external_log_writers) {
+            (_, 1..) => External::Log,
+            (1.., 0) => External::Database,
+            (0, 0) => External::None,
+        }
+    }
+
+    /// Whether a connection has the wal-index open.
+    pub fn has_index(&self) -> bool {
+        self.index_visible + self.index_hidden > 0
+    }
+
     pub fn released(&mut self, kind: FileKind, how: OpenedAs) {
+        if let Some(count) = self.external_count(kind, how) {
+            *count -= 1;
+            self.arrivals = self.arrivals.wrapping_add(1);
+        }
         if let Some(count) = self.count(kind, how) {
             *count -= 1;
         }
@@ -98,6 +147,9 @@ impl Handles {
         self.index_hidden += other.index_hidden;
         self.writers += other.writers;
         self.unseen_writers += other.unseen_writers;
+        self.external_writers += other.external_writers;
+        self.external_log_writers += other.external_log_writers;
+        self.arrivals = self.arrivals.wrapping_add(other.arrivals);
         self.lent.take_over(other.lent);
     }
 

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 
 use super::Shared;
+use super::arrival::{WRITTEN, prove, refuse_missing_pages};
 use super::authority::Counted;
 use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
@@ -20,6 +21,7 @@ use super::error::CaptureError;
 use super::files::{Log, is_quiet, open_log, read_header, refuse_replaced};
 use super::foreign::CUT;
 use super::gate::Gate;
+use super::handles::External;
 use super::history::{History, sums_header};
 use super::mark::{Mark, PageSum, WalMark};
 use super::resets::LogEnd;
@@ -37,6 +39,7 @@ use crate::store::keys::GenerationId;
 #[derive(Debug)]
 pub struct ImageRun {
     changes: u64,
+    arrivals: u32,
     stamp: Stamp,
     /// Neither a log nor a journal tells where its transactions end.
     is_without_boundaries: bool,
@@ -63,9 +66,11 @@ enum Work {
 ///
 /// `Disturbed` says that it has to be made again. After any error the caller gives the image up.
 pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(), CaptureError> {
-    if dirty_pages::compare(db, shared, since)? {
+    if !db.is_arriving() && dirty_pages::compare(db, shared, since)? {
         return Ok(());
     }
+    let arrivals = db.arrivals();
+    let is_suspected = db.history().suspects_file();
     let Some(file) = begin(db, shared)? else {
         return Ok(());
     };
@@ -73,7 +78,18 @@ pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(
     let mut image = copy(&mut read, db, shared, CHUNK)?;
     let work = db.history().finish_image(db, shared, &mut image)?;
     Defect::Image.meet(|| db.label());
-    write_down(db, shared, &image, work, since)
+    let is_to_be_proven = match &work {
+        Work::Nothing => false,
+        Work::Snapshot(_) => true,
+        Work::Difference(_) => is_suspected || db.is_arriving(),
+    };
+    if is_to_be_proven {
+        let stamp = db.history().seen_stamp;
+        prove(db, shared, &image, &stamp)?;
+    }
+    write_down(db, shared, &image, work, since)?;
+    db.has_arrived(arrivals);
+    Ok(())
 }
 
 /// Opens the file; none where there is nothing in it.
@@ -94,6 +110,11 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         return Ok(None);
     };
     let stamp = stamp_of(&file).map_err(CaptureError::io("look at the database"))?;
+    if stamp.size == 0 {
+        // Whatever log stands beside it, SQLite sees an empty database.
+        return history.finds_nothing(db, stamp, changes).map(|()| None);
+    }
+    shared.refuse_unfinished(db, &stamp)?;
     let quiet = is_quiet(db, shared, &stamp)?;
     if history.resync == Some(CUT) && !quiet {
         return Err(CaptureError::Disturbed);
@@ -116,12 +137,8 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
             }
             header.page_size
         }
-        (Log::None, None) if stamp.size == 0 => {
-            history.seen_changes = changes;
-            return Ok(None);
-        }
         (Log::None, None) => match history.page_size_unread(stamp) {
-            None => return Err(CaptureError::NotADatabase),
+            None => return Err(shared.judge_flaw(db, &stamp, CaptureError::NotADatabase)?),
             Some(_) if !quiet && changes == history.seen_changes => {
                 return Err(CaptureError::Disturbed);
             }
@@ -136,6 +153,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     db.begin_whole();
     history.image = Some(Box::new(ImageRun {
         changes,
+        arrivals: db.arrivals(),
         stamp,
         is_without_boundaries,
         page_size,
@@ -227,6 +245,10 @@ impl History {
             return Ok(());
         };
         self.lose_from(&end, shared)?;
+        if end.seq == 0 {
+            // Nobody has met the number of what never was a state.
+            self.last_txid = end.txid - 1;
+        }
         let last = self.pending.back().map(|segment| segment.end);
         let before = last.or(self.stored);
         if let Some(before) = before.filter(|before| before.generation == end.generation) {
@@ -238,6 +260,23 @@ impl History {
             self.mark = Some(before);
             self.compare_because(db, "image_failed");
         }
+        Ok(())
+    }
+
+    /// The file is empty: there is nothing to capture, and nothing that could be compared.
+    fn finds_nothing(
+        &mut self,
+        db: &Database,
+        stamp: Stamp,
+        changes: u64,
+    ) -> Result<(), CaptureError> {
+        if db.external() != External::None {
+            return Err(CaptureError::Arriving(WRITTEN.to_owned()));
+        }
+        self.seen_changes = changes;
+        self.seen_stamp = stamp;
+        self.at_rest = Some(stamp);
+        self.resync = None;
         Ok(())
     }
 
@@ -322,6 +361,9 @@ impl History {
         if run.lost || hot || differs || db.changes() != run.changes {
             return Err(CaptureError::Disturbed);
         }
+        if db.is_arriving() {
+            run.refuse_written(db, shared)?;
+        }
         let mut commit = None;
         if let Some(saved) = &run.saved {
             let mut page = vec![0; run.page_size as usize];
@@ -355,9 +397,15 @@ impl History {
         if is_missed || is_unsaved || db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
-        let commit = match commit {
-            Some(commit) => commit,
-            None => size_without_log(db, shared, &run, image)?,
+        let size = match commit {
+            Some(commit) => refuse_missing_pages(image, commit).map(|()| commit),
+            None => size_without_log(db, shared, &run, image),
+        };
+        let commit = match size {
+            Err(flaw @ CaptureError::Incomplete { .. }) => {
+                return Err(shared.judge_flaw(db, &run.stamp, flaw)?);
+            }
+            other => other?,
         };
         image.set_size(commit)?;
         if wal.is_some() && commit > 0 {
@@ -578,8 +626,26 @@ fn size_without_log(
         return Err(CaptureError::Disturbed);
     }
     let in_file = image.sums.len() as u32;
-    let in_header = read_header(db, shared)?.and_then(|header| header.pages);
-    Ok(in_header.map_or(in_file, |pages| pages.min(in_file)))
+    match read_header(db, shared)?.and_then(|header| header.pages) {
+        Some(pages) if pages > in_file => Err(CaptureError::Incomplete {
+            missing: pages - in_file,
+            pages,
+        }),
+        in_header => Ok(in_header.unwrap_or(in_file)),
+    }
+}
+
+impl ImageRun {
+    /// Whoever writes a file that no connection works on, and has closed or opened it meanwhile, has changed what was read.
+    fn refuse_written(&self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
+        let stamp = shared.backing.stamp(&db.path);
+        let stamp = stamp.map_err(CaptureError::io("look at the database"))?;
+        let is_as_before = db.arrivals() == self.arrivals && stamp == self.stamp;
+        match is_as_before || shared.is_in_use(db, stamp.inode)? {
+            true => Ok(()),
+            false => Err(CaptureError::Disturbed),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,10 +18,19 @@ const LAST_BYTE: u64 = FIRST_BYTE + 1 + 510;
 impl Shared {
     /// Whether anybody holds RESERVED, PENDING or EXCLUSIVE on the database file with this inode.
     pub(super) fn has_writer(&self, inode: u64) -> Result<bool, CaptureError> {
+        self.is_locked(inode, &["WRITE"])
+    }
+
+    /// Whether anybody holds any of SQLite's locks on that file: a reader, a connection with a log, or a writer.
+    pub(super) fn has_lock(&self, inode: u64) -> Result<bool, CaptureError> {
+        self.is_locked(inode, &["READ", "WRITE"])
+    }
+
+    fn is_locked(&self, inode: u64, kinds: &[&str]) -> Result<bool, CaptureError> {
         let Some(&device) = self.mount_device.get() else {
             return Ok(false);
         };
-        is_held(|line| is_writers(line, device, inode))
+        is_held(|line| is_lock(line, kinds, device, inode))
             .map_err(CaptureError::io("read the table of locks"))
     }
 }
@@ -53,13 +62,16 @@ fn table() -> io::Result<String> {
     }
 }
 
-/// Whether a line of the table is of such a lock: number, kind, strictness, READ or WRITE, owner, device and inode, first
+/// Whether a line of the table is of such a lock, of one of these `kinds`: number, kind, strictness, READ or WRITE, owner, device and inode, first
 /// and last byte. One that is waited for has an arrow before its kind, and is not held.
-fn is_writers(line: &str, (major, minor): (u32, u32), inode: u64) -> bool {
+fn is_lock(line: &str, kinds: &[&str], (major, minor): (u32, u32), inode: u64) -> bool {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, "POSIX" | "OFDLCK", _, "WRITE", _, file, first, last] = words[..] else {
+    let [_, "POSIX" | "OFDLCK", _, kind, _, file, first, last] = words[..] else {
         return false;
     };
+    if !kinds.contains(&kind) {
+        return false;
+    }
     let is_file = file == format!("{major:02x}:{minor:02x}:{inode}");
     let first = first.parse().unwrap_or(0);
     let last = last.parse().unwrap_or(u64::MAX);
@@ -102,7 +114,9 @@ mod tests {
 
     #[test]
     fn locks_of_writers_are_told_from_others() {
-        let is = |line: &str| is_writers(line, (0, 27), 12345);
+        let is = |line: &str| is_lock(line, &["WRITE"], (0, 27), 12345);
+        let readers = format!("7: POSIX  ADVISORY  READ 4711 00:1b:12345 1073741826 1073742335");
+        assert!(is_lock(&readers, &["READ", "WRITE"], (0, 27), 12345));
         let on = |file: &str, kind: &str, range: &str| {
             is(&format!("7: POSIX  ADVISORY  {kind} 4711 {file} {range}"))
         };

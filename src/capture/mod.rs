@@ -2,6 +2,7 @@
 
 mod adopt;
 mod answers;
+mod arrival;
 mod authority;
 pub mod backing;
 mod behind;

@@ -26,6 +26,7 @@ const GUID: &str = "12345678-1234-5678-9abc-123456789012";
 const SEEN: OpenedAs = OpenedAs {
     writable: true,
     passthrough: true,
+    external: false,
 };
 
 /// A small generator, for runs that a seed repeats.

@@ -214,6 +214,7 @@ impl Capture {
         let Some(db) = self.database(path) else {
             return;
         };
+        db.note_arrival();
         if replaced {
             // A log that can't be looked at counts as one.
             let log = self.shared.backing.stamp(&companion(path, "-wal"));

@@ -460,9 +460,10 @@ pub(super) fn drain(db: &Arc<Database>, shared: &Shared) -> Result<Drained, Capt
     let (seen, heard) = begin_look(db, shared);
     let since = seen.unwrap_or_else(now_ms);
     let drained = db.history().drain(db, shared, None, heard, since);
-    let found = drained
-        .as_ref()
-        .is_ok_and(|drained| matches!(drained.next, drain::Next::Nothing | drain::Next::LookAgain));
+    let found = match &drained {
+        Ok(drained) => matches!(drained.next, drain::Next::Nothing | drain::Next::LookAgain),
+        Err(error) => matches!(error, CaptureError::Arriving(_)),
+    };
     settle_time(db, seen, found);
     drained
 }
@@ -515,7 +516,8 @@ pub(super) fn make_image(db: &Arc<Database>, shared: &Shared) -> Result<(), Capt
     }
     db.history().is_imaged = false;
     settle_turn(db, &made);
-    settle_time(db, seen, made.is_ok());
+    let found = matches!(made, Ok(()) | Err(CaptureError::Arriving(_)));
+    settle_time(db, seen, found);
     made
 }
 

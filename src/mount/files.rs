@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -74,6 +74,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let file = around_journal(&self.capture.classify(&path), || {
             let file = create_file(&directory, name, creation, flags)?;
             self.capture.appeared(&path, false);
+            self.adopt_open(&directory, name, &path);
             Ok::<_, OperationError>(file)
         })?;
         let entry = self.count_lookup(parent, name, &directory, rustix::fs::fstat(&file)?)?;
@@ -95,8 +96,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             node,
             is_readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            is_external: is_external(flags),
             is_passthrough: false,
             tracked: None,
+            adopted: OnceLock::new(),
         };
         let (handle, service) = self
             .handles
@@ -396,6 +399,12 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 fn backing_flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags as u32)
         & (OFlags::ACCMODE | OFlags::SYNC | OFlags::DSYNC | OFlags::NOATIME)
+}
+
+/// Whether a file is opened as SQLite opens none: it reads whatever it writes, and cuts no file when it opens it. Of an
+/// existing file the cut is no flag here, but a request of its own.
+fn is_external(flags: i32) -> bool {
+    flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_TRUNC != 0
 }
 
 fn create_file(

@@ -1,8 +1,8 @@
 //! Open files: a descriptor for each, and one way of serving per inode for as long as any of its handles is open.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -29,6 +29,7 @@ impl Handle {
         OpenedAs {
             writable: self.is_writable,
             passthrough: self.is_passthrough,
+            external: self.is_external,
         }
     }
 
@@ -47,6 +48,9 @@ impl Handle {
 
     /// Tells its database that it was closed.
     pub fn released(&self) {
+        if let Some((database, kind)) = self.adopted.get() {
+            database.released(*kind, self.opened_as());
+        }
         let Some((database, kind)) = &self.tracked else {
             return;
         };
@@ -78,10 +82,14 @@ pub struct Handle {
     pub node: NodeId,
     pub is_readable: bool,
     pub is_writable: bool,
+    /// Whether it was opened as SQLite opens no file: to write alone, or created to be written over.
+    pub is_external: bool,
     /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
     pub is_passthrough: bool,
     /// The database that the file belongs to, by the name that it had when it was opened.
     pub tracked: Tracked,
+    /// The one whose name it got later.
+    pub adopted: OnceLock<(Arc<Database>, FileKind)>,
 }
 
 /// The database that a file belongs to, and as what.
@@ -146,9 +154,28 @@ impl<B> Handles<B> {
         self.open.get(&number).map(|handle| handle.clone())
     }
 
+    /// Whether an inode has a handle.
+    pub fn is_open(&self, node: NodeId) -> bool {
+        self.services.contains_key(&node)
+    }
+
     /// Whether an inode for which `is_meant` holds has a handle.
     pub fn any_open(&self, is_meant: impl Fn(NodeId) -> bool) -> bool {
         self.services.iter().any(|open| is_meant(*open.key()))
+    }
+
+    /// Has the open handles of an inode that are no database's yet told to this one.
+    pub fn adopt(&self, node: NodeId, (database, kind): &(Arc<Database>, FileKind)) {
+        // Under the entry's lock: its release comes before, and then it is not found, or after.
+        for open in self.open.iter() {
+            let handle = open.value();
+            if handle.node == node
+                && handle.tracked.is_none()
+                && handle.adopted.set((database.clone(), *kind)).is_ok()
+            {
+                database.opened(*kind, handle.opened_as());
+            }
+        }
     }
 
     /// Takes a handle out. With the last one of its inode, the inode's way of serving is open to choice again.
@@ -185,8 +212,10 @@ mod tests {
             node,
             is_readable: true,
             is_writable: false,
+            is_external: false,
             is_passthrough: false,
             tracked: None,
+            adopted: OnceLock::new(),
         }
     }
 

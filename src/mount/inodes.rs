@@ -244,6 +244,14 @@ impl Inodes {
         drop(gone);
     }
 
+    /// The node that stands for an inode; none where the kernel can't know it.
+    pub fn node_of(&self, backing: BackingInode) -> Option<NodeId> {
+        let table = self.lock();
+        table
+            .node_id(self.root, backing)
+            .filter(|id| table.nodes.contains_key(id))
+    }
+
     /// The ways to reach a node, with the inode that must be found there. None for a node that the kernel can't know.
     pub fn routes(&self, id: NodeId) -> Option<(BackingInode, Vec<Route>)> {
         let table = self.lock();

@@ -1,5 +1,6 @@
 //! The file system over a watch path.
 
+mod adoption;
 mod answer;
 mod attributes;
 mod credentials;

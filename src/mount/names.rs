@@ -56,6 +56,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             })?;
             if kind.is_file() {
                 self.capture.appeared(&path, false);
+                self.adopt_open(&directory, entry.name, &path);
             }
             Ok::<_, OperationError>(())
         })?;
@@ -107,6 +108,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let linked = self.made(entry, &directory)?;
         if file_type(&linked.attributes.stat).is_file() {
             self.capture.appeared(&path, false);
+            self.adopt_open(&directory, entry.name, &path);
         }
         Ok(linked)
     }
@@ -276,6 +278,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         match exchanged {
             Some(other) => self.tell_exchanged(&moving, from_path, other, to_path),
             None => self.tell_renamed(&moving, from_path, to_path, replaced.is_some()),
+        }
+        self.adopt_open(&to_directory, to.name, to_path);
+        if exchanged.is_some() {
+            self.adopt_open(&from_directory, from.name, from_path);
         }
         Ok(())
     }

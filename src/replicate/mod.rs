@@ -159,8 +159,11 @@ impl Replicator {
         }
         let status = client.progress().status;
         let db = match status {
-            Status::Paused | Status::Refused | Status::Waiting | Status::Missing => None,
-            Status::Active | Status::Gapped | Status::Failing => self.capture.of_client(client),
+            Status::Paused | Status::Refused | Status::Missing => None,
+            // Of one that waits there may be a file that is still being written.
+            Status::Active | Status::Gapped | Status::Failing | Status::Waiting => {
+                self.capture.of_client(client)
+            }
         };
         let db = db.ok_or(SyncError::NotActive(status.as_str()))?;
         let ticket = db.request_settling();
@@ -203,7 +206,12 @@ impl Replicator {
             self.capture.taken_over();
         }
         let mut waiting = Vec::new();
-        for db in self.capture.all().into_iter().filter(|db| db.is_busy()) {
+        // What is still being written by something else than SQLite holds nothing up.
+        let is_to_be_stored = |db: &Arc<Database>| {
+            let client = db.client();
+            db.is_busy() && client.is_none_or(|client| client.progress().status != Status::Waiting)
+        };
+        for db in self.capture.all().into_iter().filter(is_to_be_stored) {
             let ticket = db.request_settling();
             waiting.push((db, ticket));
         }

@@ -435,8 +435,12 @@ fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {
     if matches!(error, CaptureError::Disturbed) {
         return Round::Disturbed;
     }
-    let told = client.progress().last_error;
     let text = format!("{}: {error}", error.code());
+    if matches!(error, CaptureError::Arriving(_)) {
+        wait_for_arrival(client, text);
+        return Round::Disturbed;
+    }
+    let told = client.progress().last_error;
     if told.as_deref() != Some(&text) {
         tracing::warn!(client = %db.label(), error = %error, "A database can't be captured");
     }
@@ -451,6 +455,20 @@ fn failed(db: &Database, client: &Client, error: &CaptureError) -> Round {
     }
 }
 
+/// What is being copied into place is no commit that waits.
+fn wait_for_arrival(client: &Client, text: String) {
+    let is_new = client.progress().status != Status::Waiting;
+    client.update(|progress| {
+        if !matches!(progress.status, Status::Refused | Status::Missing) {
+            progress.status = Status::Waiting;
+            progress.last_error = Some(text.clone());
+        }
+    });
+    if is_new {
+        tracing::info!(client = %client.label, prefix = client.prefix(), reason = text, "A file is stored once it has arrived");
+    }
+}
+
 /// Everything that is committed is stored, and what was lost of the history is mended.
 fn recovered(db: &Database, client: &Client) {
     if db.is_gate_missed() {
@@ -458,7 +476,10 @@ fn recovered(db: &Database, client: &Client) {
         return;
     }
     client.update(|progress| {
-        if matches!(progress.status, Status::Failing | Status::Gapped) {
+        if matches!(
+            progress.status,
+            Status::Failing | Status::Gapped | Status::Waiting
+        ) {
             progress.status = Status::Active;
             progress.last_error = None;
         }

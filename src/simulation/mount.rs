@@ -72,6 +72,7 @@ impl World {
         OpenedAs {
             writable: true,
             passthrough: self.profile.passthrough,
+            external: false,
         }
     }
 

@@ -77,6 +77,7 @@ pub struct Bench {
 pub const VISIBLE: OpenedAs = OpenedAs {
     writable: true,
     passthrough: true,
+    external: false,
 };
 
 impl Bench {

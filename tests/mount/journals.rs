@@ -53,7 +53,8 @@ impl Daemon {
         assert_eq!(status, 504, "{answer}");
     }
 
-    fn moments(&self, client: &str) -> Vec<u64> {
+    /// The numbers of a client's stored moments.
+    pub(super) fn moments(&self, client: &str) -> Vec<u64> {
         let generations = self.generations(client);
         let moments = generations
             .iter()

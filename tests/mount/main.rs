@@ -1,6 +1,7 @@
 //! What is shown through a real mount, with the real binary; each capability has its file.
 
 mod api;
+mod arrivals;
 mod bad_databases;
 mod bad_input;
 mod behind;

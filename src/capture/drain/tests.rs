@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::*;
+use crate::capture::files::open_log;
 use crate::capture::model::Model;
 use crate::capture::workers;
 use crate::fault::watched;

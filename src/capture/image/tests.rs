@@ -267,6 +267,7 @@ fn a_commit_that_nobody_saw_is_in_no_image() {
     let hidden = OpenedAs {
         writable: true,
         passthrough: false,
+        external: false,
     };
     db.opened(FileKind::Shm, hidden);
     model.execute("INSERT INTO t VALUES (1000, 'seen')");

@@ -189,6 +189,7 @@ fn another_log_under_the_name_is_heard_of_before_it_is_read() {
     let how = OpenedAs {
         writable: true,
         passthrough: true,
+        external: false,
     };
     db.opened(FileKind::Database, how);
     db.opened(FileKind::Wal, how);

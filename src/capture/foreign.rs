@@ -13,6 +13,7 @@ use super::gate::Gate;
 use super::history::History;
 use super::mark::Mark;
 use super::segment::Draft;
+use crate::clock::now_ms;
 use crate::meter;
 
 /// Why an image is made: the file is suspected.
@@ -92,7 +93,10 @@ fn tell(db: &Database, before: &Mark, pages: &[u32]) {
             "{FOREIGN_CHANGE}: {} pages ({named}) were written past SQLite, or lost by it; the state before is transaction {txid} of generation {generation}",
             pages.len()
         );
-        client.update(|progress| progress.found_mut().notice = Some(text));
+        client.update(|progress| {
+            let found = progress.found_mut();
+            (found.notice, found.noticed_at) = (Some(text), now_ms());
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use super::answers::Answers;
 use super::database::Database;
 use super::drain::Drained;
 use super::error::CaptureError;
+use super::foreign::FOREIGN_CHANGE;
 use super::history::Earlier;
 use super::mark::Segment;
 use super::merge::Number;
@@ -17,7 +18,7 @@ use super::snapshot::{self, Made};
 use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, counted};
 use super::{Capture, Shared, merging};
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, now_ms};
 use crate::store::keys::ObjectKey;
 
 /// What came of a look for what is to be stored.
@@ -116,6 +117,10 @@ impl Capture {
             history.snapshot_stored(shared, &segment)?;
             drop(number);
             history.rest();
+            if let Some(client) = db.client() {
+                // It has proven every page of what is stored.
+                client.update(|progress| progress.forget_notice(FOREIGN_CHANGE, now_ms()));
+            }
             shared.remove_body(&segment)
         })
         .await

@@ -56,6 +56,9 @@ impl Status {
     }
 }
 
+/// What was found and mended is shown for so long at least.
+const NOTICE_SHOWN_MS: i64 = 10 * 60 * 1000;
+
 /// How far one client has come. Times are Unix milliseconds.
 #[derive(Clone, Debug)]
 pub struct Progress {
@@ -103,6 +106,8 @@ pub struct Found {
     /// What was found and mended in this run, and somebody should look into: a code, a colon and a sentence. Shown
     /// where no error is.
     pub notice: Option<String>,
+    /// When that was found.
+    pub noticed_at: UnixMs,
 }
 
 /// Another instance that was seen at work.
@@ -143,6 +148,7 @@ impl Progress {
             damage: None,
             rival: None,
             notice: None,
+            noticed_at: 0,
         };
         self.found.as_deref().unwrap_or(&NOTHING)
     }
@@ -150,6 +156,18 @@ impl Progress {
     /// The same, to be changed.
     pub fn found_mut(&mut self) -> &mut Found {
         self.found.get_or_insert_default()
+    }
+
+    /// A snapshot has proven every page since: a notice of that code has been shown for long enough.
+    pub fn forget_notice(&mut self, code: &str, now: UnixMs) {
+        let found = self.found();
+        let is_of_code = found
+            .notice
+            .as_deref()
+            .is_some_and(|text| text.starts_with(code));
+        if is_of_code && now - found.noticed_at >= NOTICE_SHOWN_MS {
+            self.found_mut().notice = None;
+        }
     }
 
     /// What is wrong however well the uploads go.
@@ -515,6 +533,23 @@ mod tests {
         assert_eq!(shown.last_error, shown.found().notice);
         client.update(|progress| progress.last_error = Some("store: gone".to_owned()));
         assert_eq!(client.progress().last_error.as_deref(), Some("store: gone"));
+    }
+
+    #[test]
+    fn a_notice_goes_when_it_was_shown_for_a_while_and_is_proven_to_be_over() {
+        let client = client();
+        let shown = |now: UnixMs| {
+            client.update(|progress| progress.forget_notice("foreign_change", now));
+            client.progress().last_error
+        };
+        client.update(|progress| {
+            let found = progress.found_mut();
+            (found.notice, found.noticed_at) = (Some("foreign_change: looked into".into()), 5_000);
+        });
+        assert!(shown(5_000 + NOTICE_SHOWN_MS - 1).is_some());
+        client.update(|progress| progress.forget_notice("behind_replica", i64::MAX));
+        assert!(client.progress().last_error.is_some());
+        assert_eq!(shown(5_000 + NOTICE_SHOWN_MS), None);
     }
 
     #[test]

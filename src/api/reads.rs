@@ -1,30 +1,28 @@
 //! The calls that only look: databases, and how far they have come.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 use warp::http::StatusCode;
 
-use super::query::{AskedFor, Query};
+use super::query::{AskedFor, IGNORED, Query};
 use super::replies::{self, Refusal, Reply};
 use super::{State, views};
 use crate::clock;
-use crate::tenant::roster::Client;
+use crate::tenant::roster::{Client, Status};
 
 pub fn databases(state: &State, query: &Query) -> Result<Reply, Refusal> {
-    let views = match query.asked_for()? {
-        AskedFor::Ignored => ignored(state, query)
-            .into_iter()
-            .map(|view| view.database)
-            .collect(),
-        asked => clients(state, query)
-            .iter()
-            .map(|client| (client, client.progress().status))
-            .filter(|(_, has)| asked.includes(*has))
-            .map(|(client, status)| views::database(client, status))
-            .collect::<Vec<_>>(),
-    };
+    let asked = query.asked_for()?;
+    let clients = clients(state, query);
+    let mut views: Vec<_> = clients
+        .iter()
+        .map(|client| (client, client.progress().status))
+        .filter(|(_, has)| asked.includes(*has))
+        .map(|(client, status)| views::database(client, status))
+        .collect();
+    let files = files(state, query, asked).into_iter();
+    views.extend(files.map(|view| view.database));
     let body = json!({"databases": views, "total": views.len()});
     Ok(replies::json(StatusCode::OK, &body))
 }
@@ -40,11 +38,27 @@ fn clients(state: &State, query: &Query) -> Vec<Arc<Client>> {
     clients
 }
 
-/// Files that look like databases; they have no tenant, and the prefix of their watch path.
-fn ignored(state: &State, query: &Query) -> Vec<views::HealthView> {
+/// Files that look like databases and are none: those that are ignored, or those that another one keeps from their
+/// identity. They have no tenant, and the prefix of their watch path.
+fn files(state: &State, query: &Query, asked: AskedFor) -> Vec<views::HealthView> {
     if query.text("tenant").is_some() {
         return Vec::new();
     }
+    let found = match asked {
+        AskedFor::Ignored => {
+            let files = state.roster.ignored().into_iter();
+            files
+                .map(|(path, reason)| (path, reason.to_owned()))
+                .collect()
+        }
+        AskedFor::Only(Status::Refused) => {
+            let files = state.roster.waiting().all().into_iter();
+            files
+                .map(|file| (file.path.clone(), views::taken(&file)))
+                .collect()
+        }
+        AskedFor::All | AskedFor::Only(_) => Vec::new(),
+    };
     let mounts = (state.mounts)();
     let prefix_of = |path: &Path| {
         let above = mounts
@@ -52,15 +66,19 @@ fn ignored(state: &State, query: &Query) -> Vec<views::HealthView> {
             .find(|mount| path.starts_with(&mount.mountpoint));
         above.map_or("", |mount| mount.prefix.as_str())
     };
-    let mut files: Vec<_> = state.roster.ignored();
-    files.retain(|(path, _)| {
+    let status = match asked {
+        AskedFor::Ignored => IGNORED,
+        AskedFor::All | AskedFor::Only(_) => Status::Refused.as_str(),
+    };
+    let mut found: Vec<(PathBuf, String)> = found;
+    found.retain(|(path, _)| {
         query
             .text("prefix")
             .is_none_or(|prefix| prefix_of(path) == prefix)
     });
-    files
-        .iter()
-        .map(|(path, reason)| views::ignored(path, prefix_of(path), reason))
+    found
+        .into_iter()
+        .map(|(path, reason)| views::file(&path, prefix_of(&path), status, reason))
         .collect()
 }
 
@@ -88,14 +106,14 @@ pub fn health(state: &State) -> Reply {
 
 pub fn clients_health(state: &State, query: &Query) -> Result<Reply, Refusal> {
     let now = clock::now_ms();
-    let views = match query.asked_for()? {
-        AskedFor::Ignored => ignored(state, query),
-        asked => clients(state, query)
-            .iter()
-            .filter(|client| asked.includes(client.progress().status))
-            .map(|client| views::health(client, now))
-            .collect(),
-    };
+    let asked = query.asked_for()?;
+    let clients = clients(state, query);
+    let mut views: Vec<_> = clients
+        .iter()
+        .filter(|client| asked.includes(client.progress().status))
+        .map(|client| views::health(client, now))
+        .collect();
+    views.extend(files(state, query, asked));
     Ok(replies::json(StatusCode::OK, &json!({"clients": views})))
 }
 

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::query::IGNORED;
 use crate::clock::{UnixMs, rfc3339};
 use crate::format::quantity;
 use crate::mount::MountStatus;
 use crate::replicate::StoreHealth;
 use crate::tenant::events::{Event, EventKind};
-use crate::tenant::roster::{Client, Progress, Status};
+use crate::tenant::roster::{Client, Progress, Status, WaitingFile};
 
 /// One database. What is absent is null.
 #[derive(Serialize, Debug)]
@@ -169,8 +168,17 @@ pub fn health(client: &Client, now: UnixMs) -> HealthView {
     }
 }
 
+/// Why a file is refused whose identity another one has.
+pub fn taken(file: &WaitingFile) -> String {
+    format!(
+        "identity_taken: {} has the identity of {}, which is looked at again when that goes",
+        file.holder.display(),
+        file.path.display()
+    )
+}
+
 /// A file that looks like a database and is none of ours, and why.
-pub fn ignored(path: &Path, prefix: &str, reason: &str) -> HealthView {
+pub fn file(path: &Path, prefix: &str, status: &'static str, reason: String) -> HealthView {
     let stem = path.file_stem().unwrap_or_default();
     HealthView {
         database: DatabaseView {
@@ -180,7 +188,7 @@ pub fn ignored(path: &Path, prefix: &str, reason: &str) -> HealthView {
             db_path: path.to_string_lossy().into_owned(),
             prefix: filled(prefix),
             s3_prefix: None,
-            status: IGNORED,
+            status,
             enabled: false,
             retention: None,
         },
@@ -194,7 +202,7 @@ pub fn ignored(path: &Path, prefix: &str, reason: &str) -> HealthView {
         last_snapshot_at: None,
         last_proven_at: None,
         sync_errors: 0,
-        last_error: Some(reason.to_owned()),
+        last_error: Some(reason),
     }
 }
 

@@ -243,6 +243,7 @@ impl Capture {
             .map_err(unavailable)?;
         self.wishes.insert(path.to_path_buf(), wish);
         self.take_out(path, Some(client));
+        self.roster.waiting().tell_free(&client.id);
         Ok(())
     }
 

@@ -117,11 +117,15 @@ impl History {
         let known = shared.state.load(id)?;
         let mut table = PageSums::new(shared.directory.clone(), id);
         let all = || known.stored.iter().chain(&known.spooled);
-        self.last_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
-        let removed = match db.client() {
-            Some(client) => shared.state.newest_removal(client.s3_prefix())?,
-            None => None,
+        let known_txid = all().map(|entry| entry.mark.txid).max().unwrap_or(0);
+        let (given, removed) = match db.client() {
+            Some(client) => (
+                shared.state.newest_given(&client)?,
+                shared.state.newest_removal(client.s3_prefix())?,
+            ),
+            None => (0, None),
         };
+        self.last_txid = known_txid.max(given);
         // Whatever the clock says, what begins now is not what was removed.
         let removed = removed.map(GenerationId::of_moment);
         self.newest_generation = all()
@@ -484,11 +488,15 @@ impl History {
     }
 
     /// Removes what is on local disk of a database that is gone.
-    pub(super) fn forget(&mut self, shared: &Shared) -> Result<(), CaptureError> {
+    pub(super) fn forget(&mut self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
         if self.id == 0 {
             return Ok(());
         }
         self.prepared = None;
+        if let Some(client) = db.client() {
+            // What was captured while it was removed has higher numbers than were noted then.
+            shared.state.save_given(&client, self.last_txid)?;
+        }
         shared.remove_files(self.id)?;
         Ok(shared.state.remove(self.id)?)
     }

@@ -102,7 +102,7 @@ impl Capture {
 
     /// A removed database has nothing left to store: forgets it.
     pub async fn forget(&self, db: &Arc<Database>) -> Result<(), CaptureError> {
-        self.ask(db, |db, shared| db.history().forget(shared))
+        self.ask(db, |db, shared| db.history().forget(db, shared))
             .await?;
         if let Some(id) = db.id() {
             self.leaving.remove(&id);

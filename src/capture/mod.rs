@@ -342,6 +342,12 @@ impl Capture {
             others: Others::default(),
             workers,
         });
+        let again = Arc::downgrade(&capture);
+        capture.roster.waiting().when_free(move |id| {
+            if let Some(capture) = again.upgrade() {
+                capture.take_up_waiting(id);
+            }
+        });
         capture.listen().map_err(StartError::Threads)?;
         Ok((capture, dirty))
     }

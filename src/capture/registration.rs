@@ -15,13 +15,12 @@ use super::{Capture, CaptureError, STATE_FOLDER, StartError, StateError};
 use crate::clock::now_ms;
 use crate::fault::Point;
 use crate::tenant::discovery::{Rules, Verdict};
-use crate::tenant::ids::Identity;
-use crate::tenant::roster::{Client, Progress, Registration, Status};
+use crate::tenant::ids::{ClientId, Identity};
+use crate::tenant::roster::{Client, Progress, Registration, Status, WaitingFile};
 
 /// Why a file that looks like a database is not one of ours.
 const NO_RULE: &str = "no rule says whose it is";
 const IS_LINK: &str = "it is a symbolic link";
-const IS_TAKEN: &str = "another file has its identity";
 
 /// What `lastError` begins with where the state could give a client no number.
 const STATE: &str = "state: ";
@@ -44,7 +43,7 @@ impl Capture {
     pub fn take_over(&self) -> Result<(), StartError> {
         let mut known = self.shared.state.all()?;
         let found = self.look_through()?;
-        let (mut newcomers, mut known_ones) = (Vec::new(), 0_u64);
+        let (mut unknown, mut known_ones) = (Vec::new(), 0_u64);
         for path in found.databases {
             let known = known.remove(&path).filter(|seen| {
                 let identity = self.identify(&path);
@@ -56,10 +55,12 @@ impl Capture {
                     known_ones += 1;
                     self.take_over_one(&path, &seen);
                 }
-                None => newcomers.extend(self.take_up(&path)),
+                None => unknown.push(path),
             }
         }
-        self.newcomers.add(newcomers);
+        // Of files with one identity the one that has its history keeps it.
+        let newcomers = unknown.iter().filter_map(|path| self.take_up(path));
+        self.newcomers.add(newcomers.collect());
         if known_ones > 0 {
             tracing::info!(clients = known_ones, "Known clients registered");
         }
@@ -117,6 +118,8 @@ impl Capture {
     fn take_up(&self, path: &Path) -> Option<Newcomer> {
         let db = self.database(path)?;
         self.register(path, &db);
+        // Another file may have its identity.
+        db.client()?;
         Some(self.newcomer(path, &db))
     }
 
@@ -239,12 +242,30 @@ impl Capture {
 
     /// The name `path` is gone: unlinked, or renamed away. Called after the operation, before its reply.
     pub fn vanished(&self, path: &Path) {
+        let freed = self.vanish(path);
+        self.tell_free(freed);
+    }
+
+    /// A file stands at `to` now, and no longer at `from`. It keeps its identity where both names give the same.
+    pub fn renamed(&self, from: &Path, to: &Path, replaced: bool) {
+        let freed = self.vanish(from);
+        self.appeared(to, replaced);
+        self.tell_free(freed);
+    }
+
+    fn tell_free(&self, freed: impl IntoIterator<Item = ClientId>) {
+        for id in freed {
+            self.roster.waiting().tell_free(&id);
+        }
+    }
+
+    /// Gives the identity that belongs to no file any more.
+    fn vanish(&self, path: &Path) -> Option<ClientId> {
         self.roster.no_longer_ignored(&self.seen_at.join(path));
+        self.roster.waiting().remove(&self.seen_at.join(path));
         // What was asked for the file goes with it; what it is called stays.
         self.wish_or_warn(path, |wish| (wish.paused, wish.excluded) = (false, false));
-        let Some(db) = self.at_path(path) else {
-            return;
-        };
+        let db = self.at_path(path)?;
         let client = db.client().or_else(|| self.unnumbered_at(path));
         Point::Vanished.reach();
         let removed = self.removed_now(path, client.as_deref(), None);
@@ -254,6 +275,7 @@ impl Capture {
         }
         Point::RemovalNoted.reach();
         self.take_out(path, client.as_deref());
+        client.map(|client| client.id.clone())
     }
 
     /// A directory with all below it has another name now.
@@ -264,9 +286,10 @@ impl Capture {
             .map(|entry| entry.key().to_path_buf())
             .filter(|path| path.starts_with(from))
             .collect();
+        let mut freed = Vec::new();
         for path in moved {
             let before = self.at_path(&path);
-            self.vanished(&path);
+            freed.extend(self.vanish(&path));
             if let Ok(rest) = path.strip_prefix(from) {
                 let path = to.join(rest);
                 self.appeared(&path, false);
@@ -276,6 +299,7 @@ impl Capture {
             }
         }
         self.take_up_below(to);
+        self.tell_free(freed);
     }
 
     /// Registers what became a client's by the name that its directory has now.
@@ -362,6 +386,7 @@ impl Capture {
         let Some(identity) = self.identify(path) else {
             return;
         };
+        let id = identity.id.clone();
         let client = match self
             .roster
             .register(identity, db.path.clone(), &self.seen_at)
@@ -383,16 +408,10 @@ impl Capture {
                 });
                 client
             }
-            Registration::Taken(other) => {
-                tracing::warn!(
-                    client = %db.label(),
-                    error = %format!("{} has this identity already", other.display()),
-                    "A database can't be registered"
-                );
-                return self.note_ignored(path, IS_TAKEN);
-            }
+            Registration::Taken(holder) => return self.wait_for_identity(path, id, holder),
         };
         self.roster.no_longer_ignored(&client.seen_path());
+        self.roster.waiting().remove(&client.seen_path());
         let number = match seen.filter(|seen| seen.place.is_some() && seen.place == client.place())
         {
             Some(seen) => Ok(seen.id),
@@ -428,6 +447,23 @@ impl Capture {
                 });
                 self.register_late(path);
             }
+        }
+    }
+
+    /// Another file has its identity: it is refused until that one goes.
+    fn wait_for_identity(&self, path: &Path, id: ClientId, holder: PathBuf) {
+        let file = WaitingFile {
+            path: self.seen_at.join(path),
+            id,
+            holder,
+        };
+        let (path, holder) = (file.path.clone(), file.holder.clone());
+        if self.roster.waiting().add(file) {
+            tracing::warn!(
+                path = %path.display(),
+                error = %format!("{} has this identity already; it is looked at again when that goes", holder.display()),
+                "A database is refused"
+            );
         }
     }
 
@@ -529,6 +565,19 @@ impl Capture {
             self.leave(&db);
         }
         self.roster.readmit(None);
+    }
+
+    /// An identity has become free: the first file that had to do without it is looked at again.
+    pub(super) fn take_up_waiting(&self, id: &ClientId) {
+        for seen_path in self.roster.waiting().of(id, &self.seen_at) {
+            if self.roster.get(id).is_some() {
+                return;
+            }
+            self.roster.waiting().remove(&seen_path);
+            if let Ok(path) = seen_path.strip_prefix(&self.seen_at) {
+                self.appeared(path, false);
+            }
+        }
     }
 
     /// Changes what is asked for a file.

@@ -26,6 +26,9 @@ pub(super) const SCHEMA: &str = "
         removed_at INTEGER NOT NULL, due_at INTEGER NOT NULL, noted INTEGER NOT NULL,
         PRIMARY KEY (s3_prefix, tenant, removed_at)
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS given (
+        location TEXT PRIMARY KEY, txid INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What was asked for one file.
@@ -96,6 +99,9 @@ impl StateDb {
         if let Some((client, at)) = removed.removal {
             save_removal(&transaction, client, client.s3_prefix(), at)?;
         }
+        if let Some((client, _)) = removed.removal {
+            save_given(&transaction, client, client.progress().txid)?;
+        }
         if let (Some(id), Some((client, _))) = (removed.id, removed.removal) {
             super::leaving::save(&transaction, id, client)?;
         }
@@ -106,6 +112,22 @@ impl StateDb {
             )?;
         }
         Ok(transaction.commit()?)
+    }
+
+    /// Notes the newest number of a removed database's transactions: those of whatever has its place next go on from it.
+    pub fn save_given(&self, client: &Client, txid: u64) -> Result<(), StateError> {
+        save_given(&self.lock(), client, txid)
+    }
+
+    /// The highest transaction number that was given to any database that was removed from a client's place, stored or
+    /// not; 0 where there was none.
+    pub fn newest_given(&self, client: &Client) -> Result<u64, StateError> {
+        let newest = self
+            .lock()
+            .prepare_cached("SELECT txid FROM given WHERE location = ?1")?
+            .query_row([place_of(client)], |row| row.get::<_, i64>(0))
+            .optional()?;
+        Ok(newest.unwrap_or(0) as u64)
     }
 
     /// When a database was last removed whose replica is still there, at such a place of whichever store.
@@ -151,6 +173,14 @@ impl StateDb {
             |row| row.get(0),
         )?;
         let begun = newest.map(|generation| GenerationId(generation as u64).started_ms());
+        transaction.execute(
+            "INSERT INTO given SELECT ?2, max(txid) FROM
+                 (SELECT txid FROM database WHERE id = ?1
+                  UNION ALL SELECT txid FROM mark WHERE database = ?1)
+             HAVING max(txid) IS NOT NULL
+             ON CONFLICT (location) DO UPDATE SET txid = max(given.txid, excluded.txid)",
+            params![id, before.location],
+        )?;
         if client
             .place()
             .is_some_and(|now| now.store() == before.store())
@@ -193,16 +223,19 @@ impl StateDb {
 
     /// Nothing is to be done for a removal any more.
     pub fn forget_removal(&self, removal: &Removal) -> Result<(), StateError> {
-        self.lock()
-            .prepare_cached(
-                "DELETE FROM removal WHERE s3_prefix = ?1 AND tenant = ?2 AND removed_at = ?3",
-            )?
-            .execute(params![
-                removal.s3_prefix,
-                removal.tenant,
-                removal.removed_at
-            ])?;
-        Ok(())
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            "DELETE FROM removal WHERE s3_prefix = ?1 AND tenant = ?2 AND removed_at = ?3",
+            params![removal.s3_prefix, removal.tenant, removal.removed_at],
+        )?;
+        // Its replica is gone, or another database's history has gone on from its numbers.
+        transaction.execute(
+            "DELETE FROM given WHERE (location = ?1 OR substr(location, -length(?1) - 1) = '/' || ?1)
+             AND NOT EXISTS (SELECT 1 FROM removal WHERE s3_prefix = ?1)",
+            [&removal.s3_prefix],
+        )?;
+        Ok(transaction.commit()?)
     }
 }
 
@@ -225,6 +258,21 @@ fn save_wish(connection: &Connection, path: &Path, wish: &Wish) -> Result<(), St
             named.map(|named| named.single),
             named.and_then(|named| named.s3_prefix.as_ref()),
         ])?;
+    Ok(())
+}
+
+/// Its store and its place there; the place alone where there is no store for it.
+fn place_of(client: &Client) -> &str {
+    client.location().map_or(client.s3_prefix(), |place| place)
+}
+
+fn save_given(connection: &Connection, client: &Client, txid: u64) -> Result<(), StateError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO given VALUES (?1, ?2)
+             ON CONFLICT (location) DO UPDATE SET txid = max(txid, excluded.txid)",
+        )?
+        .execute(params![place_of(client), txid as i64])?;
     Ok(())
 }
 

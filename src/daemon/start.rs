@@ -1,5 +1,6 @@
 //! What a start makes of each watch path, and what it refuses.
 
+use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,7 +126,12 @@ fn folder_name(path: &Path) -> String {
 fn refuse_shared_places(config: &Config, readied: &[Readied]) -> Result<(), Error> {
     let mut places = Places::default();
     for one in readied {
+        let mut known = HashSet::new();
         for (path, identity) in one.capture.survey()? {
+            if !known.insert(identity.id.clone()) {
+                // Whoever may make files below a watch path keeps nobody from the start: one of them is refused.
+                continue;
+            }
             let shown = path.display().to_string();
             let Some(location) = &identity.location else {
                 continue;

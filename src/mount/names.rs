@@ -304,8 +304,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         if moved.is_directory() {
             self.capture.directory_moved(from, to);
         } else if moved.is_file() {
-            self.capture.vanished(from);
-            self.capture.appeared(to, replaced);
+            self.capture.renamed(from, to, replaced);
         } else {
             if replaced {
                 self.capture.vanished(to);

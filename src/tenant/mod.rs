@@ -13,3 +13,4 @@ pub mod position;
 pub mod request;
 pub mod roster;
 pub mod terms;
+mod waiting;

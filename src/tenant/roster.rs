@@ -13,6 +13,7 @@ pub use super::client::{Client, Progress, Status};
 use super::events::{EventKind, Events};
 use super::ids::{ClientId, Identity};
 use super::places::Places;
+pub use super::waiting::{WaitingFile, WaitingFiles};
 
 /// Files that are shown as ignored, at most; further ones are only logged.
 const MAX_IGNORED: usize = 10_000;
@@ -24,6 +25,7 @@ pub struct Roster {
     census: Mutex<Census>,
     /// Files that look like databases and are none of ours, by the path that applications see.
     ignored: Mutex<BTreeMap<PathBuf, Ignored>>,
+    waiting: WaitingFiles,
     events: Events,
 }
 
@@ -115,8 +117,14 @@ impl Roster {
                 refused: BTreeMap::new(),
             }),
             ignored: Mutex::default(),
+            waiting: WaitingFiles::default(),
             events: Events::default(),
         }
+    }
+
+    /// Files whose identity another one has.
+    pub fn waiting(&self) -> &WaitingFiles {
+        &self.waiting
     }
 
     /// What happens to all of them.

@@ -277,7 +277,7 @@ fn what_was_prepared_of_a_database_that_is_gone_takes_no_room() {
     scene.model.commit_unpublished(LARGE);
     assert!(scene.prepare());
     scene.db.set_removed();
-    let forget = |history: &mut History| history.forget(&scene.shared);
+    let forget = |history: &mut History| history.forget(&scene.db, &scene.shared);
     forget(&mut scene.db.history()).expect("forgotten");
     let spool = std::fs::read_dir(scene.shared.directory.join("spool"));
     assert_eq!(spool.expect("a folder").count(), 0);

@@ -22,18 +22,17 @@ use super::files::{Log, is_quiet, open_log, read_header, refuse_replaced};
 use super::foreign::CUT;
 use super::gate::Gate;
 use super::handles::External;
-use super::history::{History, sums_header};
-use super::mark::{Mark, PageSum, WalMark};
+use super::history::History;
+use super::mark::WalMark;
+use super::next_state::Work;
 use super::resets::LogEnd;
-use super::segment::{Draft, WalExtent, checksum_after, newest_pages};
+use super::segment::{WalExtent, newest_pages};
 use super::tail::is_checkpointed;
 use super::whole_log::{Committed, committed};
-use crate::clock::{UnixMs, now_ms};
+use crate::clock::UnixMs;
 use crate::fault::Defect;
-use crate::format::ltx::DatabaseChecksum;
 use crate::format::scanner::PageRef;
 use crate::format::wal::Salt;
-use crate::store::keys::GenerationId;
 
 /// An image that is being made: what has to be kept for it meanwhile. Under the database's lock.
 #[derive(Debug)]
@@ -53,13 +52,6 @@ pub struct ImageRun {
     ended: Option<Salt>,
     /// A reset could not be saved: the image is of no use.
     lost: bool,
-}
-
-/// What has to be written down once the image is whole.
-enum Work {
-    Nothing,
-    Snapshot(Mark),
-    Difference(Draft),
 }
 
 /// Makes an image and captures what it shows: the first snapshot of a new generation, or one segment of what differs.
@@ -481,123 +473,6 @@ impl History {
             counted,
             transactions: transactions.len(),
         })
-    }
-
-    fn carry_on(
-        &mut self,
-        db: &Database,
-        shared: &Shared,
-        image: &Image,
-        commit: u32,
-        wal: Option<WalMark>,
-    ) -> Result<Work, CaptureError> {
-        match self.mark {
-            Some(before) if self.is_behind(image, &before) => {
-                self.fall_behind(db, &before);
-                self.begin_generation(shared, image, commit, wal)
-            }
-            Some(before) if before.page_size == image.page_size => {
-                if let Some(work) = self.compare(image, before, commit, wal)? {
-                    if let Work::Difference(draft) = &work {
-                        self.tell_foreign(db, image, draft);
-                    }
-                    return Ok(work);
-                }
-                tracing::error!(
-                    "The page sums do not add up to the database's checksum; a new generation begins"
-                );
-                self.begin_generation(shared, image, commit, wal)
-            }
-            _ => self.begin_generation(shared, image, commit, wal),
-        }
-    }
-
-    fn begin_generation(
-        &mut self,
-        shared: &Shared,
-        image: &Image,
-        commit: u32,
-        wal: Option<WalMark>,
-    ) -> Result<Work, CaptureError> {
-        let generation = GenerationId::next(now_ms(), self.newest_generation, shared.random_bits());
-        let end = Mark {
-            generation,
-            seq: 0,
-            txid: self.last_txid + 1,
-            checksum: image.checksum(),
-            commit,
-            page_size: image.page_size,
-            time_ms: self.next_time(),
-            wal,
-        };
-        let table = self.sums.as_mut().expect("BUG: loaded without page sums");
-        table
-            .rewrite(&sums_header(&end), &image.sums)
-            .map_err(CaptureError::io("write the page sums"))?;
-        self.newest_generation = Some(generation);
-        self.reach(end.txid);
-        self.mark = Some(end);
-        Ok(Work::Snapshot(end))
-    }
-
-    /// What differs from the captured state becomes one transaction; nothing does where nothing differs. None where
-    /// the page sums are not those of the captured state.
-    fn compare(
-        &mut self,
-        image: &Image,
-        before: Mark,
-        commit: u32,
-        wal: Option<WalMark>,
-    ) -> Result<Option<Work>, CaptureError> {
-        let table = self.sums.as_ref().expect("BUG: a mark without page sums");
-        let failed = || CaptureError::io("compare the page sums");
-        let mut sums = Vec::new();
-        let reader = table.reader();
-        reader
-            .range(1, commit, &mut |pgno, old| {
-                let old = if pgno > before.commit { 0 } else { old };
-                let new = image.sums[pgno as usize - 1];
-                if new != old && new != 0 {
-                    sums.push((pgno, new));
-                }
-            })
-            .map_err(failed())?;
-        let checksum = checksum_after(&before, commit, &sums, &reader).map_err(failed())?;
-        if checksum != image.checksum() {
-            return Ok(None);
-        }
-        let draft = self.advance((before, checksum), commit, wal, sums);
-        Ok(Some(draft.map_or(Work::Nothing, Work::Difference)))
-    }
-
-    /// Carries the history on by one transaction, from `before` to a state of that checksum; none where nothing differs.
-    pub(super) fn advance(
-        &mut self,
-        (before, checksum): (Mark, DatabaseChecksum),
-        commit: u32,
-        wal: Option<WalMark>,
-        sums: Vec<PageSum>,
-    ) -> Option<Draft> {
-        if sums.is_empty() && commit == before.commit {
-            self.mark = Some(Mark { wal, ..before });
-            return None;
-        }
-        let end = Mark {
-            seq: before.seq + 1,
-            txid: before.txid + 1,
-            checksum,
-            commit,
-            time_ms: self.next_time(),
-            wal,
-            ..before
-        };
-        self.sums
-            .as_mut()
-            .expect("BUG: a mark without page sums")
-            .lay_over(end.seq, &sums);
-        self.mark = Some(end);
-        self.reach(end.txid);
-        Some(Draft { before, end, sums })
     }
 }
 

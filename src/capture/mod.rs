@@ -22,6 +22,7 @@ mod foreign;
 mod gate;
 mod handles;
 mod history;
+mod identities;
 mod image;
 mod kept;
 mod late;
@@ -34,6 +35,7 @@ mod merging;
 #[cfg(test)]
 mod model;
 mod newcomers;
+mod next_state;
 mod notes;
 mod once;
 mod packed;

@@ -16,7 +16,7 @@ use crate::clock::now_ms;
 use crate::fault::Point;
 use crate::tenant::discovery::{Rules, Verdict};
 use crate::tenant::ids::{ClientId, Identity};
-use crate::tenant::roster::{Client, Progress, Registration, Status, WaitingFile};
+use crate::tenant::roster::{Client, Progress, Registration, Status};
 
 /// Why a file that looks like a database is not one of ours.
 const NO_RULE: &str = "no rule says whose it is";
@@ -246,21 +246,8 @@ impl Capture {
         self.tell_free(freed);
     }
 
-    /// A file stands at `to` now, and no longer at `from`. It keeps its identity where both names give the same.
-    pub fn renamed(&self, from: &Path, to: &Path, replaced: bool) {
-        let freed = self.vanish(from);
-        self.appeared(to, replaced);
-        self.tell_free(freed);
-    }
-
-    fn tell_free(&self, freed: impl IntoIterator<Item = ClientId>) {
-        for id in freed {
-            self.roster.waiting().tell_free(&id);
-        }
-    }
-
-    /// Gives the identity that belongs to no file any more.
-    fn vanish(&self, path: &Path) -> Option<ClientId> {
+    /// The same; gives the identity that belongs to no file any more, which has to be told.
+    pub(super) fn vanish(&self, path: &Path) -> Option<ClientId> {
         self.roster.no_longer_ignored(&self.seen_at.join(path));
         self.roster.waiting().remove(&self.seen_at.join(path));
         // What was asked for the file goes with it; what it is called stays.
@@ -450,23 +437,6 @@ impl Capture {
         }
     }
 
-    /// Another file has its identity: it is refused until that one goes.
-    fn wait_for_identity(&self, path: &Path, id: ClientId, holder: PathBuf) {
-        let file = WaitingFile {
-            path: self.seen_at.join(path),
-            id,
-            holder,
-        };
-        let (path, holder) = (file.path.clone(), file.holder.clone());
-        if self.roster.waiting().add(file) {
-            tracing::warn!(
-                path = %path.display(),
-                error = %format!("{} has this identity already; it is looked at again when that goes", holder.display()),
-                "A database is refused"
-            );
-        }
-    }
-
     fn apply_wish(&self, client: &Client) {
         if self
             .wishes
@@ -565,19 +535,6 @@ impl Capture {
             self.leave(&db);
         }
         self.roster.readmit(None);
-    }
-
-    /// An identity has become free: the first file that had to do without it is looked at again.
-    pub(super) fn take_up_waiting(&self, id: &ClientId) {
-        for seen_path in self.roster.waiting().of(id, &self.seen_at) {
-            if self.roster.get(id).is_some() {
-                return;
-            }
-            self.roster.waiting().remove(&seen_path);
-            if let Ok(path) = seen_path.strip_prefix(&self.seen_at) {
-                self.appeared(path, false);
-            }
-        }
     }
 
     /// Changes what is asked for a file.

@@ -199,39 +199,75 @@ async fn a_txid_between_generations_names_both() {
     );
 }
 
+/// Bytes as a cipher leaves them.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()
+    });
+    words.take(len.div_ceil(8)).flatten().take(len).collect()
+}
+
+/// What SQLite can't read is damaged, unless it is as a cipher leaves a database: with no page that is plain, and no
+/// order in the first.
 #[tokio::test]
-async fn what_sqlite_finds_is_damage_and_what_it_cannot_read_is_said() {
+async fn what_sqlite_finds_or_cannot_read_is_damage_unless_it_is_encrypted() {
     let Scratch { store, .. } = &Scratch::directory().await;
     let directory = TempDir::new().expect("a scratch directory");
-
-    let mut encrypted = Model::new(512, FIRST);
-    encrypted.commit(State {
-        txid: 1,
-        time_ms: 0,
-        bytes: vec![0x5a; 2048],
-    });
-    encrypted.store(&**store, PREFIX).await;
-    let verified = verify_replica(store, PREFIX, directory.path())
-        .await
-        .expect("checksums hold");
-    assert_eq!(verified.integrity, Integrity::NotReadable);
-
-    let mut corrupt = Model::new(512, FIRST);
-    let mut bytes = Model::of_sqlite(512, FIRST, 1, 1).states[3].bytes.clone();
-    bytes[512 * 3..512 * 5].fill(0xff);
-    corrupt.commit(State {
-        txid: 1,
-        time_ms: 0,
-        bytes,
-    });
-    corrupt.store(&**store, OTHER).await;
-    let error = verify_replica(store, OTHER, directory.path())
-        .await
-        .expect_err("corrupt");
-    assert!(
-        error.is_damage() && error.to_string().contains(OTHER),
-        "{error}"
-    );
+    let sound = Model::of_sqlite(512, FIRST, 1, 1).states[3].bytes.clone();
+    let with = |at: std::ops::Range<usize>, bytes: &[u8]| {
+        let mut changed = sound.clone();
+        changed[at].copy_from_slice(bytes);
+        changed
+    };
+    let mut header_alone = noise(sound.len());
+    header_alone[..32].copy_from_slice(&sound[..32]);
+    let mut never_written = noise(sound.len());
+    never_written[1024..1536].fill(0);
+    let cases = [
+        ("sound", sound.clone(), Some(Integrity::Ok)),
+        ("encrypted", noise(sound.len()), Some(Integrity::Encrypted)),
+        ("header-alone", header_alone, Some(Integrity::Encrypted)),
+        ("never-written", never_written, Some(Integrity::Encrypted)),
+        ("two-pages", with(512 * 3..512 * 5, &[0xff; 1024]), None),
+        ("zeros", with(0..512, &[0; 512]), None),
+        ("all-zeros", vec![0; sound.len()], None),
+        ("first-page-noise", with(0..512, &noise(512)), None),
+        (
+            "text",
+            b"no database ".repeat(sound.len() / 12 + 1)[..sound.len()].to_vec(),
+            None,
+        ),
+        ("no-magic", with(0..1, b"s"), None),
+        ("no-page-size", with(16..18, &[0; 2]), None),
+        ("another-page-size", with(16..18, &[4, 0]), None),
+        ("schema-format", with(47..48, &[9]), None),
+    ];
+    for (name, bytes, expected) in cases {
+        let prefix = format!("databases/{name}");
+        let mut model = Model::new(512, FIRST);
+        model.commit(State {
+            txid: 1,
+            time_ms: 0,
+            bytes,
+        });
+        model.store(&**store, &prefix).await;
+        let verified = verify_replica(store, &prefix, directory.path()).await;
+        match (verified, expected) {
+            (Ok(verified), Some(expected)) => assert_eq!(verified.integrity, expected, "{name}"),
+            (Err(error), None) => {
+                let told = error.to_string();
+                assert!(
+                    error.is_damage() && told.contains(&prefix),
+                    "{name}: {told}"
+                );
+            }
+            (other, _) => panic!("{name}: {other:?}"),
+        }
+    }
     assert_eq!(fs::read_dir(directory.path()).expect("there").count(), 0);
 }
 
@@ -263,14 +299,7 @@ async fn an_empty_database_is_an_empty_file() {
 #[tokio::test]
 async fn a_large_object_passes_through_a_scratch_file() {
     for scratch in Scratch::both().await {
-        let mut state = 1_u64;
-        let noise = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_be_bytes()
-        });
-        let bytes: Vec<u8> = noise.take((12 << 20) / 8).flatten().collect();
+        let bytes = noise(12 << 20);
         let mut model = Model::new(65536, FIRST);
         model.commit(State {
             txid: 1,

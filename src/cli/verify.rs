@@ -63,7 +63,7 @@ struct Verdict {
     client: String,
     generation: Option<String>,
     txid: Option<u64>,
-    /// What SQLite said; only its page checksums speak for a database that SQLite can't read.
+    /// What SQLite said; only its page checksums speak for an encrypted database.
     #[serde(skip)]
     integrity: Option<Integrity>,
     /// `ok`, `damaged`, or `unknown` where it could not be told.
@@ -101,7 +101,7 @@ impl Verdict {
         let detail = match (&self.generation, self.txid, &self.error) {
             (Some(generation), Some(txid), None) => {
                 let checked = match self.integrity {
-                    Some(Integrity::NotReadable) => ", by checksums alone: SQLite can't read it",
+                    Some(Integrity::Encrypted) => ", by checksums alone: it is encrypted",
                     Some(Integrity::Ok) | None => "",
                 };
                 format!("transaction {txid} of generation {generation}{checked}")

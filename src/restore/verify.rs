@@ -1,5 +1,7 @@
 //! Proves a replica: every object of its newest generation, and SQLite's own check of what they make.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use super::rebuild::Role;
 use super::replica::Replica;
 use super::run::{Step, run};
 use crate::format::keys::{GenerationId, ObjectKey};
+use crate::format::sqlite::HEADER_SIZE;
+use crate::format::structure::{Check, Flaw, Structure, is_noise};
 use crate::store::ObjectStore;
 
 /// A replica that was found sound.
@@ -26,11 +30,9 @@ pub struct Verified {
 pub enum Integrity {
     /// `PRAGMA integrity_check` found nothing.
     Ok,
-    /// Its first page is not SQLite's, as in an encrypted database: only the checksums were compared.
-    NotReadable,
+    /// It is encrypted, as SQLCipher does it: only the checksums were compared.
+    Encrypted,
 }
-
-const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// Reads every object of the newest generation from its first snapshot on, restores its newest state below
 /// `scratch` (a directory; nothing is left in it) and has SQLite check that.
@@ -61,7 +63,9 @@ pub async fn verify_replica(
     let reached = run(&replica, &steps, file, &path, &|_| {}).await?;
 
     let prefix = replica_prefix.to_owned();
-    let integrity = super::run::blocking(move || check_integrity(&prefix, &path)).await?;
+    let page_size = reached.page_size;
+    let integrity = super::run::blocking(move || check_integrity(&prefix, &path, page_size));
+    let integrity = integrity.await?;
     Ok(Verified {
         generation,
         txid: reached.txid,
@@ -105,41 +109,62 @@ fn steps(replica: &Replica, id: GenerationId) -> Result<Vec<Step>, RestoreError>
     Ok(steps)
 }
 
-fn check_integrity(prefix: &str, path: &Path) -> Result<Integrity, RestoreError> {
-    let start = read_start(path).map_err(RestoreError::local("read it", path))?;
-    // An empty file is an empty database.
-    if !start.is_empty() && start != SQLITE_MAGIC {
-        return Ok(Integrity::NotReadable);
-    }
+/// What neither SQLite can read nor is encrypted is damaged.
+fn check_integrity(prefix: &str, path: &Path, page_size: u32) -> Result<Integrity, RestoreError> {
     let checked = Connection::open(path).and_then(|connection| {
         connection.query_row("PRAGMA integrity_check(1)", [], |row| {
             row.get::<_, String>(0)
         })
     });
-    match checked {
-        Ok(finding) if finding == "ok" => Ok(Integrity::Ok),
-        Ok(finding) => Err(RestoreError::Inconsistent {
+    let (finding, failed) = match checked {
+        Ok(finding) if finding == "ok" => return Ok(Integrity::Ok),
+        Ok(finding) => (finding, None),
+        Err(error) if is_corruption(&error) => (error.to_string(), None),
+        Err(error) => (error.to_string(), Some(error)),
+    };
+    let pages = read_pages(path, page_size).map_err(RestoreError::local("read it", path))?;
+    let damaged = |finding| {
+        Err(RestoreError::Inconsistent {
             prefix: prefix.to_owned(),
             finding,
-        }),
-        Err(error) if is_corruption(&error) => Err(RestoreError::Inconsistent {
-            prefix: prefix.to_owned(),
-            finding: error.to_string(),
-        }),
-        Err(source) => Err(RestoreError::Unchecked {
+        })
+    };
+    match (pages.structure, failed) {
+        (Ok(Structure::Encrypted), _) if pages.first_is_noise => Ok(Integrity::Encrypted),
+        (Ok(Structure::Sound), Some(source)) => Err(RestoreError::Unchecked {
             prefix: prefix.to_owned(),
             source,
         }),
+        (Ok(_), _) => damaged(finding),
+        (Err(flaw), _) => damaged(format!("{finding}; {flaw}")),
     }
 }
 
-fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut start = Vec::new();
-    let file = std::fs::File::open(path)?;
-    file.take(SQLITE_MAGIC.len() as u64)
-        .read_to_end(&mut start)?;
-    Ok(start)
+/// What the pages of a file say without SQLite.
+struct Pages {
+    structure: Result<Structure, Flaw>,
+    /// Whether the first page, but for the header that it may have, looks as a cipher leaves it.
+    first_is_noise: bool,
+}
+
+fn read_pages(path: &Path, page_size: u32) -> io::Result<Pages> {
+    let mut file = File::open(path)?;
+    let pages = file.metadata()?.len() / u64::from(page_size);
+    let pages = u32::try_from(pages).expect("BUG: a database has more pages than numbers");
+    let mut check = Check::new(page_size, pages);
+    let mut first_is_noise = false;
+    let mut page = vec![0; page_size as usize];
+    for number in 1..=pages {
+        file.read_exact(&mut page)?;
+        if number == 1 {
+            first_is_noise = is_noise(&page[HEADER_SIZE..]);
+        }
+        check.page(number, &page);
+    }
+    Ok(Pages {
+        structure: check.finish(),
+        first_is_noise,
+    })
 }
 
 fn is_corruption(error: &rusqlite::Error) -> bool {

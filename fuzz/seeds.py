@@ -4,6 +4,7 @@
 Logs, indexes and journals are SQLite's own, LTX files those of a running instance, texts those of the documents.
 """
 
+import json
 import pathlib
 import re
 import shutil
@@ -63,6 +64,41 @@ def sqlite_files(scratch):
     connection.close()
 
 
+def whole_databases(scratch):
+    """Small images with every kind of page."""
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+    for name, auto_vacuum, statements in (
+        ("tables", 0, (
+            "CREATE TABLE t(x)",
+            "CREATE INDEX i ON t(x)",
+            "CREATE TABLE w(k PRIMARY KEY, v) WITHOUT ROWID",
+            numbers + "INSERT INTO t SELECT hex(zeroblob(i)) FROM n",
+            numbers + "INSERT INTO w SELECT i, i * i FROM n",
+            "INSERT INTO t VALUES (zeroblob(2000))",
+        )),
+        ("freelist", 0, (
+            "CREATE TABLE t(x)",
+            numbers + "INSERT INTO t SELECT hex(zeroblob(150)) FROM n",
+            "CREATE TABLE u(x)",
+            "DROP TABLE t",
+        )),
+        ("pointer-map", 2, (
+            "CREATE TABLE t(x UNIQUE)",
+            numbers + "INSERT INTO t SELECT i || hex(zeroblob(40)) FROM n",
+            "INSERT INTO t VALUES (zeroblob(1500))",
+            "DELETE FROM t WHERE rowid < 20",
+        )),
+    ):
+        path = scratch / f"{name}.db"
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute(f"PRAGMA auto_vacuum = {auto_vacuum}")
+        for statement in statements:
+            connection.execute(statement)
+        connection.close()
+        put("structure", name, path.read_bytes())
+
+
 def replica(scratch):
     """What an instance stores of a database that grows, changes and shrinks."""
     data, store = scratch / "data", scratch / "store"
@@ -119,6 +155,11 @@ def texts():
         "held": "holds/s3:%2F%2Fbucket%2Facme",
     }.items():
         put("registry", name, key)
+    put("description", "escaped.json", json.dumps({
+        "tenantId": GUID, "dbName": GUID, "path": f"a\n\ufffd/{GUID}.db", "escapedPath": f"a%0A%FF/{GUID}.db",
+        "file": {"uid": 1000, "gid": 1000, "mode": "0640"},
+        "directories": [{"uid": 0, "gid": 0, "mode": "0755"}],
+    }))
     for path in sorted((ROOT / "config").glob("*.yml")):
         if path.name != "alerts.yml":
             put("configuration", path.name, path.read_bytes())
@@ -143,6 +184,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         sqlite_files(scratch)
+        whole_databases(scratch)
         replica(scratch)
     texts()
 

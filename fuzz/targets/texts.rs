@@ -8,7 +8,7 @@ use litestream_multitenant::api::{routes, validation};
 use litestream_multitenant::config;
 use litestream_multitenant::format::keys::{GenerationId, ObjectKey};
 use litestream_multitenant::format::registry::RegistryKey;
-use litestream_multitenant::restore::Description;
+use litestream_multitenant::restore::parse_description;
 use litestream_multitenant::store::spec::StoreSpec;
 
 const REPLICA: &str = "databases/12345678-1234-5678-9abc-123456789012";
@@ -59,7 +59,7 @@ pub fn registry(data: &[u8]) {
         };
         assert_eq!(parsed.to_string(), key);
         match parsed {
-            RegistryKey::WatchPath(prefix) => check_below(&prefix),
+            RegistryKey::WatchPath(prefix) => check_names(&prefix),
             RegistryKey::Placed {
                 prefix,
                 label,
@@ -70,9 +70,9 @@ pub fn registry(data: &[u8]) {
                 label,
                 s3_prefix,
             } => {
-                check_below(format!("{prefix}/{label}").trim_start_matches('/'));
-                check_below(&label);
-                check_below(&s3_prefix);
+                check_names(format!("{prefix}/{label}").trim_start_matches('/'));
+                check_names(&label);
+                check_names(&s3_prefix);
             }
             RegistryKey::Removed { .. } | RegistryKey::Held { .. } => {}
         }
@@ -85,18 +85,26 @@ fn check_below(path: impl AsRef<Path>) {
     let is_name = |part: Component| matches!(part, Component::Normal(_));
     assert!(path.components().all(is_name), "{path:?} leads elsewhere");
     assert!(path.file_name().is_some(), "{path:?} is no file");
-    let shown = path.to_string_lossy();
-    assert!(!shown.contains(char::is_control), "{path:?} is no name");
+    let bytes = path.as_os_str().as_encoded_bytes();
+    assert!(!bytes.contains(&0), "{path:?} ends early");
+}
+
+/// The same of what is made of names that everybody can read.
+fn check_names(path: &str) {
+    check_below(path);
+    assert!(!path.contains(char::is_control), "{path:?} is no name");
 }
 
 /// What a store says of a database is one below the watch path, or nothing.
 pub fn description(data: &[u8]) {
-    let Some(description) = Description::parse(data) else {
+    let Some(description) = parse_description(data) else {
         return;
     };
     check_below(&description.path);
-    check_below(&description.tenant_id);
-    check_below(&description.db_name);
+    check_names(&description.tenant_id);
+    check_names(&description.db_name);
+    let again = parse_description(description.to_text().as_bytes());
+    assert_eq!(again, Some(description), "it does not read back");
 }
 
 /// A configuration means something, or one line says what is wrong with it.

@@ -7,9 +7,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::format::description::Attributes;
 use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
 use crate::format::wal_index::{INDEX_HEADERS_SIZE, WalIndex};
 
@@ -102,6 +103,23 @@ impl Backing {
 
     /// What stands at `path`, which no symbolic link leads to.
     pub(super) fn kind(&self, path: &Path) -> io::Result<FileType> {
+        Ok(FileType::from_raw_mode(self.stat(path)?.st_mode))
+    }
+
+    /// Owner and permissions of what stands there; none where nothing does.
+    pub(super) fn attributes(&self, path: &Path) -> io::Result<Option<Attributes>> {
+        match self.stat(path) {
+            Ok(stat) => Ok(Some(Attributes {
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                mode: stat.st_mode & 0o777,
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
         let found = rustix::fs::openat2(
             self.root.as_fd(),
             path,
@@ -109,7 +127,7 @@ impl Backing {
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
         )?;
-        Ok(FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode))
+        Ok(rustix::fs::fstat(&found)?)
     }
 
     /// Whether a regular file is there; none where something else is, or where a symbolic link would be.

@@ -38,6 +38,7 @@ mod newcomers;
 mod next_state;
 mod notes;
 mod once;
+mod owner;
 mod packed;
 mod page_sums;
 mod prepared;

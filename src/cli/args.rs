@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::accounts::{self, Account};
 use super::helper::{self, HelperArgs};
 use super::{Failure, help, one_line};
 use crate::config::{self, ConfigError, LogFormat, WatchPathWritten, Written, units};
@@ -169,6 +170,15 @@ pub(super) struct RestoreArgs {
     /// Do nothing where FILE exists
     #[arg(long)]
     pub if_missing: bool,
+    /// End with 0 where the store has no replica of CLIENT yet
+    #[arg(long)]
+    pub if_replica_exists: bool,
+    /// Whose the file is, by name or number [default: the source's owner, where root restores]
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = accounts::parse)]
+    pub owner: Option<Account>,
+    /// The file's permissions, such as 0640 [default: the source's]
+    #[arg(long, value_name = "OCTAL", value_parser = accounts::parse_mode)]
+    pub mode: Option<u32>,
     /// Every client that is not removed, each at DIR/PREFIX/its path below the watch path
     #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "txid", "generation"])]
     pub all: Option<PathBuf>,

@@ -114,7 +114,7 @@ pub(super) async fn resolve(replicas: &Replicas, text: &str) -> Result<Chosen, F
     match (&found[..], refusal) {
         ([one], _) => reached(replicas, one),
         ([], Some(refusal)) => Err(refusal.into()),
-        ([], None) => Err(Failure::Other(format!(
+        ([], None) => Err(Failure::NoReplica(format!(
             "{text}: the store {} has no such client; `list` shows those it has",
             replicas.describe()
         ))),

@@ -32,6 +32,8 @@ Examples:
       the newest moment at or before that time
   litestream-multitenant restore GUID -o tenant.db -txid 1234 -bucket company-data
       exactly after that transaction; `list GUID` shows which there are
+  litestream-multitenant restore GUID -o tenant.db -if-missing -if-replica-exists -bucket company-data
+      before an application starts, at its first deployment, too
   litestream-multitenant restore --all /data -bucket company-data -if-missing
       every client, at its old place below /data; can be given again after an error
 
@@ -163,7 +165,7 @@ mod tests {
                 _ => panic!("{line}"),
             }
         }
-        assert_eq!(parsed, 20);
+        assert_eq!(parsed, 21);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The commands: arguments in, one of four exit codes out.
 
+mod accounts;
 mod args;
 mod ask;
 mod background;
@@ -48,6 +49,9 @@ pub(crate) enum Failure {
     Damage(String),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::Error),
+    /// The store has nothing of a client: exit code 1, where that is no part of the plan.
+    #[error("{0}")]
+    NoReplica(String),
     /// Everything else: exit code 1.
     #[error("{0}")]
     Other(String),
@@ -59,7 +63,7 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Damage(_) => 3,
             Failure::Daemon(error) => error.exit_code(),
-            Failure::Other(_) => 1,
+            Failure::NoReplica(_) | Failure::Other(_) => 1,
         }
     }
 
@@ -83,7 +87,10 @@ impl From<StoreError> for Failure {
 
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
-        Failure::Other(error.to_string())
+        match error {
+            RestoreError::UnknownReplica { .. } => Failure::NoReplica(error.to_string()),
+            _ => Failure::Other(error.to_string()),
+        }
     }
 }
 
@@ -161,8 +168,14 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// The text on one line, and without what a terminal would obey.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words: Vec<_> = text.split_whitespace().collect();
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    words.join(" ").chars().map(escaped).collect()
 }
 
 /// Aligns rows of cells under their titles, two blanks between columns.

@@ -3,9 +3,9 @@
 use super::args::RestoreArgs;
 use super::progress::Bar;
 use super::replicas::Chosen;
-use super::{Failure, client, print, restore_all};
+use super::{Failure, client, one_line, print, restore_all};
 use crate::clock::rfc3339;
-use crate::restore::{At, Restored, Target, plan_restore, restore_to_file};
+use crate::restore::{Asked, At, Placing, Restored, Target, plan_restore, restore_as};
 
 pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
     if let Some(dir) = &args.all {
@@ -17,6 +17,15 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
     {
         return print(&format!("{} exists; nothing to do\n", output.display()));
     }
+    match restore_one(&args).await {
+        Err(Failure::NoReplica(reason)) if args.if_replica_exists => {
+            print(&format!("{}; nothing to do\n", one_line(&reason)))
+        }
+        other => other,
+    }
+}
+
+async fn restore_one(args: &RestoreArgs) -> Result<(), Failure> {
     let replicas = args.store.open().await?;
     let text = args.client.as_deref().expect("BUG: clap requires CLIENT");
     let Chosen {
@@ -24,17 +33,30 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
         s3_prefix: prefix,
         name,
     } = client::resolve(&replicas, text).await?;
-    let target = target_of(&args);
+    let target = target_of(args);
     if args.dry_run {
         let plan = plan_restore(&store, &prefix, &target).await?;
         return print(&format!("{}\n", plan.to_string().trim_end()));
     }
-    let output = args.output.expect("BUG: clap requires -o");
+    let output = args.output.as_ref().expect("BUG: clap requires -o");
     let bar = Bar::of_bytes();
     let progress = |progress| bar.update(progress);
-    let restored = restore_to_file(&store, &prefix, &target, &output, args.force, &progress).await;
+    let placing = placing_of(args);
+    let restored = restore_as(&store, &prefix, &target, output, placing, &progress).await;
     drop(bar);
     print(&summary(&name, &output.display().to_string(), &restored?))
+}
+
+/// How the files are put to their places.
+pub(super) fn placing_of(args: &RestoreArgs) -> Placing {
+    Placing {
+        force: args.force,
+        asked: Asked {
+            uid: args.owner.map(|owner| owner.uid),
+            gid: args.owner.and_then(|owner| owner.gid),
+            mode: args.mode,
+        },
+    }
 }
 
 /// Which moment is asked for.

@@ -1,6 +1,7 @@
 //! The formats: SQLite's file header, write-ahead log and wal-index, LTX, object keys, values as people write them, and
 //! the plans made from them. Pure.
 
+pub mod description;
 pub mod keys;
 pub mod ltx;
 pub mod plan;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::fleet::{Fleet, Ship};
+use crate::format::description::Description;
 use crate::format::keys::GenerationId;
-use crate::restore::{
-    Description, ListedClient, RestoreError, describe, list_clients, placed_clients,
-};
+use crate::restore::{ListedClient, RestoreError, describe, is_of, list_clients, placed_clients};
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::discovery::Named;
 use crate::tenant::policy::PolicyWritten;
@@ -54,7 +53,7 @@ async fn recall_one(
     let Some(description) = newest_description(store, &client.s3_prefix).await? else {
         return Ok(());
     };
-    if !description.is_of(&client.client) {
+    if !is_of(&description, &client.client) {
         tracing::warn!(
             client = %client.client,
             s3_path = %format!("{}/", client.s3_prefix),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 use super::Replicator;
 use crate::capture::{Earlier, Segment, StoredSegment};
 use crate::clock::{UnixMs, rfc3339};
 use crate::fault::Point;
+use crate::format::description::Description;
 use crate::format::registry::RegistryKey;
 use crate::meter;
 use crate::restore::{RestoreError, newest_moment_before};
@@ -240,16 +240,30 @@ impl Replicator {
     }
 
     async fn describe_generation(&self, client: &Client, segment: &Segment) {
-        let description = json!({
-            "tenantId": *client.id.tenant,
-            "dbName": *client.id.db_name,
-            "path": client.db_path.to_string_lossy(),
-            "instance": format!("{:016x}", self.capture.node_id()),
-            "pageSize": segment.end.page_size,
-            "startedAt": rfc3339(segment.end.time_ms),
+        let (capture, path) = (self.capture.clone(), client.db_path.clone());
+        let looked = tokio::task::spawn_blocking(move || capture.attributes(&path)).await;
+        let looked = looked.expect("BUG: looking at a file panicked");
+        let (file, directories) = looked.unwrap_or_else(|error| {
+            tracing::warn!(
+                client = %client.label,
+                prefix = client.prefix(),
+                error = %error,
+                "The owner of a database can't be read; a restore will not give it back"
+            );
+            (None, Vec::new())
         });
+        let description = Description {
+            tenant_id: client.id.tenant.to_string(),
+            db_name: client.id.db_name.to_string(),
+            path: client.db_path.to_path_buf(),
+            instance: Some(format!("{:016x}", self.capture.node_id())),
+            page_size: Some(segment.end.page_size),
+            started_at: Some(rfc3339(segment.end.time_ms)),
+            file,
+            directories,
+        };
         let key = ObjectKey::Database(segment.end.generation).below(client.s3_prefix());
-        let text = format!("{description:#}\n");
+        let text = description.to_text();
         let bytes = text.len() as u64;
         // One that is there is from an attempt before.
         self.put(client, &key, &Body::Bytes(text.into()), bytes)

@@ -50,6 +50,10 @@ pub enum RestoreError {
         prefix: String,
         source: rusqlite::Error,
     },
+    #[error(
+        "{key}: it does not say where the database belongs below a watch path; restore this client by its name with -o"
+    )]
+    Description { key: String },
     #[error("{}: exists already; move it away, or give --force", path.display())]
     OutputExists { path: PathBuf },
     #[error("{}: process {pid} ({command}) has it open; end it first", path.display())]

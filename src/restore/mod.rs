@@ -7,6 +7,7 @@ mod holds;
 mod list;
 mod locate;
 mod output;
+mod owner;
 mod rebuild;
 mod replica;
 mod run;
@@ -17,7 +18,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use describe::{Description, describe, path_below_watch_path};
+pub use describe::{Place, describe, is_of, parse as parse_description, place_of};
 pub use error::RestoreError;
 pub use holds::is_held;
 pub use list::{
@@ -25,11 +26,13 @@ pub use list::{
     list_moments, newest_moment_before, placed_clients,
 };
 pub use locate::{At, Target};
+pub use owner::Asked;
 pub use replica::Moment;
 pub use run::Progress;
 pub use verify::{Integrity, Verified, verify_replica};
 
 use self::output::Output;
+use self::owner::described;
 use self::rebuild::Reached;
 use self::replica::Replica;
 use self::run::{blocking, run, steps_of};
@@ -78,14 +81,19 @@ impl fmt::Display for Planned {
     }
 }
 
-/// Restores the state that `target` means to `output`, which exists afterwards as a whole or not at all.
-///
-/// With `force` an existing file is replaced and what SQLite kept beside it removed, unless somebody has it open.
-/// `progress` is called after each object.
+/// How a database is put to its place.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Placing {
+    /// Replace an existing file.
+    pub force: bool,
+    pub asked: Asked,
+}
+
+/// Restores the state that `target` means to `output`, with owner and mode of the source's file as far as the process
+/// may give them; see `restore_as`.
 ///
 /// # Errors
-/// `OutputExists` and `OutputOpen` before anything is fetched; `is_unknown()` where there is no such state;
-/// `is_damage()`, with the object's key, where the replica does not lead to it.
+/// Those of `restore_as`.
 pub async fn restore_to_file(
     store: &Arc<dyn ObjectStore>,
     replica_prefix: &str,
@@ -94,13 +102,38 @@ pub async fn restore_to_file(
     force: bool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Restored, RestoreError> {
+    let placing = Placing {
+        force,
+        asked: Asked::default(),
+    };
+    restore_as(store, replica_prefix, target, output, placing, progress).await
+}
+
+/// Restores the state that `target` means to `output`, which exists afterwards as a whole or not at all.
+///
+/// With `force` an existing file is replaced and what SQLite kept beside it removed, unless somebody has it open.
+/// `progress` is called after each object.
+///
+/// # Errors
+/// `OutputExists` and `OutputOpen` before anything is fetched; `is_unknown()` where there is no such state;
+/// `is_damage()`, with the object's key, where the replica does not lead to it.
+pub async fn restore_as(
+    store: &Arc<dyn ObjectStore>,
+    replica_prefix: &str,
+    target: &Target,
+    output: &Path,
+    placing: Placing,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Restored, RestoreError> {
+    let Placing { force, asked } = placing;
     let path = output.to_owned();
     blocking(move || Output::check(&path, force)).await?;
     let replica = Replica::load(store, replica_prefix).await?;
     let plan = replica.locate(target).await?;
     let steps = steps_of(&plan);
+    let wanted = asked.of_file(described(&replica, plan.generation).await?);
 
-    let (output, file) = Output::create(output, force)?;
+    let (output, file) = Output::create(output, force, wanted)?;
     let reached = run(&replica, &steps, file, output.temporary(), progress).await?;
     blocking(move || output.publish()).await?;
     Ok(restored(&plan, reached))

@@ -1,10 +1,9 @@
 //! The restored file's way to its name: written next to it, made durable, then renamed.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -13,6 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::RestoreError;
+use super::owner::{Wanted, attributes_of, not_given};
 
 /// What SQLite keeps beside a database, and would take for the restored one's.
 const COMPANIONS: [&str; 3] = ["-wal", "-journal", "-shm"];
@@ -21,7 +21,10 @@ const COMPANIONS: [&str; 3] = ["-wal", "-journal", "-shm"];
 pub(super) struct Output {
     path: PathBuf,
     temporary: PathBuf,
+    /// What the name may no longer lead to, where others can write to its directory.
+    file: File,
     force: bool,
+    wanted: Wanted,
 }
 
 impl Output {
@@ -33,7 +36,7 @@ impl Output {
         let look = |path: &Path| -> Result<Option<Metadata>, RestoreError> {
             match fs::symlink_metadata(path) {
                 Ok(found) => Ok(Some(found)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) if can_not_be(&error) => Ok(None),
                 Err(error) => Err(RestoreError::local("look at it", path)(error)),
             }
         };
@@ -58,29 +61,32 @@ impl Output {
         Ok(())
     }
 
-    /// Makes the temporary file next to `path`.
-    pub fn create(path: &Path, force: bool) -> Result<(Self, File), RestoreError> {
-        let Some(name) = path.file_name() else {
+    /// Makes the temporary file next to `path`. Its name is as short as any: `path` may have the longest.
+    pub fn create(path: &Path, force: bool, wanted: Wanted) -> Result<(Self, File), RestoreError> {
+        if path.file_name().is_none() {
             let error = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(RestoreError::local("restore to it", path)(error));
-        };
+        }
         let random = crate::random::number();
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".restore-{random:016x}"));
-        let temporary = path.with_file_name(hidden);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
+        let temporary = path.with_file_name(format!(".restore-{random:016x}"));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        if wanted.is_said() {
+            options.mode(0o600);
+        }
+        let file = options
             .open(&temporary)
             .map_err(RestoreError::local("create it", &temporary))?;
         let output = Self {
             path: path.to_owned(),
             temporary,
+            file,
             force,
+            wanted,
         };
-        Ok((output, file))
+        let cloned = output.file.try_clone();
+        let written = cloned.map_err(RestoreError::local("open it twice", &output.temporary))?;
+        Ok((output, written))
     }
 
     pub fn temporary(&self) -> &Path {
@@ -93,13 +99,13 @@ impl Output {
     /// As `check`: another may have come to stand there, or been opened, meanwhile.
     pub fn publish(self) -> Result<(), RestoreError> {
         Self::check(&self.path, self.force)?;
+        self.give_attributes()?;
         if self.force {
-            self.take_over_owner()?;
             // Before the rename: a WAL that outlived it would be applied to the restored file.
             for suffix in COMPANIONS {
                 let path = companion(&self.path, suffix);
                 match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error) if !can_not_be(&error) => {
                         return Err(RestoreError::local("remove it", &path)(error));
                     }
                     _ => {}
@@ -137,21 +143,17 @@ impl Output {
     }
 
     /// A file that is replaced keeps its mode and its owner, or its application could no longer open it.
-    fn take_over_owner(&self) -> Result<(), RestoreError> {
+    fn give_attributes(&self) -> Result<(), RestoreError> {
         let replaced = match fs::metadata(&self.path) {
-            Ok(replaced) => replaced,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(replaced) => Some(attributes_of(&replaced)),
+            Err(error) if can_not_be(&error) => None,
             Err(error) => return Err(RestoreError::local("look at it", &self.path)(error)),
         };
-        File::open(&self.temporary)
-            .and_then(|file| {
-                fchown(file.as_fd(), Some(replaced.uid()), Some(replaced.gid()))?;
-                file.set_permissions(replaced.permissions())
-            })
-            .map_err(RestoreError::local(
-                "give it the replaced file's owner and mode",
-                &self.temporary,
-            ))
+        let wanted = match replaced {
+            Some(replaced) => self.wanted.instead_of(replaced),
+            None => self.wanted,
+        };
+        wanted.give(&self.file).map_err(not_given(&self.path))
     }
 }
 
@@ -216,6 +218,11 @@ fn companion(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Whether nothing is by that name; by a name that is too long, nothing ever is.
+fn can_not_be(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENAMETOOLONG)
 }
 
 /// The directory in which a file lies.

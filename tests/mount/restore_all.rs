@@ -1,6 +1,9 @@
 //! `restore --all`: every client from the store alone, each where it lay below its watch path.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -125,6 +128,50 @@ fn every_client_lies_where_it_lay_and_an_existing_file_hinders_its_own_alone() {
     let (code, said) = restore_all(&daemon, &daemon.path("dry"), &["--dry-run"], false);
     assert_eq!(code, 0, "{said}");
     assert!(!daemon.path("dry").exists());
+}
+
+#[test]
+fn a_database_comes_back_to_its_directory_whatever_bytes_name_it_and_to_its_owner() {
+    let daemon = Daemon::start(Options::default());
+    let file = |n| format!("{}.db", guid(n));
+    let folders: [&[u8]; 4] = [
+        b"plain 50%",
+        b"t\tn\n\x1b",
+        b"\xff/\xfe\x01",
+        "ü%41".as_bytes(),
+    ];
+    let mut databases = Vec::new();
+    for (n, folder) in (1..).zip(folders) {
+        let folder = Path::new(OsStr::from_bytes(folder));
+        let directory = daemon.data().join(folder);
+        fs::create_dir_all(&directory).expect("a folder");
+        let database = directory.join(file(n));
+        fs::write(&database, "").expect("a file");
+        for (path, mode) in [(&database, 0o640), (&directory, 0o750)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("its mode");
+            chown(path, Some(1000 + n), Some(2000)).expect("its owner");
+        }
+        sqlite::query(&database, CREATE);
+        daemon.sync(&guid(n));
+        databases.push((database, folder.join(file(n))));
+    }
+    let all = daemon.path("all");
+    let (code, said) = restore_all(&daemon, &all, &[], false);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.ends_with("databases: 4 restored, 0 skipped, 0 failed\n"),
+        "{said}"
+    );
+    for (n, (database, below)) in (1..).zip(&databases) {
+        let restored = all.join(below);
+        sqlite::assert_same(database, &restored);
+        let parent = restored.parent().expect("a folder");
+        for (path, mode) in [(restored.as_path(), 0o640), (parent, 0o750)] {
+            let found = fs::metadata(path).expect("there");
+            let has = (found.uid(), found.gid(), found.mode() & 0o7777);
+            assert_eq!(has, (1000 + n, 2000, mode), "{}", path.display());
+        }
+    }
 }
 
 #[test]

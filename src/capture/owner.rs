@@ -2,24 +2,39 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::Capture;
+use tokio::sync::oneshot;
+
+use super::answers::Answers;
+use super::backing::Backing;
+use super::error::CaptureError;
+use super::{Capture, Shared};
 use crate::format::description::Attributes;
 
+/// Of a file, and of each directory of its path, the first one first; none of either where one of them is not there.
+pub type Owners = (Option<Attributes>, Vec<Attributes>);
+
 impl Capture {
-    /// Owner and permissions of the file at `path` below the watch path, and of each directory of the path, the first one
-    /// first; none of either where one of them is not there.
+    /// Owners and permissions of the file at `path` below the watch path, and of the directories above it.
     ///
     /// # Errors
     /// Those of the directory underneath.
-    pub fn attributes(&self, path: &Path) -> io::Result<(Option<Attributes>, Vec<Attributes>)> {
-        let backing = &self.shared.backing;
-        let above: Vec<_> = path.ancestors().skip(1).collect();
-        // The last is the watch path itself.
-        let named = above.into_iter().rev().skip(1);
-        let directories: io::Result<Option<Vec<_>>> =
-            named.map(|path| backing.attributes(path)).collect();
-        let file = backing.attributes(path)?;
-        Ok((file, directories?.unwrap_or_default()))
+    pub async fn owners(&self, path: Arc<Path>) -> Result<Owners, CaptureError> {
+        let (done, answer) = oneshot::channel();
+        let look =
+            move |shared: &Shared, _: &mut Answers| drop(done.send(owners(&shared.backing, &path)));
+        self.workers.look(Box::new(look));
+        let owners = answer.await.map_err(|_| CaptureError::Stopped)?;
+        owners.map_err(CaptureError::io("look at its owner"))
     }
+}
+
+fn owners(backing: &Backing, path: &Path) -> io::Result<Owners> {
+    let above: Vec<_> = path.ancestors().skip(1).collect();
+    // The last is the watch path itself.
+    let named = above.into_iter().rev().skip(1);
+    let directories: io::Result<Option<Vec<_>>> =
+        named.map(|path| backing.attributes(path)).collect();
+    Ok((backing.attributes(path)?, directories?.unwrap_or_default()))
 }

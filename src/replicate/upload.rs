@@ -240,10 +240,8 @@ impl Replicator {
     }
 
     async fn describe_generation(&self, client: &Client, segment: &Segment) {
-        let (capture, path) = (self.capture.clone(), client.db_path.clone());
-        let looked = tokio::task::spawn_blocking(move || capture.attributes(&path)).await;
-        let looked = looked.expect("BUG: looking at a file panicked");
-        let (file, directories) = looked.unwrap_or_else(|error| {
+        let owners = self.capture.owners(client.db_path.clone()).await;
+        let (file, directories) = owners.unwrap_or_else(|error| {
             tracing::warn!(
                 client = %client.label,
                 prefix = client.prefix(),

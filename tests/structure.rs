@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
+/// Databases of each property, unless `STRUCTURE_CASES` says how many.
 const CASES: u32 = 40;
 fn check(page_size: u32, image: &[u8]) -> Result<Structure, Flaw> {
     let pages = image.chunks(page_size as usize);
@@ -21,12 +22,13 @@ fn check(page_size: u32, image: &[u8]) -> Result<Structure, Flaw> {
 }
 
 fn run<T: std::fmt::Debug>(
-    cases: u32,
     strategy: &impl Strategy<Value = T>,
     test: impl Fn(T) -> Result<(), TestCaseError>,
 ) {
+    let asked = std::env::var("STRUCTURE_CASES").ok();
+    let asked = asked.map(|text| text.parse().expect("STRUCTURE_CASES is a number"));
     let config = Config {
-        cases,
+        cases: asked.unwrap_or(CASES),
         failure_persistence: None,
         max_shrink_iters: 200,
         ..Config::default()
@@ -38,7 +40,7 @@ fn run<T: std::fmt::Debug>(
 
 #[test]
 fn what_sqlite_has_in_order_has_no_flaw() {
-    run(CASES, &(Options::any(), steps(30)), |(options, steps)| {
+    run(&(Options::any(), steps(30)), |(options, steps)| {
         let page_size = options.page_size;
         let database = Database::new(options);
         for some in steps.chunks(4) {
@@ -233,7 +235,6 @@ fn pages_that_are_zeroed_or_cut_off_are_always_found() {
     let rate = Rate::default();
     let changes = prop::collection::vec((any::<Index>(), any::<bool>()), 12);
     run(
-        CASES,
         &(Options::any(), table_steps(12), changes),
         |(options, steps, changes)| {
             let page_size = options.page_size as usize;
@@ -264,7 +265,6 @@ fn pages_in_each_others_place_are_found_mostly() {
     let rate = Rate::default();
     let changes = prop::collection::vec(any::<(Index, Index)>(), 12);
     run(
-        CASES,
         &(Options::any(), table_steps(12), changes),
         |(options, steps, changes)| {
             let page_size = options.page_size as usize;
@@ -294,7 +294,7 @@ fn pages_of_two_moments_are_found_mostly() {
     let rate = Rate::default();
     let changes = prop::collection::vec(any::<(Index, bool)>(), 6);
     let strategy = (Options::any(), table_steps(10), table_steps(10), changes);
-    run(CASES, &strategy, |(options, earlier, later, changes)| {
+    run(&strategy, |(options, earlier, later, changes)| {
         let page_size = options.page_size as usize;
         let database = Database::new(options);
         database.take(&earlier);

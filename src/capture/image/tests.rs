@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::capture::drain::Next;
+use crate::capture::history::sums_header;
 use crate::capture::model::{Model, pages_of};
 use crate::capture::{FileKind, OpenedAs, workers};
 use crate::fault::{Point, watched};

@@ -115,8 +115,8 @@ mod tests {
     #[test]
     fn locks_of_writers_are_told_from_others() {
         let is = |line: &str| is_lock(line, &["WRITE"], (0, 27), 12345);
-        let readers = format!("7: POSIX  ADVISORY  READ 4711 00:1b:12345 1073741826 1073742335");
-        assert!(is_lock(&readers, &["READ", "WRITE"], (0, 27), 12345));
+        let readers = "7: POSIX  ADVISORY  READ 4711 00:1b:12345 1073741826 1073742335";
+        assert!(is_lock(readers, &["READ", "WRITE"], (0, 27), 12345));
         let on = |file: &str, kind: &str, range: &str| {
             is(&format!("7: POSIX  ADVISORY  {kind} 4711 {file} {range}"))
         };

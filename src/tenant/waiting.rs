@@ -107,7 +107,10 @@ mod tests {
         files.when_free(move |id| heard.lock().expect("not poisoned").push(id.clone()));
         files.tell_free(&b);
         files.tell_free(&a);
-        assert_eq!(*told.lock().expect("not poisoned"), [a.clone()]);
+        assert_eq!(
+            told.lock().expect("not poisoned").as_slice(),
+            std::slice::from_ref(&a)
+        );
         assert_eq!(
             files.of(&a, Path::new("/data")),
             [Path::new("/data/x/a.db")]

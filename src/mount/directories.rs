@@ -54,8 +54,12 @@ impl DirectoryEntry {
 
     /// The directory itself, or its parent: the kernel does not count these as looked up.
     pub fn is_dot(&self) -> bool {
-        matches!(self.name.as_bytes(), b"." | b"..")
+        is_dot(&self.name)
     }
+}
+
+fn is_dot(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
 }
 
 /// Whether an answer has room for more entries.
@@ -111,6 +115,9 @@ impl<B> FileSystem<B> {
     ) -> OperationResult<()> {
         let directory = self.directory(handle)?;
         directory.list(offset, |entry| {
+            if entry.is_dot() {
+                return Ok(add(entry, &self.shown_dot(&directory, entry)?));
+            }
             let name = entry.name();
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             let stat = match rustix::fs::statat(&directory.descriptor, name, flags) {
@@ -119,23 +126,34 @@ impl<B> FileSystem<B> {
                 Err(Errno::NOENT) => return Ok(Room::Left),
                 Err(error) => return Err(error.into()),
             };
-            if entry.is_dot() {
-                let shown = LookedUp {
-                    node: stat.st_ino,
-                    generation: 0,
-                    attributes: attributes::Attributes {
-                        number: stat.st_ino,
-                        stat,
-                    },
-                };
-                return Ok(add(entry, &shown));
-            }
             let looked_up = self.count_lookup(directory.node, name, &directory.descriptor, stat)?;
             let room = add(entry, &looked_up);
             if room == Room::Full {
                 self.forget(looked_up.node, 1);
             }
             Ok(room)
+        })
+    }
+
+    /// `.` and `..` as a listing shows them. `..` is never looked up: above a directory of the first level it is the mount
+    /// point, where this mount itself would have to answer. The kernel takes no more than number and type of either.
+    fn shown_dot(
+        &self,
+        directory: &Directory,
+        entry: &DirectoryEntry,
+    ) -> OperationResult<LookedUp> {
+        let stat = rustix::fs::fstat(&directory.descriptor)?;
+        let number = match entry.name.as_bytes() {
+            b"." => self.shown(directory.node, stat).number,
+            _ => self
+                .inodes
+                .parent_number(directory.node)
+                .unwrap_or(entry.number),
+        };
+        Ok(LookedUp {
+            node: number,
+            generation: 0,
+            attributes: attributes::Attributes { number, stat },
         })
     }
 
@@ -226,6 +244,9 @@ fn read_ahead(directory: &OwnedFd) -> OperationResult<VecDeque<DirectoryEntry>> 
 fn known_type(directory: &OwnedFd, name: &CStr, listed: FileType) -> OperationResult<FileType> {
     if listed != FileType::Unknown {
         return Ok(listed);
+    }
+    if is_dot(name) {
+        return Ok(FileType::Directory);
     }
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(file_type(&stat)),

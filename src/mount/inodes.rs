@@ -279,6 +279,14 @@ impl Inodes {
         })
     }
 
+    /// The number that is shown of the directory in which a directory stands; none above the root, and where nobody knows.
+    pub fn parent_number(&self, id: NodeId) -> Option<u64> {
+        let table = self.lock();
+        let parent = table.nodes.get(&id)?.names.first()?.parent;
+        let backing = table.nodes.get(&parent)?.backing;
+        Some(self.shown_number(parent, backing))
+    }
+
     /// Takes a name away, before it is removed. The node, if it has no other name, is reached by `pin` from now on.
     pub fn detach(&self, parent: NodeId, name: &OsStr, backing: BackingInode, pin: &Arc<OwnedFd>) {
         let mut table = self.lock();

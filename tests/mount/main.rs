@@ -32,6 +32,7 @@ mod metrics;
 mod mount_helper;
 mod ordinary_user;
 mod outages;
+mod own_mount;
 mod phantoms;
 mod restore_all;
 mod rivals;

@@ -57,7 +57,7 @@ fn umount(dir: &Path, flags: &[&str]) -> bool {
 }
 
 /// Ends a FUSE connection: every request that waits for it returns with an error.
-fn abort(connection: u32) {
+pub fn abort(connection: u32) {
     let file = format!("{CONNECTIONS}/{connection}/abort");
     if !Path::new(&file).exists() {
         let mounted = Command::new("mount")

@@ -263,7 +263,7 @@ impl Instance {
             let signal = tokio::select! {
                 code = command => return Ok(code),
                 () = &mut gone => {
-                    tracing::info!("All mounts were unmounted from outside");
+                    tracing::info!("All mounts are gone");
                     Signal::TERM
                 }
                 signal = signals.next() => {

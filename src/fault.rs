@@ -152,6 +152,32 @@ impl Defect {
     pub fn meet(self, _client: impl FnOnce() -> String) {}
 }
 
+/// The start of a name that has the daemon look one up in its own mount, where a test wants that.
+pub const OWN_MOUNT_NAME: &str = "own-mount-";
+
+/// Looks a name up in the mount that the environment variable `LITESTREAM_MULTITENANT_OWN_MOUNT` names: each look-up of a
+/// name that begins with `OWN_MOUNT_NAME` makes another one.
+#[cfg(debug_assertions)]
+pub fn ask_own_mount(name: &std::ffi::OsStr) {
+    use std::path::PathBuf;
+    use std::sync::LazyLock;
+
+    static MOUNT: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("LITESTREAM_MULTITENANT_OWN_MOUNT").map(PathBuf::from));
+    if let Some(mount) = &*MOUNT
+        && let Some(name) = name.to_str()
+        && name.starts_with(OWN_MOUNT_NAME)
+    {
+        // That it waits is what the test wants.
+        drop(std::fs::symlink_metadata(mount.join(format!("{name}-"))));
+    }
+}
+
+/// Nothing happens in a release.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn ask_own_mount(_name: &std::ffi::OsStr) {}
+
 /// What a panic said.
 pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload

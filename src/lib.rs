@@ -12,6 +12,7 @@ pub mod fault;
 pub mod format;
 pub mod meter;
 pub mod mount;
+pub mod paths;
 pub mod random;
 pub mod replicate;
 pub mod restore;

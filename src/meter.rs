@@ -12,6 +12,8 @@ pub static GATES_MISSED: Counter = Counter::new();
 pub static DURABILITY_TIMEOUTS: Counter = Counter::new();
 /// Databases' files that differed from their captured history.
 pub static FOREIGN_CHANGES: Counter = Counter::new();
+/// Requests to a mount of this process that it made itself, which it must not.
+pub static OWN_REQUESTS: Counter = Counter::new();
 /// Log lines that found no room, or that nobody took.
 pub static LOG_LINES_DROPPED: Elsewhere = Elsewhere::new();
 /// Bytes that wait on local disk.
@@ -46,6 +48,11 @@ impl Counter {
 
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Adds one; what it was before.
+    pub fn count(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn get(&self) -> u64 {

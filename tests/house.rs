@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the top down: a module uses those after it, and itself.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "cli",
     "daemon",
     "simulation",
@@ -21,6 +21,7 @@ const ORDER: [&str; 17] = [
     "tenant",
     "store",
     "format",
+    "paths",
     "random",
     "clock",
     "meter",

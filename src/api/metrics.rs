@@ -121,6 +121,11 @@ fn of_the_process() -> Vec<MetricFamily> {
             alone(meter::UPLOADS_IN_FLIGHT.get() as f64),
         ),
         counters(
+            "litestream_own_requests_total",
+            "Requests that the instance made of its own mounts, which is a defect.",
+            alone(meter::OWN_REQUESTS.get() as f64),
+        ),
+        counters(
             "litestream_gates_missed_total",
             "File operations that passed before their capture had ended; each left a gap.",
             alone(meter::GATES_MISSED.get() as f64),

@@ -7,12 +7,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{Dir, FileType, FlockOperation, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::format::description::Attributes;
 use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
 use crate::format::wal_index::{INDEX_HEADERS_SIZE, WalIndex};
+use crate::paths::{open_beneath, stat_beneath};
 
 /// How often a wal-index header is read again while a writer is in the middle of it.
 const INDEX_ATTEMPTS: u32 = 64;
@@ -66,14 +67,8 @@ impl Backing {
     }
 
     fn open_regular(&self, path: &Path) -> io::Result<Option<(File, Metadata)>> {
-        let opened = rustix::fs::openat2(
-            self.root.as_fd(),
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        );
-        match opened {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match open_beneath(self.root.as_fd(), path, flags) {
             Ok(fd) => {
                 let file = File::from(fd);
                 let metadata = file.metadata()?;
@@ -86,17 +81,13 @@ impl Backing {
 
     /// The stamp of a file; all zero where it does not exist.
     pub fn stamp(&self, path: &Path) -> io::Result<Stamp> {
-        match rustix::fs::statat(
-            self.root.as_fd(),
-            path,
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        ) {
+        match stat_beneath(self.root.as_fd(), path) {
             Ok(stat) => Ok(Stamp {
                 inode: stat.st_ino,
                 size: stat.st_size as u64,
                 modified_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
             }),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Stamp::default()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Stamp::default()),
             Err(error) => Err(error.into()),
         }
     }
@@ -120,13 +111,8 @@ impl Backing {
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        let found = rustix::fs::openat2(
-            self.root.as_fd(),
-            path,
-            OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let found = open_beneath(self.root.as_fd(), path, flags)?;
         Ok(rustix::fs::fstat(&found)?)
     }
 
@@ -166,12 +152,8 @@ impl Backing {
     ) -> io::Result<()> {
         let mut folders = vec![start.to_owned()];
         while let Some(folder) = folders.pop() {
-            let fd = rustix::fs::openat(
-                self.root.as_fd(),
-                &folder,
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-                Mode::empty(),
-            )?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            let fd = open_beneath(self.root.as_fd(), &folder, flags)?;
             for entry in Dir::read_from(&fd)? {
                 let entry = entry?;
                 let name = entry.file_name();
@@ -205,11 +187,7 @@ impl Backing {
         if listed != FileType::Unknown {
             return Ok(listed);
         }
-        let stat = rustix::fs::statat(
-            self.root.as_fd(),
-            path,
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        )?;
+        let stat = stat_beneath(self.root.as_fd(), path)?;
         Ok(FileType::from_raw_mode(stat.st_mode))
     }
 }

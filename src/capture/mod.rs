@@ -76,6 +76,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Notify, mpsc};
 
 use crate::clock::{UnixMs, now_ms};
@@ -262,7 +263,9 @@ fn claim_state(directory: &Path) -> Result<File, StartError> {
         // The spool has pages of databases that others may not read.
         let mut private = std::fs::DirBuilder::new();
         private.recursive(true).mode(0o700).create(directory)?;
-        let opened = File::open(directory)?;
+        // A link there could lead into the mount.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
         Ok(backing::claim(&opened)?.then_some(opened))
     };
     let path = directory.to_owned();

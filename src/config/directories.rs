@@ -1,11 +1,13 @@
 //! The directories of a configuration: which are watched, where they are mounted, and where they really lie.
 
-use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, OFlags};
 
 use super::resolve::Absent;
-use super::{ConfigError, WatchPath, WatchPathWritten, Written};
+use super::{ConfigError, WatchPathWritten, Written};
+use crate::paths::{WayIn, reach};
 
 /// A watch path before its rules are known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,9 +118,9 @@ fn directory(path: &Path, absent: &mut Absent) -> Result<PathBuf, ConfigError> {
         path: path.to_owned(),
         reason,
     };
-    match fs::canonicalize(path).and_then(|path| Ok((fs::metadata(&path)?, path))) {
-        Ok((found, path)) if found.is_dir() => Ok(path),
-        Ok(_) => Err(wrong("is no directory; name one".to_owned())),
+    match true_path(path) {
+        Ok(Some(path)) => Ok(path),
+        Ok(None) => Err(wrong("is no directory; name one".to_owned())),
         Err(error) if is_dead_mount(&error) => absolute(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             absent.note(wrong(
@@ -132,6 +134,19 @@ fn directory(path: &Path, absent: &mut Absent) -> Result<PathBuf, ConfigError> {
             absolute(path)
         }
     }
+}
+
+/// The path without links; none of what is no directory. A mount of this instance's own is one, and is not asked: the
+/// configuration is read again while it is there.
+fn true_path(path: &Path) -> io::Result<Option<PathBuf>> {
+    let reached = match reach(path) {
+        Ok(reached) => reached,
+        Err(WayIn::Own { path, rest }) => return Ok(Some(path.join(rest))),
+        Err(WayIn::Failed(error)) => return Err(error),
+    };
+    let found = reached.open(OFlags::PATH)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    Ok(kind.is_dir().then_some(reached.path))
 }
 
 /// A mount whose daemon died; it is cleared before the new mount.
@@ -150,44 +165,10 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
 
 /// Where a path that need not exist yet would lie, links followed as far as it exists.
 pub(super) fn settled(path: &Path) -> Result<PathBuf, ConfigError> {
-    let path = absolute(path)?;
-    for ancestor in path.ancestors() {
-        let Ok(mut settled) = fs::canonicalize(ancestor) else {
-            continue;
-        };
-        let rest = path.strip_prefix(ancestor).expect("BUG: no ancestor of it");
-        for component in rest.components() {
-            match component {
-                Component::ParentDir => {
-                    settled.pop();
-                }
-                other => settled.push(other),
-            }
-        }
-        return Ok(settled);
+    match reach(path) {
+        Ok(reached) => Ok(reached.settled()),
+        // What is below is not asked, so links there are not followed.
+        Err(WayIn::Own { path, rest }) => Ok(path.join(rest)),
+        Err(WayIn::Failed(_)) => absolute(path),
     }
-    Ok(path)
-}
-
-/// Refuses a path that a mount would cover.
-pub(super) fn outside(
-    watch_paths: &[WatchPath],
-    what: &str,
-    path: &Path,
-) -> Result<(), ConfigError> {
-    let covered = watch_paths
-        .iter()
-        .flat_map(|one| [&one.path, &one.mountpoint]);
-    for covered in covered {
-        if path.starts_with(covered) {
-            return Err(ConfigError::Path {
-                path: path.to_owned(),
-                reason: format!(
-                    "{what} lies under {}, which is mounted over; choose another place",
-                    covered.display()
-                ),
-            });
-        }
-    }
-    Ok(())
 }

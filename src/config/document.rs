@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use serde::de;
 
 use super::keys::{self, Elements, Key, Set};
 use super::walk;
 use super::{ConfigError, DEFAULT_FILE, Written};
+use crate::paths::reach;
 
 /// Bytes; a configuration is a page or two.
 const MAX_FILE: u64 = 1 << 20;
@@ -19,7 +21,7 @@ pub fn load(file: Option<&Path>) -> Result<Written, ConfigError> {
     let default = Path::new(DEFAULT_FILE);
     let file = match file {
         Some(file) => file,
-        None if default.exists() => default,
+        None if is_there(default) => default,
         None => return Ok(Written::default()),
     };
     let unreadable = |reason: String| ConfigError::Unreadable {
@@ -27,8 +29,15 @@ pub fn load(file: Option<&Path>) -> Result<Written, ConfigError> {
         reason,
     };
     let mut text = String::new();
-    File::open(file)
-        .and_then(|open| open.take(MAX_FILE + 1).read_to_string(&mut text))
+    // Read again while it is mounted, too: then not through the mount.
+    reach(file)
+        .map_err(io::Error::from)
+        .and_then(|reached| reached.open(OFlags::RDONLY))
+        .and_then(|open| {
+            File::from(open)
+                .take(MAX_FILE + 1)
+                .read_to_string(&mut text)
+        })
         .map_err(|error| unreadable(format!("read the configuration: {error}")))?;
     if text.len() as u64 > MAX_FILE {
         return Err(unreadable(format!(
@@ -36,6 +45,11 @@ pub fn load(file: Option<&Path>) -> Result<Written, ConfigError> {
         )));
     }
     read(&text, file, &|name| std::env::var(name).ok())
+}
+
+/// Whether it is to be read; one that can't be is an error then.
+fn is_there(file: &Path) -> bool {
+    reach(file).map_or(true, |reached| reached.is_whole())
 }
 
 /// Reads the text of `file`.

@@ -5,6 +5,7 @@ mod document;
 mod encryption;
 pub mod keys;
 mod lists;
+mod outside;
 mod resolve;
 mod show;
 mod table;

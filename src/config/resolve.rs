@@ -1,19 +1,17 @@
 //! From the configuration as written to the configuration as meant: defaults, and what excludes one another.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::directories::{Directory, absolute, outside, settled, watch_paths};
+use super::directories::{Directory, watch_paths};
 use super::encryption::encryption;
+use super::outside::{keep_outside, state_dir};
 use super::tenants::{NamedBelow, named, own_stores, terms};
 use super::{
-    CaptureWay, Config, ConfigError, DEFAULT_PORT, DEFAULT_STATE_FOLDER, Limits, SpoolReserve,
-    WatchPath, Written,
+    CaptureWay, Config, ConfigError, DEFAULT_PORT, Limits, SpoolReserve, WatchPath, Written,
 };
 use crate::replicate::drills::{Drills, Sample};
-use crate::store::spec::StoreSpec;
 use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules, RulesWritten};
 use crate::tenant::policy::Policy;
 use crate::tenant::terms::Terms;
@@ -102,8 +100,10 @@ impl Written {
             })
         });
         let watch_paths = watch_paths.collect::<Result<Vec<_>, ConfigError>>()?;
-        let state_dir = self.state_dir.as_deref().map(absolute).transpose()?;
-        keep_outside(&self, &watch_paths, state_dir.as_ref())?;
+        let state_dir = state_dir(self.state_dir.as_deref(), &watch_paths)?;
+        keep_outside(&self, &watch_paths, state_dir.as_deref(), &|name| {
+            std::env::var_os(name)
+        })?;
         let listen = self.listen.unwrap_or_else(|| {
             let host = self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             Some(SocketAddr::new(host, self.port.unwrap_or(DEFAULT_PORT)))
@@ -167,39 +167,15 @@ impl Written {
     }
 }
 
-/// The mount would cover what lies below it: stores and state have to be elsewhere.
-fn keep_outside(
-    written: &Written,
-    watch_paths: &[WatchPath],
-    state_dir: Option<&PathBuf>,
-) -> Result<(), ConfigError> {
-    let own = written
-        .tenants
-        .iter()
-        .filter_map(|tenant| tenant.bucket.as_ref());
-    for store in written.store.iter().chain(own) {
-        if let StoreSpec::Directory(dir) = store {
-            outside(watch_paths, "the store", &settled(dir)?)?;
-        }
-    }
-    let Some(dir) = state_dir else {
-        return Ok(());
-    };
-    let settled = settled(dir)?;
-    let is_default = |watch_path: &WatchPath| settled == watch_path.path.join(DEFAULT_STATE_FOLDER);
-    if watch_paths.iter().any(is_default) {
-        return Ok(());
-    }
-    outside(watch_paths, "the state directory", &settled)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::config::WatchPathWritten;
     use crate::config::written::{ClientWritten, TenantWritten};
+    use crate::store::spec::StoreSpec;
     use crate::store::spec::{S3Options, Secret};
 
     struct Scratch(tempfile::TempDir);
@@ -311,7 +287,11 @@ mod tests {
             let mut written = scratch.written();
             written.state_dir = Some(scratch.path(fine));
             let config = written.resolve().expect(fine);
-            assert_eq!(config.state_dir, Some(scratch.path(fine)));
+            let expected = (!fine.starts_with("data/")).then(|| scratch.path(fine));
+            assert_eq!(
+                config.state_dir, expected,
+                "the default's name leads into the mount"
+            );
         }
     }
 

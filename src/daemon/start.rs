@@ -13,7 +13,7 @@ use super::mounts::Mounts;
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{self, Capture, Database, LogPassing, STATE_FOLDER};
 use crate::config::{AccessLists, CaptureWay, Config, SpoolReserve, WatchPath};
-use crate::mount::{MountOptions, Mounted, open_backing_directory};
+use crate::mount::{BackingDirectory, MountOptions, Mounted, open_backing_directory};
 use crate::replicate::{Replicator, Ship, Uplink};
 use crate::tenant::places::Places;
 use crate::tenant::roster::Roster;
@@ -23,7 +23,7 @@ const FUSE_THREADS: usize = 2;
 
 /// A watch path before it is mounted.
 pub(super) struct Readied {
-    backing: Arc<OwnedFd>,
+    backing: Arc<BackingDirectory>,
     pub(super) capture: Arc<Capture>,
     /// Taken out once it is mounted.
     dirty: Option<mpsc::Receiver<Arc<Database>>>,
@@ -53,8 +53,8 @@ fn ready(
     uplink: &Arc<Uplink>,
     roster: &Arc<Roster>,
 ) -> Result<Readied, Error> {
-    let backing = open_backing_directory(&watch_path.path)?;
-    let (capture, dirty) = start_capture(config, watch_path, &backing, roster)?;
+    let backing = Arc::new(open_backing_directory(&watch_path.path)?);
+    let (capture, dirty) = start_capture(config, watch_path, &backing.inside, roster)?;
     Ok(Readied {
         replicator: Arc::new(Replicator::new(capture.clone(), uplink.clone())),
         backing,

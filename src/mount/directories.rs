@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
-use rustix::fs::{AtFlags, FileType, OFlags, RawDir, SeekFrom};
+use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::attributes::{self, file_type};
 use super::error::{OperationError, OperationResult};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, is_hidden};
+use crate::paths::stat_entry;
 
 /// How much of a directory is read ahead at once, in bytes of the kernel's entries.
 const READ_AHEAD: usize = 32 << 10;
@@ -119,8 +120,7 @@ impl<B> FileSystem<B> {
                 return Ok(add(entry, &self.shown_dot(&directory, entry)?));
             }
             let name = entry.name();
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            let stat = match rustix::fs::statat(&directory.descriptor, name, flags) {
+            let stat = match stat_entry(&directory.descriptor, name) {
                 Ok(stat) => stat,
                 // Removed since it was read ahead.
                 Err(Errno::NOENT) => return Ok(Room::Left),
@@ -248,7 +248,7 @@ fn known_type(directory: &OwnedFd, name: &CStr, listed: FileType) -> OperationRe
     if is_dot(name) {
         return Ok(FileType::Directory);
     }
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+    match stat_entry(directory, OsStr::from_bytes(name.to_bytes())) {
         Ok(stat) => Ok(file_type(&stat)),
         // Removed meanwhile: its type matters to nobody.
         Err(Errno::NOENT) => Ok(FileType::RegularFile),

@@ -8,89 +8,52 @@ use std::time::SystemTime;
 
 use fuser::{
     BackingId, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::attributes::AttributeChange;
 use super::directories::Room;
+use super::negotiation::Negotiation;
 use super::passthrough::FileSystem;
 use super::replies::{
     ATTRIBUTE_TTL, caller, creation, entry_name, errno, file_attributes, fuse_type, new_time,
     send_absent, send_attributes, send_created, send_done, send_entry, send_extended, send_made,
     send_opened, send_written,
 };
-use crate::meter::FileOperation;
-
-/// The largest request for bytes; the kernel's own limit is 256 pages where it was not raised.
-const MAX_WRITE: u32 = 1 << 20;
-
-/// What INIT is asked for, each where the kernel has it.
-const CAPABILITIES: [InitFlags; 9] = [
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    // The caller's umask is applied where a directory's default ACL does not replace it.
-    InitFlags::FUSE_DONT_MASK,
-    // Or every write asks for security.capability first.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_MAX_PAGES,
-];
-
-/// How this mount is negotiated.
-#[derive(Clone, Copy, Debug)]
-pub struct Negotiation {
-    /// Whether to pass reads and writes through where the kernel can.
-    pub passthrough: bool,
-    /// How many file systems may lie upon one another, this one's backing directory included.
-    pub stack_depth: u32,
-    /// Whether the backing file system has access control lists, which the kernel is then to apply.
-    pub access_lists: bool,
-}
+use super::serving::Serving;
+use crate::meter::{FileOperation, Timed};
 
 /// The file system as the kernel speaks to it.
 pub struct FuseAdapter {
     files: Arc<FileSystem<BackingId>>,
     negotiation: Negotiation,
+    serving: Arc<Serving>,
 }
 
 impl FuseAdapter {
-    pub fn new(files: Arc<FileSystem<BackingId>>, negotiation: Negotiation) -> Self {
-        Self { files, negotiation }
+    pub fn new(
+        files: Arc<FileSystem<BackingId>>,
+        negotiation: Negotiation,
+        serving: Arc<Serving>,
+    ) -> Self {
+        Self {
+            files,
+            negotiation,
+            serving,
+        }
+    }
+
+    fn begin(&self, operation: FileOperation, request: &Request) -> Timed {
+        self.serving.begin(operation, request.pid())
     }
 }
 
 impl Filesystem for FuseAdapter {
-    /// Not asked for: POSIX_LOCKS and FLOCK_LOCKS (locks stay in the kernel), WRITEBACK_CACHE (a write to `-wal` must
-    /// arrive at once and in order), ATOMIC_O_TRUNC (a truncation must come as SETATTR).
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities();
-        let mut wanted = CAPABILITIES
-            .into_iter()
-            .fold(InitFlags::empty(), |all, one| all | one);
-        if self.negotiation.access_lists {
-            wanted |= InitFlags::FUSE_POSIX_ACL;
-        }
-        let passthrough =
-            self.negotiation.passthrough && offered.contains(InitFlags::FUSE_PASSTHROUGH);
-        if passthrough {
-            wanted |= InitFlags::FUSE_PASSTHROUGH;
-        }
-        let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
-        config
-            .add_capabilities(wanted & offered)
-            .map_err(|_| refused("its own capabilities"))?;
-        config
-            .set_max_write(MAX_WRITE)
-            .map_err(|_| refused("the size of a write"))?;
-        config
-            .set_max_stack_depth(self.negotiation.stack_depth)
-            .map_err(|_| refused("the stack depth"))?;
-        self.files.set_passthrough(passthrough);
+        let is_passthrough = self.negotiation.agree(config)?;
+        self.files.set_passthrough(is_passthrough);
         Ok(())
     }
 
@@ -98,8 +61,8 @@ impl Filesystem for FuseAdapter {
         self.files.release_all();
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let timed = FileOperation::Lookup.begin();
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let timed = self.begin(FileOperation::Lookup, request);
         match self.files.look_up(parent.0, name) {
             Ok(Some(entry)) => send_entry(reply, &entry),
             Ok(None) => send_absent(reply),
@@ -107,19 +70,19 @@ impl Filesystem for FuseAdapter {
         }
     }
 
-    fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
-        let _timed = FileOperation::Forget.begin();
+    fn forget(&self, request: &Request, node: INodeNo, lookups: u64) {
+        let _timed = self.begin(FileOperation::Forget, request);
         self.files.forget(node.0, lookups);
     }
 
     fn getattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        let timed = FileOperation::GetAttributes.begin();
+        let timed = self.begin(FileOperation::GetAttributes, request);
         let attributes = self.files.attributes(node.0, handle.map(|handle| handle.0));
         send_attributes(timed, reply, attributes);
     }
@@ -142,7 +105,7 @@ impl Filesystem for FuseAdapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let timed = FileOperation::SetAttributes.begin();
+        let timed = self.begin(FileOperation::SetAttributes, request);
         let change = AttributeChange {
             caller: caller(request),
             mode,
@@ -159,8 +122,8 @@ impl Filesystem for FuseAdapter {
             });
     }
 
-    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        let timed = FileOperation::ReadLink.begin();
+    fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
+        let timed = self.begin(FileOperation::ReadLink, request);
         match self.files.read_link(node.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&timed, error)),
@@ -177,7 +140,7 @@ impl Filesystem for FuseAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let timed = FileOperation::MakeNode.begin();
+        let timed = self.begin(FileOperation::MakeNode, request);
         let made = self.files.make_node(
             entry_name(parent, name),
             creation(request, mode, umask),
@@ -195,7 +158,7 @@ impl Filesystem for FuseAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let timed = FileOperation::MakeDirectory.begin();
+        let timed = self.begin(FileOperation::MakeDirectory, request);
         let made = self
             .files
             .make_directory(entry_name(parent, name), creation(request, mode, umask));
@@ -210,7 +173,7 @@ impl Filesystem for FuseAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let timed = FileOperation::SymbolicLink.begin();
+        let timed = self.begin(FileOperation::SymbolicLink, request);
         let creation = creation(request, 0o777, 0);
         let made = self
             .files
@@ -220,33 +183,33 @@ impl Filesystem for FuseAdapter {
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         parent: INodeNo,
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let timed = FileOperation::Link.begin();
+        let timed = self.begin(FileOperation::Link, request);
         let made = self.files.link(node.0, entry_name(parent, name));
         send_made(timed, reply, made);
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let timed = FileOperation::Unlink.begin();
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timed = self.begin(FileOperation::Unlink, request);
         self.files.unlink(entry_name(parent, name), move |removed| {
             send_done(timed, reply, removed);
         });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let timed = FileOperation::RemoveDirectory.begin();
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timed = self.begin(FileOperation::RemoveDirectory, request);
         let removed = self.files.remove_directory(entry_name(parent, name));
         send_done(timed, reply, removed);
     }
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -254,7 +217,7 @@ impl Filesystem for FuseAdapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let timed = FileOperation::Rename.begin();
+        let timed = self.begin(FileOperation::Rename, request);
         let from = entry_name(parent, name);
         let to = entry_name(new_parent, new_name);
         self.files.rename(from, to, flags.bits(), move |renamed| {
@@ -262,8 +225,8 @@ impl Filesystem for FuseAdapter {
         });
     }
 
-    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let timed = FileOperation::Open.begin();
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let timed = self.begin(FileOperation::Open, request);
         let opened = self
             .files
             .open(node.0, flags.0, |file| reply.open_backing(file));
@@ -283,7 +246,7 @@ impl Filesystem for FuseAdapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let timed = FileOperation::Create.begin();
+        let timed = self.begin(FileOperation::Create, request);
         let created = self.files.create(
             parent.0,
             name,
@@ -299,7 +262,7 @@ impl Filesystem for FuseAdapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -308,7 +271,7 @@ impl Filesystem for FuseAdapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let timed = FileOperation::Read.begin();
+        let timed = self.begin(FileOperation::Read, request);
         self.files
             .read(handle.0, offset, size as usize, |read| match read {
                 Ok(bytes) => reply.data(bytes),
@@ -318,7 +281,7 @@ impl Filesystem for FuseAdapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -328,7 +291,7 @@ impl Filesystem for FuseAdapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let timed = FileOperation::Write.begin();
+        let timed = self.begin(FileOperation::Write, request);
         let keeps_set_id = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.files
             .write(handle.0, offset, data, keeps_set_id, move |written| {
@@ -339,19 +302,19 @@ impl Filesystem for FuseAdapter {
     /// There is nothing to do at a close; after this answer the kernel does not ask again.
     fn flush(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         _handle: FileHandle,
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let _timed = FileOperation::Flush.begin();
+        let _timed = self.begin(FileOperation::Flush, request);
         reply.error(Errno::ENOSYS);
     }
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -359,25 +322,25 @@ impl Filesystem for FuseAdapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _timed = FileOperation::Release.begin();
+        let _timed = self.begin(FileOperation::Release, request);
         self.files.release(handle.0);
         reply.ok();
     }
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let timed = FileOperation::Synchronize.begin();
+        let timed = self.begin(FileOperation::Synchronize, request);
         send_done(timed, reply, self.files.synchronize(handle.0, data_only));
     }
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let timed = FileOperation::OpenDirectory.begin();
+    fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let timed = self.begin(FileOperation::OpenDirectory, request);
         match self.files.open_directory(node.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(errno(&timed, error)),
@@ -386,13 +349,13 @@ impl Filesystem for FuseAdapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let timed = FileOperation::ReadDirectory.begin();
+        let timed = self.begin(FileOperation::ReadDirectory, request);
         let listed = self.files.read_directory(handle.0, offset, |entry| {
             let kind = fuse_type(entry.kind);
             let number = INodeNo(entry.number);
@@ -409,13 +372,13 @@ impl Filesystem for FuseAdapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let timed = FileOperation::ReadDirectoryPlus.begin();
+        let timed = self.begin(FileOperation::ReadDirectoryPlus, request);
         let listed = self
             .files
             .read_directory_plus(handle.0, offset, |entry, looked_up| {
@@ -437,32 +400,32 @@ impl Filesystem for FuseAdapter {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        let _timed = FileOperation::ReleaseDirectory.begin();
+        let _timed = self.begin(FileOperation::ReleaseDirectory, request);
         self.files.release_directory(handle.0);
         reply.ok();
     }
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let timed = FileOperation::SynchronizeDirectory.begin();
+        let timed = self.begin(FileOperation::SynchronizeDirectory, request);
         let synchronized = self.files.synchronize_directory(handle.0, data_only);
         send_done(timed, reply, synchronized);
     }
 
-    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        let timed = FileOperation::Statistics.begin();
+    fn statfs(&self, request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        let timed = self.begin(FileOperation::Statistics, request);
         match self.files.statistics() {
             Ok(all) => reply.statfs(
                 all.f_blocks,
@@ -480,7 +443,7 @@ impl Filesystem for FuseAdapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -488,7 +451,7 @@ impl Filesystem for FuseAdapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let timed = FileOperation::SetExtendedAttribute.begin();
+        let timed = self.begin(FileOperation::SetExtendedAttribute, request);
         let set = self
             .files
             .set_extended_attribute(node.0, name, value, flags);
@@ -497,27 +460,27 @@ impl Filesystem for FuseAdapter {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         size: u32,
         reply: ReplyXattr,
     ) {
-        let timed = FileOperation::GetExtendedAttribute.begin();
+        let timed = self.begin(FileOperation::GetExtendedAttribute, request);
         let value = self.files.extended_attribute(node.0, name, size as usize);
         send_extended(timed, reply, value);
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        let timed = FileOperation::ListExtendedAttributes.begin();
+        let timed = self.begin(FileOperation::ListExtendedAttributes, request);
         let names = self
             .files
             .extended_attribute_names(node.0, size as usize, caller(request));
         send_extended(timed, reply, names);
     }
 
-    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let timed = FileOperation::RemoveExtendedAttribute.begin();
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timed = self.begin(FileOperation::RemoveExtendedAttribute, request);
         let removed = self.files.remove_extended_attribute(node.0, name);
         send_done(timed, reply, removed);
     }
@@ -525,7 +488,7 @@ impl Filesystem for FuseAdapter {
     /// None is supported; after this answer the kernel does not ask again, and applications get ENOTTY.
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         _handle: FileHandle,
         _flags: IoctlFlags,
@@ -534,7 +497,7 @@ impl Filesystem for FuseAdapter {
         _size: u32,
         reply: ReplyIoctl,
     ) {
-        let _timed = FileOperation::Control.begin();
+        let _timed = self.begin(FileOperation::Control, request);
         reply.error(Errno::ENOSYS);
     }
 
@@ -548,7 +511,7 @@ impl Filesystem for FuseAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let timed = FileOperation::Allocate.begin();
+        let timed = self.begin(FileOperation::Allocate, request);
         let caller = caller(request);
         self.files
             .allocate(handle.0, mode, offset, length, caller, move |allocated| {
@@ -558,14 +521,14 @@ impl Filesystem for FuseAdapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let timed = FileOperation::Seek.begin();
+        let timed = self.begin(FileOperation::Seek, request);
         match self.files.seek(handle.0, offset, whence) {
             Ok(offset) => reply.offset(offset as i64),
             Err(error) => reply.error(errno(&timed, error)),
@@ -585,7 +548,7 @@ impl Filesystem for FuseAdapter {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let timed = FileOperation::CopyRange.begin();
+        let timed = self.begin(FileOperation::CopyRange, request);
         self.files.copy_range(
             (handle_in.0, offset_in),
             (handle_out.0, offset_out),

@@ -7,7 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
+
 use super::attributes::{ACCESS_LISTS, LABEL};
+use crate::paths::open_beneath;
 
 /// How long a directory is looked through; one that takes longer is taken for one that has both.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -29,27 +32,30 @@ impl InUse {
 
     /// Looks through an open directory, with all that is below it.
     pub fn below(directory: &OwnedFd) -> Self {
-        let root = format!("/proc/self/fd/{}/.", directory.as_raw_fd());
-        Self::found(PathBuf::from(root), Instant::now() + LOOK_LIMIT)
+        Self::found(directory, Instant::now() + LOOK_LIMIT)
     }
 
-    fn found(root: PathBuf, end: Instant) -> Self {
+    fn found(directory: &OwnedFd, end: Instant) -> Self {
         let mut found = Self::default();
-        let mut to_look_at = vec![root];
-        while let Some(path) = to_look_at.pop() {
-            found.look_at(&path);
+        let mut to_look_at = vec![PathBuf::from(".")];
+        while let Some(folder) = to_look_at.pop() {
             // What goes away meanwhile, or can't be read, can't be served either.
-            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            let Ok(opened) = open_beneath(directory, &folder, flags) else {
+                continue;
+            };
+            let here = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+            found.look_at(&here.join("."));
+            for entry in fs::read_dir(&here).into_iter().flatten().flatten() {
                 if found == Self::BOTH || Instant::now() >= end {
                     return Self::BOTH;
                 }
                 let is =
                     |kind: fn(&FileType) -> bool| entry.file_type().is_ok_and(|own| kind(&own));
-                let path = entry.path();
                 if is(FileType::is_dir) {
-                    to_look_at.push(path);
+                    to_look_at.push(folder.join(entry.file_name()));
                 } else {
-                    found.look_at(&path);
+                    found.look_at(&entry.path());
                 }
             }
         }
@@ -86,9 +92,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().to_owned();
         fs::write(root.join("file"), "").expect("written");
+        let opened = fs::File::open(&root).expect("opened").into();
         let later = Instant::now() + Duration::from_secs(10);
-        assert_eq!(InUse::found(root.clone(), later), InUse::default());
-        assert_eq!(InUse::found(root, Instant::now()), InUse::BOTH);
+        assert_eq!(InUse::found(&opened, later), InUse::default());
+        assert_eq!(InUse::found(&opened, Instant::now()), InUse::BOTH);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub struct Lookout {
     mountpoint: PathBuf,
     /// Of the mount.
     pub(super) device: (u32, u32),
+    /// Where it stands.
     backing: Arc<OwnedFd>,
     capture: Arc<Capture>,
     seen: Arc<Mutex<Seen>>,

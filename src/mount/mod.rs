@@ -16,10 +16,13 @@ mod inodes;
 mod lookout;
 mod mountinfo;
 mod names;
+mod negotiation;
 mod passthrough;
 mod preconditions;
 mod replies;
+mod serving;
 mod session;
+mod standstill;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +31,7 @@ pub use answer::{Answer, ask};
 
 pub use holders::{Holder, HolderKind, holders};
 pub use lookout::Lookout;
-pub use preconditions::{MountError, await_release, open_backing_directory};
+pub use preconditions::{BackingDirectory, MountError, await_release, open_backing_directory};
 pub use session::{MountOptions, Mounted, UnmountError};
 
 /// One mount as health shows it.

@@ -14,6 +14,7 @@ use super::files::{Creation, around_journal};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, is_hidden, refuse_hidden};
 use crate::capture::{Database, FileKind, Gate, STATE_FOLDER};
+use crate::paths::stat_entry;
 
 /// An entry of a directory, as a request names it.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 
     /// Looks up an entry that was just made.
     fn made(&self, entry: EntryName<'_>, directory: impl AsFd) -> OperationResult<LookedUp> {
-        let stat = rustix::fs::statat(&directory, entry.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = stat_entry(&directory, entry.name)?;
         self.count_lookup(entry.parent, entry.name, directory, stat)
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfs};
+use rustix::fs::{OFlags, Stat, StatVfs};
 use rustix::io::Errno;
 
 use super::attributes::{self, ACCESS_LISTS, Attributes, Extended, LABEL};
@@ -21,6 +21,7 @@ use super::handles::Handles;
 use super::in_use::InUse;
 use super::inodes::{Inodes, NodeId, ROOT, Sought};
 use crate::capture::{Capture, Database, FileKind, Gate, Passing, STATE_FOLDER, TakeOver};
+use crate::paths::{open_beneath, stat_entry};
 use crate::tenant::discovery::Rules;
 
 /// How often a path is resolved anew when renames by others overtake it.
@@ -115,8 +116,9 @@ impl<B> FileSystem<B> {
         if is_hidden(parent, name) {
             return Ok(None);
         }
+        crate::fault::ask_own_mount(name);
         let directory = self.locate(parent)?;
-        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match stat_entry(&directory, name) {
             Ok(stat) => self.count_lookup(parent, name, &directory, stat).map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
@@ -256,7 +258,7 @@ impl<B> FileSystem<B> {
                 if route.path.as_os_str().is_empty() {
                     return Ok(Located::Shared(base.clone()));
                 }
-                let Some(found) = open_beneath(base, &route.path)? else {
+                let Some(found) = find_beneath(base, &route.path)? else {
                     continue;
                 };
                 if attributes::backing_inode(&rustix::fs::fstat(&found)?) == expected {
@@ -340,15 +342,8 @@ pub(super) fn refuse_hidden(parent: NodeId, name: &OsStr) -> OperationResult<()>
 }
 
 /// Opens what stands at `path` below `base`, without leaving it; none where nothing does.
-fn open_beneath(base: impl AsFd, path: &Path) -> Result<Option<OwnedFd>, Errno> {
-    let opened = rustix::fs::openat2(
-        base,
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    );
-    match opened {
+fn find_beneath(base: impl AsFd, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    match open_beneath(base, path, OFlags::PATH | OFlags::NOFOLLOW) {
         Ok(found) => Ok(Some(found)),
         // Not there, or something else stands at a place on the way: another name, or another attempt, may lead there.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => Ok(None),

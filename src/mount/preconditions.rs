@@ -15,6 +15,7 @@ use super::fusermount;
 use super::holders::{Holder, daemon_of, holders, holders_of_device};
 use super::mountinfo::{MountPoint, mounts_of, topmost};
 use crate::capture::backing::claim;
+use crate::paths::Detached;
 
 /// The file system type under which our mounts stand in the table of mounts.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.litestream-multitenant";
@@ -101,9 +102,41 @@ pub(super) fn list(holders: &[Holder]) -> String {
     names.join(", ")
 }
 
-/// Opens the directory that is to be mounted over, underneath any mount: the descriptor that the mount works through.
-/// A dead mount that an earlier run left over it is cleared first, if nothing holds files of it.
-pub fn open_backing_directory(watch_path: &Path) -> Result<Arc<OwnedFd>, MountError> {
+/// The directory underneath a mount.
+#[derive(Debug)]
+pub struct BackingDirectory {
+    /// What mount and capture work through: no name below it, and no `..`, leads to what is mounted from now on. (For an
+    /// ordinary user it is the directory as it stands, which somebody with more rights could mount something below.)
+    pub inside: Arc<OwnedFd>,
+    /// The directory where it stands, by which `/proc` tells of it.
+    pub(super) in_place: Arc<OwnedFd>,
+    /// Keeps the mounts below the directory where they are.
+    _detached: Option<Detached>,
+}
+
+impl BackingDirectory {
+    fn new(in_place: OwnedFd) -> io::Result<Self> {
+        let in_place = Arc::new(in_place);
+        let detached = match Detached::new(&in_place) {
+            Ok(detached) => Some(detached),
+            Err(error) => {
+                tracing::debug!(%error, "The directory is used where it stands");
+                None
+            }
+        };
+        Ok(Self {
+            inside: match &detached {
+                Some(detached) => Arc::new(detached.open()?),
+                None => in_place.clone(),
+            },
+            in_place,
+            _detached: detached,
+        })
+    }
+}
+
+/// Opens the directory that is to be mounted over, underneath any mount. A dead mount that an earlier run left over it is cleared first, if nothing holds files of it.
+pub fn open_backing_directory(watch_path: &Path) -> Result<BackingDirectory, MountError> {
     // Without a slash at its end: that would make the resolution ask the mount itself, which may hang.
     let plain: PathBuf = watch_path.components().collect();
     let path = std::fs::canonicalize(&plain).map_err(|source| match source.kind() {
@@ -129,8 +162,11 @@ pub fn open_backing_directory(watch_path: &Path) -> Result<Arc<OwnedFd>, MountEr
         }
     };
     // Whatever their mount points: a second one would see neither the locks nor the commits of the first one's users.
-    match claim(&directory).map_err(MountError::failed(&path, "lock the directory"))? {
-        true => Ok(Arc::new(directory)),
+    let directory = BackingDirectory::new(directory)
+        .map_err(MountError::failed(&path, "open the directory"))?;
+    let claimed = claim(&directory.inside);
+    match claimed.map_err(MountError::failed(&path, "lock the directory"))? {
+        true => Ok(directory),
         false => Err(MountError::InUse { path }),
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,20 +15,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use super::MountStatus;
-use super::fuse::{FuseAdapter, Negotiation};
+use super::fuse::FuseAdapter;
 use super::fusermount;
 use super::holders::{Holder, holders_of_device};
 use super::in_use::InUse;
 use super::lookout::Lookout;
 use super::mountinfo::{mounts_of, topmost};
+use super::negotiation::Negotiation;
 use super::passthrough::FileSystem;
-use super::preconditions::{FILE_SYSTEM_TYPE, MountError, list, refuse_held_files};
+use super::preconditions::{
+    BackingDirectory, FILE_SYSTEM_TYPE, MountError, list, refuse_held_files,
+};
+use super::serving::Serving;
+use super::standstill::{Connection, FUSE_CONTROL};
 use crate::capture::Capture;
+use crate::paths::{OwnMount, reach};
 
 const FUSE_DEVICE: &str = "/dev/fuse";
-
-/// Where FUSE connections can be aborted from outside.
-const FUSE_CONTROL: &str = "/sys/fs/fuse/connections";
 
 /// How long an unmount waits for processes that are just ending to let go of their files.
 const BUSY_LIMIT: Duration = Duration::from_millis(500);
@@ -63,6 +66,8 @@ pub enum UnmountError {
     Busy { path: PathBuf, holders: Vec<Holder> },
     #[error("{}: could not unmount: {source}", path.display())]
     Failed { path: PathBuf, source: Errno },
+    #[error("{}: {reason}: start the instance again", path.display())]
+    Aborted { path: PathBuf, reason: String },
 }
 
 /// A mount that is being served.
@@ -70,10 +75,13 @@ pub struct Mounted {
     options: MountOptions,
     lookout: Lookout,
     files: Arc<FileSystem<BackingId>>,
+    _backing: Arc<BackingDirectory>,
     session: Option<JoinHandle<()>>,
     /// Disconnected when the session's threads have ended.
     end: mpsc::Receiver<()>,
     state: watch::Receiver<SessionState>,
+    /// Why its connection was aborted, if it was.
+    aborted: Arc<OnceLock<String>>,
 }
 
 /// What became of the session.
@@ -88,23 +96,28 @@ impl Mounted {
     /// been answered, so that applications can use the mount.
     pub fn start(
         options: MountOptions,
-        backing: Arc<OwnedFd>,
+        backing: Arc<BackingDirectory>,
         capture: Arc<Capture>,
     ) -> Result<Self, MountError> {
         let path = options.mountpoint.clone();
-        refuse_held_files(&options.watch_path, &backing)?;
+        refuse_held_files(&options.watch_path, &backing.in_place)?;
         raise_descriptor_limit();
         mount_fuse_control();
-        let in_use = in_use(&backing, &options);
-        let negotiation = negotiation(&backing, &options, in_use)
+        let inside = &backing.inside;
+        let in_use = in_use(inside, &options);
+        let negotiation = Negotiation::over(inside, options.passthrough, in_use.access_lists)
             .map_err(|error| MountError::failed(&path, "look at the directory")(error.into()))?;
-        let flags = mount_flags(&backing)
+        let flags = mount_flags(inside)
             .map_err(|error| MountError::failed(&path, "read its mount options")(error.into()))?
             | options.restrictions;
-        let files = FileSystem::new(backing.clone(), capture.clone()).map_err(|error| {
+        let files = FileSystem::new(inside.clone(), capture.clone()).map_err(|error| {
             MountError::failed(&path, "look at the directory")(error.errno().into())
         })?;
         let files = Arc::new(files.with_only(in_use));
+        // Before it is mounted over: no thread resolves the path of a mount of ours.
+        let place = reach(&path)
+            .map_err(|way_in| MountError::failed(&path, "resolve the path")(way_in.into()))?
+            .settled();
         let moved = Arc::downgrade(&files);
         capture.moves_too(move || {
             if let Some(files) = moved.upgrade() {
@@ -126,15 +139,24 @@ impl Mounted {
             mount(&options, &device, flags)?;
             device
         };
+        let serving = Arc::new(Serving::new());
         let serve = || {
-            let adapter = FuseAdapter::new(files.clone(), negotiation);
+            let adapter = FuseAdapter::new(files.clone(), negotiation, serving.clone());
             Session::from_fd(adapter, device, SessionACL::All, config(options.threads))
         };
         let started = serve()
             .map_err(MountError::failed(&path, "agree with the kernel"))
             .and_then(|session| {
-                let lookout = |device| Lookout::new(&options, device, backing, capture);
-                Self::serve(options.clone(), files.clone(), session, lookout)
+                let device = device_at(&place)?;
+                let lookout = Lookout::new(&options, device, backing.in_place.clone(), capture);
+                Self::serve(
+                    options.clone(),
+                    files.clone(),
+                    session,
+                    serving,
+                    backing,
+                    lookout,
+                )
             })
             .and_then(
                 |mounted| match options.needs_passthrough && !files.is_passthrough() {
@@ -154,40 +176,54 @@ impl Mounted {
         options: MountOptions,
         files: Arc<FileSystem<BackingId>>,
         session: Session<FuseAdapter>,
-        lookout: impl FnOnce((u32, u32)) -> Lookout,
+        serving: Arc<Serving>,
+        backing: Arc<BackingDirectory>,
+        lookout: Lookout,
     ) -> Result<Self, MountError> {
-        let path = &options.mountpoint;
-        let mounts =
-            mounts_of("self").map_err(MountError::failed(path, "read the table of mounts"))?;
-        let canonical =
-            std::fs::canonicalize(path).map_err(MountError::failed(path, "resolve the path"))?;
-        let device = topmost(&mounts, &canonical)
-            .filter(|mount| mount.kind == FILE_SYSTEM_TYPE)
-            .map(|mount| mount.device)
-            .ok_or_else(|| {
-                let source = std::io::Error::other("it does not stand in the table of mounts");
-                MountError::failed(path, "find the mount")(source)
-            })?;
+        let path = &options.mountpoint.clone();
+        let failed = MountError::failed(path, "start its threads");
+        let own = OwnMount::new(lookout.device);
+        let aborted: Arc<OnceLock<String>> = Arc::default();
+        let connection = Connection::new(
+            path,
+            &options.watch_path,
+            lookout.device.1,
+            is_fuse(&backing.inside)
+                .map_err(|error| MountError::failed(path, "look at the directory")(error.into()))?,
+            aborted.clone(),
+        );
+        let standstill = connection
+            .watch(serving.clone(), options.threads)
+            .map_err(&failed)?;
+        let reason = aborted.clone();
         let (alive, end) = mpsc::channel();
         let (state, watched) = watch::channel(SessionState::Serving);
         let session = std::thread::Builder::new()
             .name("fuse-session".to_owned())
             .spawn(move || {
                 let error = session.run().err().map(|error| error.to_string());
+                let error = error.or_else(|| reason.get().cloned());
                 if let Some(error) = &error {
                     tracing::error!(%error, "The mount's session ended with an error");
+                }
+                drop(own);
+                serving.end();
+                if standstill.join().is_err() {
+                    tracing::error!("The watch over the mount's threads panicked");
                 }
                 state.send_replace(SessionState::Ended { error });
                 drop(alive);
             })
-            .map_err(MountError::failed(path, "start its threads"))?;
+            .map_err(&failed)?;
         Ok(Self {
             options,
-            lookout: lookout(device),
+            lookout,
             files,
+            _backing: backing,
             session: Some(session),
             end,
             state: watched,
+            aborted,
         })
     }
 
@@ -273,7 +309,13 @@ impl Mounted {
             }
         }
         self.wait_for_end();
-        Ok(())
+        match self.aborted.get() {
+            None => Ok(()),
+            Some(reason) => Err(UnmountError::Aborted {
+                path: self.options.mountpoint.clone(),
+                reason: reason.clone(),
+            }),
+        }
     }
 
     fn wait_for_end(&mut self) {
@@ -293,6 +335,23 @@ impl Mounted {
             }
         }
     }
+}
+
+/// The device of the mount that was just made there.
+fn device_at(place: &Path) -> Result<(u32, u32), MountError> {
+    let mounts =
+        mounts_of("self").map_err(MountError::failed(place, "read the table of mounts"))?;
+    topmost(&mounts, place)
+        .filter(|mount| mount.kind == FILE_SYSTEM_TYPE)
+        .map(|mount| mount.device)
+        .ok_or_else(|| {
+            let source = std::io::Error::other("it does not stand in the table of mounts");
+            MountError::failed(place, "find the mount")(source)
+        })
+}
+
+fn is_fuse(directory: &OwnedFd) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatfs(directory)?.f_type == libc::FUSE_SUPER_MAGIC)
 }
 
 /// Two threads by default; each has a descriptor of its own, so that they do not wait for one another's requests, where
@@ -376,26 +435,6 @@ fn in_use(backing: &OwnedFd, options: &MountOptions) -> InUse {
         access_lists: can_have_lists && has_lists,
         ..in_use
     }
-}
-
-fn negotiation(
-    backing: &OwnedFd,
-    options: &MountOptions,
-    in_use: InUse,
-) -> Result<Negotiation, Errno> {
-    // File systems that lie on others themselves. Where it is not needed, the lower depth leaves room for an overlay
-    // on top of the mount.
-    const STACKED: [i64; 3] = [
-        libc::OVERLAYFS_SUPER_MAGIC,
-        libc::ECRYPTFS_SUPER_MAGIC,
-        libc::FUSE_SUPER_MAGIC,
-    ];
-    let is_stacked = STACKED.contains(&rustix::fs::fstatfs(backing)?.f_type);
-    Ok(Negotiation {
-        passthrough: options.passthrough,
-        stack_depth: if is_stacked { 2 } else { 1 },
-        access_lists: in_use.access_lists,
-    })
 }
 
 /// Every open file of an application takes a descriptor here.

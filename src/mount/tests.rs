@@ -338,6 +338,36 @@ fn bytes_are_written_read_copied_and_found() {
     assert_eq!(unknown, Err(OperationError::UnknownHandle));
 }
 
+/// What the kernel takes of them, without `..` being looked up.
+#[test]
+fn a_listing_tells_of_the_directory_itself_and_of_the_one_above() {
+    let scratch = scratch();
+    std::fs::create_dir_all(scratch.directory.path().join("a/b")).expect("folders");
+    let a = scratch.found(ROOT, "a");
+    let b = scratch.found(a, "b");
+    let root = scratch.files.attributes(ROOT, None).expect("asked").number;
+    for (node, above) in [(a, root), (b, a)] {
+        let handle = scratch.files.open_directory(node).expect("opened");
+        let mut dots = Vec::new();
+        let listed = scratch
+            .files
+            .read_directory_plus(handle, 0, |entry, shown| {
+                if entry.is_dot() {
+                    let kind = super::attributes::file_type(&shown.attributes.stat);
+                    assert!(kind.is_dir());
+                    dots.push((entry.name().to_owned(), shown.attributes.number));
+                }
+                Room::Left
+            });
+        listed.expect("listed");
+        dots.sort();
+        assert_eq!(dots, [(".".into(), node), ("..".into(), above)]);
+        scratch.files.release_directory(handle);
+    }
+    let above = scratch.files.look_up(a, OsStr::new(".."));
+    assert!(above.is_err(), "it is no entry");
+}
+
 #[test]
 fn a_large_directory_is_listed_once_however_small_the_answers() {
     let scratch = scratch();

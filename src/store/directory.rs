@@ -274,14 +274,7 @@ impl Inner {
         if let Some(root) = absent(self.root())? {
             return Ok(root);
         }
-        let existing = self.root.ancestors().find(|path| path.is_dir());
-        std::fs::create_dir_all(&self.root)?;
-        for path in self.root.ancestors() {
-            File::open(path)?.sync_all()?;
-            if Some(path) == existing {
-                break;
-            }
-        }
+        Folder::make_all(&self.root)?;
         self.root()
     }
 

@@ -100,6 +100,9 @@ impl Served {
     pub const ALL: [Self; 3] = [Self::LogsPassed, Self::LogsIntercepted, Self::ByDaemon];
 }
 
+/// Names the mount that a daemon asks itself, where a test wants that.
+pub const OWN_MOUNT: &str = "LITESTREAM_MULTITENANT_OWN_MOUNT";
+
 const START_TIME: Duration = Duration::from_secs(15);
 /// A shutdown may sync for 30 seconds.
 const STOP_TIME: Duration = Duration::from_secs(45);
@@ -441,6 +444,14 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Whether the test wants it to, which else must not happen.
+    fn asks_own_mount(&self) -> bool {
+        let mut environment = self.options.environment.iter();
+        environment.any(|(name, _)| *name == OWN_MOUNT)
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Some(mut running) = self.running.take() {
@@ -469,6 +480,12 @@ impl Drop for Daemon {
         let has_missed = log.contains("the history is gapped");
         if !std::thread::panicking() && !self.may_miss_gates.get() {
             assert!(!has_missed, "a gate was missed:\n{log}");
+        }
+        if !std::thread::panicking() && !self.asks_own_mount() {
+            assert!(
+                !log.contains("asked its own mount"),
+                "it asked its own mount:\n{log}"
+            );
         }
     }
 }

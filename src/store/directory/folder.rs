@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use rustix::fs::{self as rfs, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::paths::reach;
 use crate::store::ObjectInfo;
 
 /// Folders below each other that a walk enters; keys of this program have six.
@@ -23,11 +24,35 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The store's own directory; links on the way there are the user's, and followed.
+    /// The store's own directory; links on the way there are the user's, and followed, but not into a mount of ours.
     pub fn root(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rfs::open(path, flags, Mode::empty())?;
+        let fd = reach(path)?.open(OFlags::RDONLY | OFlags::DIRECTORY)?;
         Ok(Self { fd })
+    }
+
+    /// Makes the store's own directory, and those above it that are missing; all of them are on disk then.
+    pub fn make_all(path: &Path) -> io::Result<()> {
+        let reached = reach(path)?;
+        let above = reached.open_existing(OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut made = vec![above];
+        for part in reached.rest.components() {
+            match (part, made.last()) {
+                (Component::Normal(name), Some(above)) => {
+                    match rfs::mkdirat(above, name, Mode::from_raw_mode(0o777)) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                    let folder = rfs::openat(above, name, ENTER, Mode::empty())?;
+                    made.push(folder);
+                }
+                (Component::ParentDir, Some(_)) if made.len() > 1 => drop(made.pop()),
+                _ => return Err(Errno::NOENT.into()),
+            }
+            for folder in &made {
+                rfs::fsync(folder)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn duplicate(&self) -> io::Result<Self> {

@@ -247,3 +247,30 @@ pub fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usi
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A folder may become a link at any moment, also one that leads into the mount.
+    #[test]
+    fn nothing_behind_a_link_is_seen() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let (data, other) = (scratch.path().join("data"), scratch.path().join("other"));
+        for folder in [&data, &other] {
+            fs::create_dir(folder).expect("a folder");
+        }
+        fs::write(other.join("x.db"), "content").expect("a file");
+        symlink(&other, data.join("folder")).expect("a link");
+        let root = File::open(&data).expect("opened");
+        let backing = Backing::new(Arc::new(root.into()));
+        let path = Path::new("folder/x.db");
+        assert_eq!(backing.stamp(path).expect("asked"), Stamp::default());
+        assert!(backing.open(path).expect("asked").is_none());
+        let walked = backing.walk_below(Path::new("folder"), "", &mut |_, _| {});
+        assert!(walked.is_err(), "it is no folder");
+    }
+}

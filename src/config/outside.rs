@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::directories::settled;
 use super::{ConfigError, DEFAULT_STATE_FOLDER, WatchPath, Written};
+use crate::paths::reach;
 use crate::store::spec::StoreSpec;
 
 /// Reads a variable of the environment.
@@ -51,7 +52,8 @@ pub(super) fn keep_outside(
             }
         }
         let home = variable("HOME").map(|home| Path::new(&home).join(".aws"));
-        if let Some(folder) = home.filter(|folder| folder.exists()) {
+        let is_there = |folder: &PathBuf| reach(folder).map_or(true, |found| found.is_whole());
+        if let Some(folder) = home.filter(is_there) {
             outside(watch_paths, "the folder of AWS's keys", &settled(&folder)?)?;
         }
     }

@@ -52,3 +52,4 @@ mod tenants;
 mod unwatched;
 mod upkeep;
 mod versions;
+mod walkers;

@@ -1,75 +1,17 @@
 //! The daemon never asks its own mount, and no request to the mount waits for another one.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::symlink;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::support::daemon::{Daemon, OWN_MOUNT, Options, Served, guid};
 use super::support::mounts;
-use super::support::process::{succeeded, wait_until};
-use super::support::sqlite::{self, Session};
+use super::support::process::succeeded;
+use super::support::sqlite;
+use super::support::users::Users;
 
-/// What is hanging is freed by then.
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Processes that use a mount; where they hang its connection is aborted, since nothing else ends them.
-struct Users {
-    connection: u32,
-    children: Vec<Child>,
-}
-
-impl Users {
-    fn start(daemon: &Daemon, commands: impl IntoIterator<Item = Command>) -> Self {
-        let connection = mounts::connection_at(&daemon.data()).expect("it is mounted");
-        Self::of(connection, commands)
-    }
-
-    fn of(connection: u32, commands: impl IntoIterator<Item = Command>) -> Self {
-        let spawn = |mut command: Command| command.spawn().expect("a program");
-        Self {
-            connection,
-            children: commands.into_iter().map(spawn).collect(),
-        }
-    }
-
-    /// Waits for the only one; what it said.
-    fn told(mut self) -> String {
-        let deadline = Instant::now() + LIMIT;
-        let mut child = self.children.pop().expect("there is one");
-        let Some(_) = wait_until(&mut child, deadline) else {
-            self.children.push(child);
-            panic!("it hangs");
-        };
-        let mut said = String::new();
-        let mut told = child.stderr.take().expect("it is piped");
-        told.read_to_string(&mut said).expect("text");
-        said
-    }
-
-    /// Waits until all of them have ended well.
-    fn all_succeed(mut self) {
-        let deadline = Instant::now() + LIMIT;
-        for child in &mut self.children {
-            let status = wait_until(child, deadline).expect("it hangs");
-            assert!(status.success(), "{status}");
-        }
-        self.children.clear();
-    }
-}
-
-impl Drop for Users {
-    fn drop(&mut self) {
-        if !self.children.is_empty() {
-            mounts::abort(self.connection);
-        }
-        for child in &mut self.children {
-            child.kill().expect("a child of ours");
-            child.wait().expect("a child of ours");
-        }
-    }
-}
 
 /// Lists a directory again and again for a while.
 fn lister(directory: &std::path::Path) -> Command {
@@ -88,7 +30,7 @@ fn directories_of_the_first_level_are_listed_at_once() {
             fs::create_dir(directory).expect("a directory");
             fs::write(directory.join("file"), "").expect("a file");
         }
-        Users::start(&daemon, directories.iter().map(|one| lister(one))).all_succeed();
+        Users::start(&daemon, directories.iter().map(|one| lister(one))).all_succeed(LIMIT);
     }
 }
 
@@ -104,7 +46,7 @@ fn a_mount_that_waits_for_itself_is_aborted_and_says_so() {
     stat.arg(data.join("own-mount-")).env("LC_ALL", "C");
     stat.stderr(Stdio::piped()).stdout(Stdio::null());
     let users = Users::start(&daemon, [stat]);
-    let told = users.told();
+    let told = users.told(LIMIT);
     assert!(told.contains("connection abort"), "{told}");
 
     assert_eq!(daemon.ended().code(), Some(1), "{}", daemon.log.text());
@@ -141,7 +83,7 @@ fn a_mount_that_is_bound_below_its_own_directory_is_not_entered() {
     );
     let lists = ["sub", "."].map(|name| lister(&elsewhere.join(name)));
     let connection = mounts::connection_at(&elsewhere).expect("it is mounted");
-    Users::of(connection, lists).all_succeed();
+    Users::of(connection, lists).all_succeed(LIMIT);
     let seen = fs::read_to_string(elsewhere.join("sub/file")).expect("what is covered");
     assert_eq!(seen, "below");
     succeeded(Command::new("umount").arg(data.join("sub")));
@@ -206,29 +148,114 @@ fn a_configuration_that_is_read_again_asks_no_mount() {
     daemon.sync(&guid(2));
 }
 
-/// A folder of a database becomes a link that leads through the mount.
+/// Uses the mount in every way, and the API as well.
+const ORDINARY_USE: &str = r#"
+set -e
+cd "$1"
+mkdir -p a/b && echo text > a/file && cp a/file a/b/copy && ln a/file a/link && ln -s file a/symbolic
+ls -laR . > /dev/null && find . -newer a/file > /dev/null && du -s . > /dev/null && stat -f . > /dev/null
+mv a/b a/c && mv a/file a/other && cat a/c/copy a/symbolic 2> /dev/null > /dev/null || true
+truncate -s 10 a/other && chmod 600 a/other && touch -d yesterday a/other && chown 1:1 a/other
+python3 -c 'import os; os.setxattr("a/other", "user.x", b"1"); os.listxattr("a/other"); os.getxattr("a/other", "user.x"); os.removexattr("a/other", "user.x"); os.mkfifo("a/fifo")'
+tar cf /dev/null . && rm -r a/c && rmdir a 2> /dev/null || true
+df . > /dev/null
+"#;
+
+/// Every path that a system call of the daemon names is looked at: none is that of the mount, or below it.
 #[test]
-fn a_folder_that_becomes_a_link_is_not_followed() {
-    for served in Served::ALL {
-        let daemon = Daemon::start(Options::served(served));
-        // Its names come and go under its log.
-        daemon.may_miss_gates();
-        let (folder, client) = (daemon.data().join("folder"), guid(1));
-        fs::create_dir(&folder).expect("a folder");
-        let database = folder.join(format!("{client}.db"));
-        let mut session = Session::open(&database);
-        session.run("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1);");
-        daemon.sync(&client);
-        for round in 0..20 {
-            let moved = daemon.data().join(format!("moved-{round}"));
-            fs::rename(&folder, &moved).expect("renamed");
-            symlink(&moved, &folder).expect("a link");
-            session.run("INSERT INTO t VALUES (2);");
-            fs::remove_file(&folder).expect("removed");
-            fs::rename(&moved, &folder).expect("renamed back");
+fn no_system_call_of_the_daemon_names_its_mount() {
+    for served in Served::PASSED {
+        let mut daemon = Daemon::prepare(Options::served(served));
+        let trace = daemon.path("trace");
+        let file = trace.to_str().expect("text").to_owned();
+        let drills = "verification: {interval: 200ms, sample: 100%}\n".to_owned();
+        daemon.configure(drills);
+        // The tracer is a child of a child, so that the daemon stays the test's.
+        let words = [
+            "strace",
+            "-D",
+            "-f",
+            "-y",
+            "-s",
+            "4096",
+            "-e",
+            "trace=%file",
+            "-o",
+        ];
+        let words = words.map(str::to_owned).into_iter().chain([file]);
+        daemon.set_wrapper(words.collect());
+        daemon.restart();
+        let mark = fs::read_to_string(&trace).expect("a trace").len();
+        succeeded(
+            Command::new("sh")
+                .args(["-c", ORDINARY_USE, "sh"])
+                .arg(daemon.data()),
+        );
+        let database = daemon.database(&guid(1));
+        for journal in ["WAL", "DELETE", "WAL"] {
+            let sql = format!(
+                "PRAGMA journal_mode={journal}; CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (1); PRAGMA wal_checkpoint(TRUNCATE)"
+            );
+            sqlite::query(&database, &sql);
+            daemon.sync(&guid(1));
         }
-        session.run("INSERT INTO t VALUES (3);");
-        drop(session);
-        daemon.sync(&client);
+        let renamed = daemon.database(&guid(2));
+        fs::rename(&database, &renamed).expect("renamed");
+        daemon.sync(&guid(2));
+        daemon.wait_health(&guid(2), |health| health["lastProvenAt"].is_string());
+        daemon.get("/api/health");
+        let seen = daemon.log.mark();
+        daemon.signal(libc::SIGHUP);
+        let deadline = Instant::now() + LIMIT;
+        assert!(
+            daemon
+                .log
+                .find_from(seen, "The configuration was read again", deadline)
+                .is_some()
+        );
+        daemon.download(&format!("/api/databases/{0}/{0}/download", guid(2)));
+        fs::remove_file(&renamed).expect("removed");
+        assert!(
+            daemon
+                .metrics()
+                .contains("litestream_own_requests_total 0\n")
+        );
+
+        let all = fs::read_to_string(&trace).expect("a trace");
+        let calls: Vec<_> = all[mark..]
+            .lines()
+            .filter(|line| line.contains('('))
+            .collect();
+        assert!(calls.len() > 500, "{} calls", calls.len());
+        let data = daemon.data();
+        let data = data.to_str().expect("text");
+        let names_it = |call: &&&str| {
+            // Of a link that is read the text follows the name.
+            let names = match (call.contains(" readlink("), call.contains(" readlinkat(")) {
+                (true, _) => 1,
+                (_, true) => 2,
+                _ => usize::MAX,
+            };
+            let arguments = call.split(") = ").next().unwrap_or_default();
+            let mut arguments = arguments.split(", ").take(names);
+            let [named, opened] = [format!("\"{data}"), format!("<{data}")];
+            arguments.any(|argument| argument.contains(&named) || argument.contains(&opened))
+                || call
+                    .split_once(") = ")
+                    .is_some_and(|(_, opens)| opens.contains(&opened))
+        };
+        // What is opened there to be told from other places, as the mount's root, and the child that asks whether it answers.
+        let is_told = |call: &&&str| {
+            call.contains("O_PATH)")
+                || call.contains("\"\", AT_STATX_DONT_SYNC|AT_EMPTY_PATH, 0, ")
+                || call.contains(" statfs(")
+        };
+        let found: Vec<_> = calls
+            .iter()
+            .filter(names_it)
+            .filter(|call| !is_told(call))
+            .collect();
+        assert!(found.is_empty(), "{found:#?}");
+        assert!(daemon.terminate().success(), "{}", daemon.log.text());
     }
 }

@@ -15,5 +15,6 @@ pub mod scale;
 pub mod servers;
 pub mod sqlite;
 pub mod tree;
+pub mod users;
 pub mod wal;
 pub mod workload;

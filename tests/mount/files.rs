@@ -1,7 +1,7 @@
 //! A database as a file among files: shared by processes, locked, copied in and over, linked, empty, sparse, replaced.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -431,4 +431,27 @@ fn access_lists_can_be_had_where_there_are_none_yet() {
         attribute_names(&path),
         Ok(b"system.posix_acl_access\0".to_vec())
     );
+}
+
+/// The kernel asks for such a file by a request that the daemon's library does not know; what programs do then works.
+#[test]
+fn a_file_without_a_name_is_refused_and_programs_make_one_with_a_name() {
+    let daemon = Daemon::start(Options::default());
+    for _ in 0..2 {
+        let refused = File::options()
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .open(daemon.data())
+            .expect_err("it has no name");
+        assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP), "{refused}");
+    }
+    let file = tempfile::tempfile_in(daemon.data()).expect("one with a name, removed at once");
+    file.write_all_at(b"content", 0).expect("written");
+    let script = "import sys, tempfile; tempfile.TemporaryFile(dir=sys.argv[1]).write(b'x')";
+    succeeded(
+        Command::new("python3")
+            .args(["-c", script])
+            .arg(daemon.data()),
+    );
+    assert_eq!(fs::read_dir(daemon.data()).expect("listed").count(), 0);
 }

@@ -65,6 +65,40 @@ fn a_mount_that_waits_for_itself_is_aborted_and_says_so() {
     assert!(daemon.terminate().success());
 }
 
+/// Its files are those of another file system, in listings and as databases.
+#[test]
+fn what_is_mounted_below_before_the_start_is_served() {
+    for served in Served::PASSED {
+        let mut daemon = Daemon::prepare(Options::served(served));
+        let below = daemon.data().join("below");
+        fs::create_dir(&below).expect("a folder");
+        succeeded(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "none"])
+                .arg(&below),
+        );
+        fs::write(below.join("file"), "of another").expect("a file");
+        daemon.restart();
+        let seen = fs::read_to_string(below.join("file")).expect("served");
+        assert_eq!(seen, "of another");
+        let database = below.join(format!("{}.db", guid(1)));
+        sqlite::query(
+            &database,
+            "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)",
+        );
+        Users::start(
+            &daemon,
+            [".", "below"].map(|name| lister(&daemon.data().join(name))),
+        )
+        .all_succeed(LIMIT);
+        daemon.sync(&guid(1));
+        let restored = daemon.restore(&guid(1), &[], "restored.db");
+        assert_eq!(sqlite::query(&restored, "SELECT x FROM t"), "1");
+        assert!(daemon.terminate().success(), "{}", daemon.log.text());
+        succeeded(Command::new("umount").arg(&below));
+    }
+}
+
 /// What somebody mounts below the watch path afterwards is no way into the mount.
 #[test]
 fn a_mount_that_is_bound_below_its_own_directory_is_not_entered() {

@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::support::daemon::{Daemon, Options, guid};
 use super::support::process::{Bystander, binary, output, succeeded};
+use super::support::users::Users;
 use super::support::{mounts, sqlite};
 
 /// `nobody`: fusermount3 wants a user with a name.
@@ -138,4 +140,21 @@ fn a_directory_of_somebody_else_is_refused() {
         "{said}"
     );
     assert_eq!(mounts::connection_at(&daemon.data()), None);
+}
+
+/// Where the directory can't be had apart from what is mounted over it.
+#[test]
+fn directories_of_the_first_level_are_listed_at_once() {
+    let mut daemon = daemon();
+    daemon.restart();
+    let data = daemon.data();
+    let loops = "for i in $(seq 200); do ls -la \"$1\" > /dev/null; done";
+    let listers = ["a", "b"].map(|name| {
+        let directory = data.join(name);
+        let directory = directory.to_str().expect("text").to_owned();
+        succeeded(&mut as_user(&["mkdir", &directory]));
+        as_user(&["sh", "-c", loops, "sh", &directory])
+    });
+    Users::start(&daemon, listers).all_succeed(Duration::from_secs(30));
+    assert!(daemon.terminate().success(), "{}", daemon.log.text());
 }

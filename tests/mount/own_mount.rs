@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,24 @@ use super::support::users::Users;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// A mount of the daemon's that is bound to another place, and taken away there in any case.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(mount: &Path, at: PathBuf) -> Self {
+        succeeded(Command::new("mount").arg("--bind").args([mount, &at]));
+        Self(at)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        mounts::clear(&self.0);
+    }
+}
+
 /// Lists a directory again and again for a while.
-fn lister(directory: &std::path::Path) -> Command {
+fn lister(directory: &Path) -> Command {
     let mut command = Command::new("python3");
     let loops = "import os, sys, time\nend = time.time() + 3\nwhile time.time() < end:\n    [e.stat() for e in os.scandir(sys.argv[1])]";
     command.args(["-c", loops]).arg(directory);
@@ -110,17 +127,13 @@ fn a_mount_that_is_bound_below_its_own_directory_is_not_entered() {
     fs::write(data.join("sub/file"), "below").expect("a file");
     daemon.add_flag("-mountpoint", &elsewhere);
     daemon.restart();
-    succeeded(
-        Command::new("mount")
-            .arg("--bind")
-            .args([&elsewhere, &data.join("sub")]),
-    );
+    let bound = Bound::new(&elsewhere, data.join("sub"));
     let lists = ["sub", "."].map(|name| lister(&elsewhere.join(name)));
     let connection = mounts::connection_at(&elsewhere).expect("it is mounted");
     Users::of(connection, lists).all_succeed(LIMIT);
     let seen = fs::read_to_string(elsewhere.join("sub/file")).expect("what is covered");
     assert_eq!(seen, "below");
-    succeeded(Command::new("umount").arg(data.join("sub")));
+    drop(bound);
     assert!(daemon.terminate().success(), "{}", daemon.log.text());
 }
 

@@ -5,7 +5,7 @@ use super::progress::Bar;
 use super::replicas::Chosen;
 use super::{Failure, client, one_line, print, restore_all};
 use crate::clock::rfc3339;
-use crate::restore::{Asked, At, Placing, Restored, Target, plan_restore, restore_as};
+use crate::restore::{Asked, At, Basis, Placing, Restored, Target, plan_restore, restore_as};
 
 pub(super) async fn run(args: RestoreArgs) -> Result<(), Failure> {
     if let Some(dir) = &args.all {
@@ -72,8 +72,9 @@ pub(super) fn target_of(args: &RestoreArgs) -> Target {
 }
 
 pub(super) fn summary(client: &str, output: &str, restored: &Restored) -> String {
+    let basis = restored.basis.map(said_of).unwrap_or_default();
     format!(
-        "restored {client} to {output}: transaction {} of generation {}, as of {}; {} pages of {} bytes, checksum {:016x}, from {} objects with {} bytes\n",
+        "restored {client} to {output}: transaction {} of generation {}, as of {}; {} pages of {} bytes, checksum {:016x}, from {} objects with {} bytes{basis}\n",
         restored.txid,
         restored.generation,
         rfc3339(restored.time_ms),
@@ -83,4 +84,18 @@ pub(super) fn summary(client: &str, output: &str, restored: &Restored) -> String
         restored.objects,
         restored.bytes,
     )
+}
+
+/// What the newest state relies on.
+fn said_of(basis: Basis) -> String {
+    let mut said = format!(
+        "; the newest of the {} objects that the store lists, and none comes next",
+        basis.listed
+    );
+    if let Some(later) = basis.begun_later {
+        said.push_str(&format!(
+            "; generation {later} was begun later and holds nothing yet"
+        ));
+    }
+    said
 }

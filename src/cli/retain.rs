@@ -27,7 +27,10 @@ pub(super) async fn run(args: RetainArgs) -> Result<(), Failure> {
     }
     match args.json {
         true => print_json(&Results { clients })?,
-        false => print(&text(&clients, args.dry_run))?,
+        false => {
+            let is_all = listing.failed.is_empty() && listing.elsewhere.is_empty();
+            print(&text(&clients, args.dry_run, is_all))?;
+        }
     }
     left_out(&listing)
 }
@@ -151,7 +154,8 @@ impl Outlived {
     }
 }
 
-fn text(clients: &[Outlived], is_plan: bool) -> String {
+/// `is_all`: every client was looked at. What is not known of the others is told by the error.
+fn text(clients: &[Outlived], is_plan: bool, is_all: bool) -> String {
     let mut text = String::new();
     for key in clients
         .iter()
@@ -171,6 +175,9 @@ fn text(clients: &[Outlived], is_plan: bool) -> String {
             ]
         })
         .collect();
+    if rows.is_empty() && !is_all {
+        return String::new();
+    }
     if rows.is_empty() {
         return "Nothing has outlived its retention.\n".to_owned();
     }
@@ -193,14 +200,15 @@ mod tests {
             keys: keys.map(|keys| keys.iter().map(|key| (*key).to_owned()).collect()),
         };
         assert_eq!(
-            text(&[client(Some(&["a/1", "a/2"]), 2)], true),
+            text(&[client(Some(&["a/1", "a/2"]), 2)], true, true),
             "a/1\na/2\nCLIENT  PREFIX  TO DELETE  BYTES\nabc             2          10\n"
         );
         assert_eq!(
-            text(&[client(None, 2)], false),
+            text(&[client(None, 2)], false, false),
             "CLIENT  PREFIX  DELETED  BYTES\nabc             2        10\n"
         );
-        let none = text(&[client(None, 0)], false);
-        assert_eq!(none, "Nothing has outlived its retention.\n");
+        let none = |is_all| text(&[client(None, 0)], false, is_all);
+        assert_eq!(none(true), "Nothing has outlived its retention.\n");
+        assert_eq!(none(false), "", "that is not known of all");
     }
 }

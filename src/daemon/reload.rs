@@ -10,6 +10,7 @@ impl Instance {
     /// Puts the configuration as it is now in force. Gives the one that holds from now on: the present one where the new
     /// one can't be used.
     pub(super) async fn reload(&self, present: Config, reload: &Reload) -> Config {
+        self.uplink.stores.renew_keys();
         let read = tokio::task::block_in_place(reload);
         let new = match read {
             Ok(new) => new,

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use crate::config::Config;
 use crate::format::registry::RegistryKey;
 use crate::replicate::{Fleet, Uplink};
+use crate::store::probe::{check_usable, probe};
 use crate::store::retry::Backoff;
 use crate::store::stores::Stores;
-use crate::store::{Body, ObjectStore, StoreError, probe_conditional_put};
+use crate::store::{Body, ObjectStore, StoreError};
 
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// A probe that has no answer for so long is a store that can't be reached; it is waited for all the same.
@@ -43,13 +44,14 @@ pub(super) async fn open_own(stores: &Stores, config: &Config) -> Result<(), Sto
     Ok(())
 }
 
-/// Finds out whether the store of all honours create-only PUTs, as soon as it answers; names the watch paths' prefixes
+/// Finds out what the store of all can do, as soon as it answers; names the watch paths' prefixes
 /// there, so that clients are found from the store alone; and asks for registrations that were lost with the state.
 pub(super) async fn introduce(uplink: Arc<Uplink>, fleet: Arc<Fleet>, prefixes: Vec<String>) {
     let Some(store) = uplink.stores.shared().cloned() else {
         return;
     };
-    while let Err(error) = probe(&uplink, &store).await {
+    let mut pauses = Backoff::new(PROBE_PAUSE, LONGEST_PAUSE);
+    while let Err(error) = find_abilities(&uplink, &store).await {
         if may_use_without_registry(&*store, &error).await {
             uplink.note_answer(None);
             tracing::warn!(
@@ -60,7 +62,12 @@ pub(super) async fn introduce(uplink: Arc<Uplink>, fleet: Arc<Fleet>, prefixes: 
         }
         uplink.note_answer(Some(&error));
         tracing::warn!(error = %error, "The store can't be used; it is tried again");
-        tokio::time::sleep(PROBE_PAUSE).await;
+        let pause = match error.is_retryable() {
+            true => PROBE_PAUSE,
+            // Somebody has to change something first, and several requests are made each time.
+            false => pauses.pause(),
+        };
+        tokio::time::sleep(pause).await;
     }
     for prefix in prefixes.into_iter().filter(|prefix| !prefix.is_empty()) {
         let key = RegistryKey::WatchPath(prefix).to_string();
@@ -77,13 +84,20 @@ pub(super) async fn introduce(uplink: Arc<Uplink>, fleet: Arc<Fleet>, prefixes: 
     }
 }
 
-async fn probe(uplink: &Uplink, store: &Arc<dyn ObjectStore>) -> Result<(), StoreError> {
-    let honoured = probe_conditional_put(store.as_ref()).await?;
+async fn find_abilities(uplink: &Uplink, store: &Arc<dyn ObjectStore>) -> Result<(), StoreError> {
+    let abilities = probe(store.as_ref()).await?;
     uplink.note_answer(None);
-    uplink.set_conditional_put(honoured);
-    if !honoured {
+    uplink.set_conditional_put(abilities.create_only.is_relied_on());
+    tracing::info!(
+        create_only = abilities.create_only.as_str(),
+        deletes_in_batches = abilities.deletes_in_batches,
+        checks_content = abilities.checks_content,
+        lists_at_once = abilities.lists_at_once,
+        "What the store can do was found out"
+    );
+    if !abilities.lists_at_once {
         tracing::warn!(
-            "The store ignores If-None-Match: two instances with one bucket could overwrite each other"
+            "The store does not list what it has just stored: what is restored may be older than what is stored"
         );
     }
     Ok(())
@@ -102,7 +116,7 @@ pub(super) async fn keep_informed(uplink: Arc<Uplink>) {
 
 async fn ask(uplink: &Uplink, store: &Arc<dyn ObjectStore>) {
     let mut answer = std::pin::pin!(async {
-        match probe_conditional_put(store.as_ref()).await {
+        match check_usable(store.as_ref()).await {
             Err(error) if !may_use_without_registry(store.as_ref(), &error).await => Some(error),
             _ => None,
         }

@@ -74,6 +74,8 @@ impl Replicator {
                     error = %error,
                     "A removal could not be looked after; it is tried again"
                 );
+                let told = format!("{}: {error}", removal.label);
+                self.uplink.retention_failed(&removal.tenant, &told);
                 RETRY
             }
         };
@@ -167,6 +169,7 @@ impl Replicator {
             shared.delete(&keys).await?;
         }
         self.uplink.deletion_succeeded(&removal.tenant);
+        self.uplink.retention_succeeded(&removal.tenant);
         Ok(())
     }
 

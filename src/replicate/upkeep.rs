@@ -112,7 +112,10 @@ async fn do_chore(replicator: Arc<Replicator>, path: Arc<Path>, chore: Chore) {
         }
         Chore::Retention => ("retain", caught(replicator.retain(&db, &client)).await),
     };
-    let Err(error) = done.unwrap_or_else(|text| Err(UpkeepError::Panicked(text))) else {
+    let done = done.unwrap_or_else(|text| Err(UpkeepError::Panicked(text)));
+    let failed = done.as_ref().err().map(ToString::to_string);
+    client.update(|progress| progress.note_upkeep(operation, failed));
+    let Err(error) = done else {
         return;
     };
     let refusal = error.refusal().filter(|_| chore == Chore::Retention);
@@ -128,6 +131,12 @@ async fn do_chore(replicator: Arc<Replicator>, path: Arc<Path>, chore: Chore) {
                 error = %error,
                 "Upkeep has failed; it is tried again"
             );
+            if chore == Chore::Retention {
+                let tenant = &client.id.tenant;
+                replicator
+                    .uplink
+                    .retention_failed(tenant, &error.to_string());
+            }
             RETRY
         }
     };
@@ -318,6 +327,7 @@ impl Replicator {
                 "Deleted what has outlived its retention"
             );
         }
+        self.uplink.retention_succeeded(tenant);
         // A store may tell any time.
         let keep = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         let outlived = |stored: UnixMs| stored.saturating_sub(ahead).saturating_add(keep);

@@ -1,7 +1,7 @@
 //! What the replication of all watch paths shares: the stores, the permits, the pace of each tenant, and what the
 //! store said last.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct StoreHealth {
     pub reachable: Option<bool>,
     /// Whether create-only PUTs are honoured; none until probed.
     pub conditional_put: Option<bool>,
-    /// What the last request failed of, a refusal of the keys too; none where it succeeded.
+    /// What the last request failed of, a refusal of the keys too, or why nothing could be deleted; none where all succeeded.
     pub error: Option<String>,
 }
 
@@ -58,6 +58,8 @@ pub struct Uplink {
     failures: Mutex<Repeated>,
     /// Stores that have refused a deletion, and it was said.
     without_deletion: Mutex<HashSet<String>>,
+    /// Stores in which something could not be deleted last, and why.
+    undeleted: Mutex<BTreeMap<String, String>>,
 }
 
 /// A watch path's prefix, and a tenant's name.
@@ -84,6 +86,7 @@ impl Uplink {
             came_back: Notify::new(),
             failures: Mutex::new(Repeated::new(std::time::Instant::now())),
             without_deletion: Mutex::default(),
+            undeleted: Mutex::default(),
         })
     }
 
@@ -140,7 +143,32 @@ impl Uplink {
         if answered.is_some_and(|at| at.elapsed() >= STALE) {
             self.answer_wanted.notify_one();
         }
-        self.lock_health().clone()
+        let mut health = self.lock_health().clone();
+        if health.error.is_none() {
+            health.error = self.lock_undeleted().values().next().cloned();
+        }
+        health
+    }
+
+    /// What has outlived its retention could not be deleted: told in health until it can be.
+    pub(super) fn retention_failed(&self, tenant: &str, why: &str) {
+        if let Some(store) = self.stores.of(tenant) {
+            let told = format!("retain: {why}");
+            self.lock_undeleted().insert(store.describe(), told);
+        }
+    }
+
+    /// Whatever had outlived its retention there is deleted.
+    pub(super) fn retention_succeeded(&self, tenant: &str) {
+        if let Some(store) = self.stores.of(tenant) {
+            self.lock_undeleted().remove(&store.describe());
+        }
+    }
+
+    fn lock_undeleted(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.undeleted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the store is to be asked for no other reason than to know whether it answers.

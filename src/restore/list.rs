@@ -341,7 +341,7 @@ pub async fn list_moments(
     store: &Arc<dyn ObjectStore>,
     replica_prefix: &str,
 ) -> Result<Vec<ListedGeneration>, RestoreError> {
-    let replica = Replica::load(store, replica_prefix).await?;
+    let replica = Replica::load(store, replica_prefix, None).await?;
     let mut generations = Vec::new();
     for id in replica.index.generations() {
         let states = replica.generation(id)?.restorable();
@@ -364,15 +364,14 @@ pub async fn newest_moment_before(
     replica_prefix: &str,
     own: GenerationId,
 ) -> Result<Option<Moment>, RestoreError> {
-    let replica = match Replica::load(store, replica_prefix).await {
+    let replica = match Replica::load(store, replica_prefix, None).await {
         Err(RestoreError::UnknownReplica { .. }) => return Ok(None),
         other => other?,
     };
     let Some(id) = replica.index.generations().rev().find(|id| *id != own) else {
         return Ok(None);
     };
-    let newest = replica.generation(id)?.newest();
-    let newest = newest.expect("BUG: a generation in the index has objects");
+    let newest = replica.generation(id)?.newest().unwrap_or(0);
     replica.moment(id, newest).await.map(Some)
 }
 

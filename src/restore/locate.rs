@@ -39,14 +39,7 @@ impl Replica {
             None => self.index.generations().rev().collect(),
         };
         match target.at {
-            At::Newest => {
-                let id = candidates[0];
-                let newest = self.generation(id)?.newest();
-                self.plan(
-                    id,
-                    newest.expect("BUG: a generation in the index has objects"),
-                )
-            }
+            At::Newest => self.plan_newest(candidates[0]),
             At::Time(time_ms) => self.locate_time(&candidates, time_ms).await,
             At::Txid(txid) => self.locate_txid(&candidates, txid).await,
         }
@@ -65,7 +58,7 @@ impl Replica {
             match later.await? {
                 Some((0, moment)) => first = moment.time_ms,
                 Some((after, _)) => return self.plan(id, states[after - 1]),
-                None => return self.plan(id, states[states.len() - 1]),
+                None => return self.plan_newest(id),
             }
         }
         Err(RestoreError::BeforeFirst {

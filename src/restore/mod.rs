@@ -56,6 +56,17 @@ pub struct Restored {
     /// How many objects were read, and their bytes.
     pub objects: usize,
     pub bytes: u64,
+    /// What says that it is the newest; none where another moment was asked for.
+    pub basis: Option<Basis>,
+}
+
+/// What a restore of the newest state relied on, beside the objects that it read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Basis {
+    /// How many objects were listed. Nothing that would come after them was there.
+    pub listed: usize,
+    /// A generation that was begun later, and has no history.
+    pub begun_later: Option<GenerationId>,
 }
 
 /// What a restore would read.
@@ -128,7 +139,7 @@ pub async fn restore_as(
     let Placing { force, asked } = placing;
     let path = output.to_owned();
     blocking(move || Output::check(&path, force)).await?;
-    let replica = Replica::load(store, replica_prefix).await?;
+    let replica = Replica::load(store, replica_prefix, target.generation).await?;
     let plan = replica.locate(target).await?;
     let steps = steps_of(&plan);
     let wanted = asked.of_file(described(&replica, plan.generation).await?);
@@ -136,7 +147,7 @@ pub async fn restore_as(
     let (output, file) = Output::create(output, force, wanted)?;
     let reached = run(&replica, &steps, file, output.temporary(), progress).await?;
     blocking(move || output.publish()).await?;
-    Ok(restored(&plan, reached))
+    Ok(restored(&replica, target, &plan, reached))
 }
 
 /// Restores the state that `target` means to a file without a name, on the file system of the directory `scratch`.
@@ -150,7 +161,7 @@ pub async fn restore_unnamed(
     target: &Target,
     scratch: &Path,
 ) -> Result<(Restored, File), RestoreError> {
-    let replica = Replica::load(store, replica_prefix).await?;
+    let replica = Replica::load(store, replica_prefix, target.generation).await?;
     let plan = replica.locate(target).await?;
     let (file, unnamed) = tempfile::tempfile_in(scratch)
         .and_then(|file| Ok((file.try_clone()?, file)))
@@ -158,10 +169,14 @@ pub async fn restore_unnamed(
     // A name for errors.
     let path = scratch.join("restored");
     let reached = run(&replica, &steps_of(&plan), file, &path, &|_| {}).await?;
-    Ok((restored(&plan, reached), unnamed))
+    Ok((restored(&replica, target, &plan, reached), unnamed))
 }
 
-fn restored(plan: &RestorePlan, reached: Reached) -> Restored {
+fn restored(replica: &Replica, target: &Target, plan: &RestorePlan, reached: Reached) -> Restored {
+    let basis = (target.at == At::Newest).then(|| Basis {
+        listed: replica.index.objects(),
+        begun_later: replica.index.begun_later(),
+    });
     Restored {
         generation: plan.generation,
         txid: reached.txid,
@@ -171,6 +186,7 @@ fn restored(plan: &RestorePlan, reached: Reached) -> Restored {
         checksum: reached.checksum,
         objects: plan.segments.len() + 1,
         bytes: plan.bytes(),
+        basis,
     }
 }
 
@@ -183,7 +199,7 @@ pub async fn plan_restore(
     replica_prefix: &str,
     target: &Target,
 ) -> Result<Planned, RestoreError> {
-    let replica = Replica::load(store, replica_prefix).await?;
+    let replica = Replica::load(store, replica_prefix, target.generation).await?;
     Ok(Planned {
         replica_prefix: replica_prefix.to_owned(),
         plan: replica.locate(target).await?,

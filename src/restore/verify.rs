@@ -44,7 +44,7 @@ pub async fn verify_replica(
     replica_prefix: &str,
     scratch: &Path,
 ) -> Result<Verified, RestoreError> {
-    let replica = Replica::load(store, replica_prefix).await?;
+    let replica = Replica::load(store, replica_prefix, None).await?;
     let generation = replica
         .index
         .newest()
@@ -76,9 +76,9 @@ pub async fn verify_replica(
 /// All segments from the first snapshot on, each later snapshot after the segment that it is the end of.
 fn steps(replica: &Replica, id: GenerationId) -> Result<Vec<Step>, RestoreError> {
     let generation = replica.generation(id)?;
-    let newest = generation
-        .newest()
-        .expect("BUG: a generation in the index has objects");
+    let newest = generation.newest().unwrap_or(0);
+    // Whether anything shows that there was more.
+    replica.plan_newest(id)?;
     let mut snapshots = generation.snapshots(id).peekable();
     // Without any snapshot the plan names the one that is missing.
     let Some(first) = snapshots.next() else {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{Body, ObjectInfo, ObjectStore, Put, StoreError};
+use super::{Abilities, Body, ObjectInfo, ObjectStore, Put, StoreError};
 use crate::clock::UnixMs;
 use crate::meter::{self, Request, RequestResult};
 
@@ -31,7 +31,7 @@ fn counted<T>(request: Request, answer: Result<T, StoreError>) -> Result<T, Stor
         Err(StoreError::ClockSkew { .. }) => RequestResult::ClockSkew,
         Err(StoreError::Throttled { .. }) => RequestResult::Throttled,
         Err(StoreError::Unavailable { .. }) => RequestResult::Unavailable,
-        Err(StoreError::Failed { .. }) => RequestResult::Failed,
+        Err(StoreError::Failed { .. } | StoreError::Incomplete { .. }) => RequestResult::Failed,
     });
     answer
 }
@@ -72,6 +72,14 @@ impl ObjectStore for Metered {
 
     async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError> {
         counted(Request::List, self.store.now(prefix).await)
+    }
+
+    async fn probe(&self, key: &str) -> Result<Abilities, StoreError> {
+        counted(Request::Put, self.store.probe(key).await)
+    }
+
+    fn renew_keys(&self) {
+        self.store.renew_keys();
     }
 
     fn describe(&self) -> String {

@@ -18,7 +18,7 @@ use crate::clock::UnixMs;
 
 /// Keys are a format: plans are made from them without a store.
 pub use crate::format::keys;
-pub use probe::probe_conditional_put;
+pub use probe::{Abilities, CreateOnly};
 
 /// What is to be stored: never longer than `limits.memoryBytesPerTenant` in memory, else a file of the spool.
 #[derive(Clone, Debug)]
@@ -64,6 +64,11 @@ pub enum StoreError {
     /// No answer, or an answer that says to come back later (5xx, a reset connection, a time-out).
     #[error("{key}: the store does not answer ({reason})")]
     Unavailable { key: String, reason: String },
+    /// What the server listed contradicts itself or what was asked for: more may be there.
+    #[error(
+        "{key}: the server's listing can't be relied on: {reason}; nothing is concluded from it"
+    )]
+    Incomplete { key: String, reason: String },
     /// Any other refusal, and local input or output errors of a directory store.
     #[error("{key}: {reason}")]
     Failed { key: String, reason: String },
@@ -110,6 +115,15 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// What the store's clock says, within a second or two: objects have their times from it. Writes no object, and asks
     /// for nothing but a listing of what starts with `prefix`.
     async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError>;
+
+    /// Finds out what the store can do, with new objects whose keys begin with `key`, and removes them. A store of which
+    /// nothing has to be found out can do all.
+    async fn probe(&self, _key: &str) -> Result<Abilities, StoreError> {
+        Ok(Abilities::ALL)
+    }
+
+    /// Has keys that come from a file or another source outside the configuration read again before the next request.
+    fn renew_keys(&self) {}
 
     /// STORE as the user would write it, without secrets.
     fn describe(&self) -> String;

@@ -1,7 +1,12 @@
 //! The store in an S3 bucket. This module alone names the SDK.
 
+mod abilities;
 mod connect;
+mod create;
 mod date;
+mod delete;
+mod keys;
+mod learnt;
 mod listing;
 mod refusal;
 mod short;
@@ -10,31 +15,34 @@ mod upload;
 use std::io;
 
 use async_trait::async_trait;
-use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{Delete, Object, ObjectIdentifier, ServerSideEncryption};
+use aws_sdk_s3::types::{Object, ServerSideEncryption};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use self::date::AnswerDate;
-use self::listing::Listing;
-use self::refusal::{code_refusal, refusal};
+use self::keys::Keys;
+use self::learnt::Learnt;
+use self::listing::{Ask, Entry, Listing, Page};
+use self::refusal::refusal;
 use self::short::Known;
+use super::probe::Abilities;
 use super::spec::{Encryption, EncryptionAlgorithm, S3Options};
 use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
 
-/// The most keys that one DeleteObjects request takes.
-const DELETE_BATCH: usize = 1000;
-
 /// A bucket, or the part of it below a prefix.
 pub struct S3Store {
-    client: Client,
+    keys: Keys,
     bucket: String,
     /// Without a slash at either end; empty for the whole bucket.
     prefix: String,
     encryption: AskedEncryption,
     short_way: Known,
+    learnt: Learnt,
+    /// Held by whoever finds out what the server does with a condition.
+    learning: tokio::sync::Mutex<()>,
 }
 
 /// What is asked for with each new object; nothing where the bucket decides.
@@ -63,23 +71,40 @@ impl S3Store {
     /// # Errors
     /// `Failed` for options that contradict each other, or where no region is known.
     pub async fn open(bucket: &str, prefix: &str, options: &S3Options) -> Result<Self, StoreError> {
-        let client = connect::client(options)
+        let keys = Keys::open(options)
             .await
             .map_err(|reason| StoreError::Failed {
                 key: format!("s3://{bucket}"),
                 reason,
             })?;
+        let encryption = options.encryption.as_ref();
         Ok(Self {
-            client,
-            bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
-            encryption: options
-                .encryption
-                .as_ref()
-                .map(Into::into)
-                .unwrap_or_default(),
-            short_way: Known::default(),
+            encryption: encryption.map(Into::into).unwrap_or_default(),
+            ..Self::new(keys, bucket)
         })
+    }
+
+    fn new(keys: Keys, bucket: &str) -> Self {
+        Self {
+            keys,
+            bucket: bucket.to_owned(),
+            prefix: String::new(),
+            encryption: AskedEncryption::default(),
+            short_way: Known::default(),
+            learnt: Learnt::default(),
+            learning: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Of which it is known already that it keeps writers apart.
+    #[cfg(test)]
+    fn of_client(client: aws_sdk_s3::Client, bucket: &str) -> Self {
+        let store = Self::new(Keys::of_client(client), bucket);
+        store
+            .learnt
+            .set_condition(Some(learnt::Condition::IfNoneMatch));
+        store
     }
 
     fn full_key(&self, key: &str) -> String {
@@ -105,78 +130,104 @@ impl S3Store {
         }
     }
 
-    async fn exists(&self, key: &str) -> Result<bool, StoreError> {
-        let request = self.client.head_object().bucket(&self.bucket);
-        match request.key(self.full_key(key)).send().await {
-            Ok(_) => Ok(true),
-            Err(error) => match refusal(key, &error) {
-                StoreError::NotFound { .. } => Ok(false),
-                other => Err(other),
-            },
+    /// As users write it.
+    fn described(&self) -> String {
+        match self.prefix.as_str() {
+            "" => format!("s3://{}", self.bucket),
+            prefix => format!("s3://{}/{prefix}", self.bucket),
         }
     }
 
-    async fn delete_batch(&self, keys: &[String]) -> Result<(), StoreError> {
-        let first = keys.first().map_or("", String::as_str);
-        let mut batch = Delete::builder().quiet(true);
-        for key in keys {
-            let object = ObjectIdentifier::builder().key(self.full_key(key)).build();
-            batch = batch.objects(object.expect("BUG: an object with a key"));
-        }
-        let answer = self
-            .client
-            .delete_objects()
-            .bucket(&self.bucket)
-            .delete(batch.build().expect("BUG: a batch with objects"))
-            .send()
-            .await
-            .map_err(|error| refusal(first, &error))?;
-        for error in answer.errors() {
-            let key = error.key().and_then(|full| self.own_key(full));
-            let code = error.code().unwrap_or("unknown");
-            match code_refusal(key.unwrap_or(first), None, code, error.message()) {
-                StoreError::NotFound { .. } => {}
-                other => return Err(other),
+    /// Makes a request, and once more where its keys were refused and there are others.
+    async fn with_keys<T, F>(&self, request: impl Fn() -> F + Send + Sync) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        self.keys.refresh().await;
+        let used = self.keys.current();
+        match request().await {
+            Err(StoreError::Denied { .. }) if Box::pin(self.keys.replace(&used)).await => {
+                request().await
             }
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl ObjectStore for S3Store {
-    async fn put_new(&self, key: &str, body: &Body) -> Result<Put, StoreError> {
-        check_key(key)?;
-        match self.upload(key, body).await {
-            Err(upload::Refused::Precondition) => Ok(Put::Exists),
-            // Another request for this key was under way; whether that one has succeeded is not said.
-            Err(upload::Refused::Conflict) => match Box::pin(self.exists(key)).await? {
-                true => Ok(Put::Exists),
-                false => Err(StoreError::Unavailable {
-                    key: key.to_owned(),
-                    reason: "a conflicting request was under way".to_owned(),
-                }),
-            },
-            Err(upload::Refused::Other(error)) => Err(error),
-            Ok(()) => Ok(Put::Created),
+            answer => answer,
         }
     }
 
-    async fn get(&self, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, StoreError> {
-        check_key(key)?;
-        let request = self.client.get_object().bucket(&self.bucket);
+    /// All that begins with `prefix`, or the folders directly below it, as `entry` and `folder` name them.
+    async fn list_all<T: Send>(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+        entry: impl Fn(&Object) -> Option<(String, T)> + Send + Sync,
+        folder: impl Fn(&str) -> Option<(String, T)> + Send + Sync,
+    ) -> Result<Listing<T>, StoreError> {
+        let start = self.full_key(prefix);
+        let confirms = !self.keys.is_aws();
+        let mut listing = Listing::new(self.named(prefix), start.clone(), confirms);
+        let mut next = Some(Ask::Start);
+        while let Some(ask) = next {
+            let keys = self.keys.current();
+            let mut request = keys.client().list_objects_v2().bucket(&self.bucket);
+            request = request
+                .prefix(&start)
+                .set_delimiter(delimiter.map(str::to_owned));
+            request = match &ask {
+                Ask::Start => request,
+                Ask::Token(token) => request.continuation_token(token),
+                Ask::After(key) | Ask::Confirm(key) => request.start_after(key),
+            };
+            let answer = request.send().await;
+            let answer = answer.map_err(|error| refusal(&self.named(prefix), &error))?;
+            next = listing.add_page(&ask, page_of(&answer, &entry, &folder))?;
+        }
+        Ok(listing)
+    }
+
+    async fn list_once(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let entry = |object: &Object| {
+            let key = self.own_key(object.key()?)?;
+            // What is no key of ours is nobody's, and keeps nobody from the others.
+            check_key(key).ok()?;
+            let size = u64::try_from(object.size()?).ok()?;
+            Some((key.to_owned(), (size, modified_ms(object))))
+        };
+        let listing = self.list_all(prefix, None, entry, |_| None).await?;
+        let found = listing.found().into_iter();
+        Ok(found
+            .map(|(key, (size, modified_ms))| ObjectInfo {
+                key,
+                size,
+                modified_ms,
+            })
+            .collect())
+    }
+
+    async fn list_folders_once(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let start = self.full_key(prefix);
+        let name_in = |key: &str| {
+            let (name, _) = key.strip_prefix(&start)?.split_once('/')?;
+            check_key(&format!("{prefix}{name}")).ok()?;
+            Some((name.to_owned(), ()))
+        };
+        // A server that ignores the delimiter gives objects instead.
+        let entry = |object: &Object| name_in(object.key()?);
+        let listing = self.list_all(prefix, Some("/"), entry, name_in).await?;
+        Ok(listing.found().into_keys().collect())
+    }
+
+    async fn get_once(&self, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, StoreError> {
+        let keys = self.keys.current();
+        let request = keys.client().get_object().bucket(&self.bucket);
         let answer = request.key(self.full_key(key)).send().await;
         let body: ByteStream = answer.map_err(|error| refusal(key, &error))?.body;
         Ok(Box::new(body.into_async_read()))
     }
 
-    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Bytes, StoreError> {
-        check_key(key)?;
-        if len == 0 {
-            return Ok(Bytes::new());
-        }
+    async fn get_range_once(&self, key: &str, offset: u64, len: u64) -> Result<Bytes, StoreError> {
         let last = offset.saturating_add(len - 1).min(i64::MAX as u64);
-        let request = self.client.get_object().bucket(&self.bucket);
+        let keys = self.keys.current();
+        let request = keys.client().get_object().bucket(&self.bucket);
         let request = request.range(format!("bytes={offset}-{last}"));
         let answer = match request.key(self.full_key(key)).send().await {
             Ok(answer) => answer,
@@ -197,64 +248,10 @@ impl ObjectStore for S3Store {
             })
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        check_prefix(prefix)?;
-        let request = self.client.list_objects_v2().bucket(&self.bucket);
-        let mut pages = request
-            .prefix(self.full_key(prefix))
-            .into_paginator()
-            .send();
-        let mut listing = Listing::new(self.named(prefix));
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
-            listing.add_page(page.contents().iter().filter_map(|object| {
-                let key = self.own_key(object.key()?)?;
-                // What is no key of ours is nobody's, and keeps nobody from the others.
-                check_key(key).ok()?;
-                Some(ObjectInfo {
-                    key: key.to_owned(),
-                    size: u64::try_from(object.size()?).ok()?,
-                    modified_ms: modified_ms(object),
-                })
-            }))?;
-        }
-        let mut found = listing.found();
-        found.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
-    }
-
-    async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        check_prefix(prefix)?;
-        let start = self.full_key(prefix);
-        let request = self.client.list_objects_v2().bucket(&self.bucket);
-        let request = request.prefix(&start).delimiter("/");
-        let mut pages = request.into_paginator().send();
-        let mut listing = Listing::new(self.named(prefix));
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| refusal(&self.named(prefix), &error))?;
-            listing.add_page(page.common_prefixes().iter().filter_map(|folder| {
-                let name = folder.prefix()?.strip_prefix(&start)?.strip_suffix('/')?;
-                check_key(&format!("{prefix}{name}")).ok()?;
-                Some(name.to_owned())
-            }))?;
-        }
-        let mut names = listing.found();
-        names.sort();
-        Ok(names)
-    }
-
-    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
-        keys.iter().try_for_each(|key| check_key(key))?;
-        for batch in keys.chunks(DELETE_BATCH) {
-            self.delete_batch(batch).await?;
-        }
-        Ok(())
-    }
-
-    async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError> {
-        check_prefix(prefix)?;
+    async fn now_once(&self, prefix: &str) -> Result<UnixMs, StoreError> {
         let date = AnswerDate::default();
-        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        let keys = self.keys.current();
+        let request = keys.client().list_objects_v2().bucket(&self.bucket);
         request
             .prefix(self.full_key(prefix))
             .max_keys(1)
@@ -268,12 +265,89 @@ impl ObjectStore for S3Store {
             reason: "the server's answers have no date; what is too old can't be told".to_owned(),
         })
     }
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    async fn put_new(&self, key: &str, body: &Body) -> Result<Put, StoreError> {
+        check_key(key)?;
+        self.with_keys(|| self.create(key, body)).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, StoreError> {
+        check_key(key)?;
+        self.with_keys(|| self.get_once(key)).await
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+        check_key(key)?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let request = || self.get_range_once(key, offset, len);
+        self.with_keys(request).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        check_prefix(prefix)?;
+        self.with_keys(|| self.list_once(prefix)).await
+    }
+
+    async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        check_prefix(prefix)?;
+        self.with_keys(|| self.list_folders_once(prefix)).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        keys.iter().try_for_each(|key| check_key(key))?;
+        self.with_keys(|| self.remove(keys)).await
+    }
+
+    async fn now(&self, prefix: &str) -> Result<UnixMs, StoreError> {
+        check_prefix(prefix)?;
+        self.with_keys(|| self.now_once(prefix)).await
+    }
+
+    async fn probe(&self, key: &str) -> Result<Abilities, StoreError> {
+        check_key(key)?;
+        self.with_keys(|| self.find_abilities(key)).await
+    }
+
+    fn renew_keys(&self) {
+        self.keys.set_outdated();
+    }
 
     fn describe(&self) -> String {
-        match self.prefix.as_str() {
-            "" => format!("s3://{}", self.bucket),
-            prefix => format!("s3://{}/{prefix}", self.bucket),
-        }
+        self.described()
+    }
+}
+
+/// A page of a listing, with what its entries are to the caller.
+fn page_of<T>(
+    answer: &ListObjectsV2Output,
+    entry: impl Fn(&Object) -> Option<(String, T)>,
+    folder: impl Fn(&str) -> Option<(String, T)>,
+) -> Page<T> {
+    let objects = answer.contents().iter().filter_map(|object| {
+        Some(Entry {
+            key: object.key()?.to_owned(),
+            found: entry(object),
+        })
+    });
+    let folders = answer.common_prefixes().iter().filter_map(|common| {
+        let prefix = common.prefix()?;
+        Some(Entry {
+            key: prefix.to_owned(),
+            found: folder(prefix),
+        })
+    });
+    Page {
+        objects: objects.collect(),
+        folders: folders.collect(),
+        is_truncated: answer.is_truncated(),
+        token: answer.next_continuation_token().map(str::to_owned),
+        key_count: answer.key_count(),
+        max_keys: answer.max_keys(),
     }
 }
 

@@ -41,6 +41,16 @@ impl Stores {
         self.own.insert(tenant.to_owned(), own);
     }
 
+    /// Has all of them read those of their keys again that come from outside the configuration.
+    pub fn renew_keys(&self) {
+        for store in self.shared.iter() {
+            store.renew_keys();
+        }
+        for own in &self.own {
+            own.store.renew_keys();
+        }
+    }
+
     /// Takes their own from those tenants that have none any more.
     pub fn keep_own(&self, has_one: impl Fn(&str) -> bool) {
         self.own.retain(|tenant, _| has_one(tenant));

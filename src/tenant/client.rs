@@ -108,6 +108,8 @@ pub struct Found {
     pub notice: Option<String>,
     /// When that was found.
     pub noticed_at: UnixMs,
+    /// The operation of upkeep that could not be done last, and why. Shown where no error is.
+    pub undone: Option<(&'static str, String)>,
 }
 
 /// Another instance that was seen at work.
@@ -149,6 +151,7 @@ impl Progress {
             rival: None,
             notice: None,
             noticed_at: 0,
+            undone: None,
         };
         self.found.as_deref().unwrap_or(&NOTHING)
     }
@@ -167,6 +170,22 @@ impl Progress {
             .is_some_and(|text| text.starts_with(code));
         if is_of_code && now - found.noticed_at >= NOTICE_SHOWN_MS {
             self.found_mut().notice = None;
+        }
+    }
+
+    /// What came of an operation of upkeep.
+    pub fn note_upkeep(&mut self, operation: &'static str, failed: Option<String>) {
+        match failed {
+            Some(why) => self.found_mut().undone = Some((operation, why)),
+            None if self
+                .found()
+                .undone
+                .as_ref()
+                .is_some_and(|undone| undone.0 == operation) =>
+            {
+                self.found_mut().undone = None;
+            }
+            None => {}
         }
     }
 
@@ -195,7 +214,9 @@ impl Progress {
             self.status = Status::Paused;
         }
         if self.last_error.is_none() {
-            self.last_error = self.found().notice.clone();
+            let undone = self.found().undone.as_ref();
+            let undone = undone.map(|(operation, why)| format!("{operation}: {why}"));
+            self.last_error = undone.or_else(|| self.found().notice.clone());
         }
         self
     }
@@ -531,6 +552,14 @@ mod tests {
         let shown = client.progress();
         assert_eq!(shown.status, Status::Active);
         assert_eq!(shown.last_error, shown.found().notice);
+        for (failed, told) in [
+            (Some("no right".to_owned()), "retain: no right"),
+            (None, "foreign_change: looked into"),
+        ] {
+            client.update(|progress| progress.note_upkeep("retain", failed.clone()));
+            client.update(|progress| progress.note_upkeep("snapshot", None));
+            assert_eq!(client.progress().last_error.as_deref(), Some(told));
+        }
         client.update(|progress| progress.last_error = Some("store: gone".to_owned()));
         assert_eq!(client.progress().last_error.as_deref(), Some("store: gone"));
     }

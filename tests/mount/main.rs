@@ -31,6 +31,7 @@ mod memory;
 mod metrics;
 mod mount_helper;
 mod ordinary_user;
+mod other_stores;
 mod outages;
 mod own_mount;
 mod phantoms;

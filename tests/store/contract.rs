@@ -4,7 +4,8 @@ use std::fs;
 
 use futures_util::future::join_all;
 use litestream_multitenant::clock::now_ms;
-use litestream_multitenant::store::{Body, Put, StoreError, probe_conditional_put};
+use litestream_multitenant::store::probe::probe;
+use litestream_multitenant::store::{Body, Put, StoreError};
 
 use super::scratch::Scratch;
 use super::{body, keys, read};
@@ -61,10 +62,11 @@ async fn of_many_writers_of_one_key_exactly_one_creates_it() {
 async fn whether_create_only_is_honoured_is_found_out_and_the_probe_leaves_one_object() {
     for scratch in Scratch::all().await {
         for _ in 0..2 {
-            let honoured = probe_conditional_put(&*scratch.store)
-                .await
-                .expect("a probe");
+            let abilities = probe(&*scratch.store).await.expect("a probe");
+            let honoured = abilities.create_only.is_relied_on();
             assert_eq!(honoured, scratch.is_create_only, "{}", scratch.name);
+            assert_eq!(abilities.deletes_in_batches, Some(true));
+            assert!(abilities.lists_at_once);
             assert_eq!(keys(&*scratch.store, "").await, ["registry/probe"]);
         }
     }

@@ -3,12 +3,18 @@
 mod contract;
 mod directory;
 mod faults;
+mod listings;
+mod named;
 mod s3;
 mod scratch;
 
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "the tests of the mount need the rest of it")]
 mod support;
+
+#[path = "../support/replica.rs"]
+#[allow(dead_code, reason = "the tests of restores need the rest of it")]
+mod replica;
 
 use bytes::Bytes;
 use litestream_multitenant::store::{Body, ObjectStore};

@@ -10,6 +10,7 @@ pub mod mounts;
 pub mod process;
 pub mod proxy;
 pub mod python;
+pub mod quirky;
 pub mod s3;
 pub mod scale;
 pub mod servers;

@@ -266,6 +266,7 @@ fn restore(client: &Client, target: &Target) -> Result<(Restored, File), Restore
         checksum: 0,
         objects: 1,
         bytes: 1,
+        basis: None,
     };
     Ok((restored, file))
 }

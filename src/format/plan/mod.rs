@@ -10,6 +10,9 @@ use crate::format::keys::{GenerationId, ObjectKey};
 #[derive(Clone, Debug, Default)]
 pub struct ReplicaIndex {
     generations: BTreeMap<GenerationId, GenerationIndex>,
+    /// The newest one of which there is a description.
+    described: Option<GenerationId>,
+    objects: usize,
 }
 
 /// The objects of one generation: sequence number to bytes.
@@ -17,6 +20,8 @@ pub struct ReplicaIndex {
 pub struct GenerationIndex {
     snapshots: BTreeMap<u32, u64>,
     segments: BTreeMap<u32, u64>,
+    /// The last segment that a compacted object holds.
+    compacted_to: Option<u32>,
 }
 
 /// An object that a restore reads.
@@ -46,16 +51,20 @@ pub enum PlanError {
 }
 
 impl ReplicaIndex {
-    /// An index of these objects and their sizes in bytes. Compacted objects are left out: what they hold, the
-    /// segments hold as well.
+    /// An index of these objects and their sizes in bytes. Of compacted objects only the end is noted: what they hold,
+    /// the segments hold as well.
     pub fn new(objects: impl IntoIterator<Item = (ObjectKey, u64)>) -> Self {
         let mut index = Self::default();
         for (key, size) in objects {
+            index.objects += 1;
             let generation = index.generations.entry(key.generation()).or_default();
             match key {
                 ObjectKey::Snapshot(_, seq) => _ = generation.snapshots.insert(seq, size),
                 ObjectKey::Segment(_, seq) => _ = generation.segments.insert(seq, size),
-                ObjectKey::Database(_) | ObjectKey::Compacted(..) => {}
+                ObjectKey::Compacted(_, _, last) => {
+                    generation.compacted_to = generation.compacted_to.max(Some(last));
+                }
+                ObjectKey::Database(id) => index.described = index.described.max(Some(id)),
             }
         }
         // One that has not come as far as its first snapshot is no history yet.
@@ -72,6 +81,49 @@ impl ReplicaIndex {
 
     pub fn newest(&self) -> Option<GenerationId> {
         self.generations().next_back()
+    }
+
+    /// How many objects it was made of.
+    pub fn objects(&self) -> usize {
+        self.objects
+    }
+
+    /// A generation after the newest that has a description, and nothing else.
+    pub fn begun_later(&self) -> Option<GenerationId> {
+        self.described.filter(|id| Some(*id) > self.newest())
+    }
+
+    pub fn has(&self, key: ObjectKey) -> bool {
+        let Some(generation) = self.generations.get(&key.generation()) else {
+            return false;
+        };
+        match key {
+            ObjectKey::Snapshot(_, seq) => generation.snapshots.contains_key(&seq),
+            ObjectKey::Segment(_, seq) => generation.segments.contains_key(&seq),
+            ObjectKey::Database(_) | ObjectKey::Compacted(..) => false,
+        }
+    }
+
+    /// The plan for the newest state of a generation.
+    ///
+    /// # Errors
+    /// As `plan`; `Missing` too where an object shows that there was more.
+    pub fn plan_newest(&self, id: GenerationId) -> Result<RestorePlan, PlanError> {
+        let generation = self.generation(id)?;
+        let newest = generation.newest().unwrap_or(0);
+        if let Some(more) = generation.compacted_to.filter(|more| *more > newest) {
+            return Err(PlanError::Missing(ObjectKey::Segment(id, more)));
+        }
+        self.plan(id, newest)
+    }
+
+    /// What would be stored next: after the newest state of a generation, and of what was begun after all of them.
+    pub fn next_keys(&self, id: GenerationId) -> Vec<ObjectKey> {
+        let newest = self.generation(id).ok().and_then(GenerationIndex::newest);
+        let next = newest.and_then(|seq| seq.checked_add(1));
+        let segment = next.map(|seq| ObjectKey::Segment(id, seq));
+        let snapshot = self.begun_later().map(|id| ObjectKey::Snapshot(id, 0));
+        segment.into_iter().chain(snapshot).collect()
     }
 
     /// # Errors
@@ -126,7 +178,7 @@ impl ReplicaIndex {
 
 impl GenerationIndex {
     fn is_empty(&self) -> bool {
-        self.snapshots.is_empty() && self.segments.is_empty()
+        self.snapshots.is_empty() && self.segments.is_empty() && self.compacted_to.is_none()
     }
 
     /// The sequence numbers of all states that the objects claim to reach, ascending, whether or not something
@@ -286,6 +338,32 @@ mod tests {
             index.plan(G, 0),
             Err(PlanError::UnknownGeneration(G))
         ));
+    }
+
+    #[test]
+    fn what_shows_that_there_was_more_is_no_early_end() {
+        let objects = [
+            ObjectKey::Snapshot(G, 0),
+            ObjectKey::Segment(G, 1),
+            ObjectKey::Compacted(G, 1, 3),
+        ];
+        let index = ReplicaIndex::new(objects.map(|key| (key, 100)));
+        let missing = PlanError::Missing(ObjectKey::Segment(G, 3));
+        assert_eq!(index.plan_newest(G), Err(missing));
+        assert_eq!(planned(&index, 1), Ok((0, vec![1])));
+
+        let later = GenerationId(8);
+        let alone = [ObjectKey::Snapshot(G, 0), ObjectKey::Compacted(later, 1, 3)];
+        let index = ReplicaIndex::new(alone.map(|key| (key, 100)));
+        assert_eq!(index.newest(), Some(later), "it has a history");
+        assert!(index.plan_newest(later).is_err());
+
+        let begun = [ObjectKey::Segment(G, 4), ObjectKey::Database(later)];
+        let index = ReplicaIndex::new(begun.map(|key| (key, 100)));
+        assert_eq!(index.begun_later(), Some(later));
+        let next = [ObjectKey::Segment(G, 5), ObjectKey::Snapshot(later, 0)];
+        assert_eq!(index.next_keys(G), next);
+        assert!(index.has(ObjectKey::Segment(G, 4)) && !index.has(next[0]));
     }
 
     #[test]

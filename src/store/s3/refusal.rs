@@ -81,6 +81,27 @@ pub(super) fn is_precondition<E>(error: &SdkError<E, HttpResponse>) -> bool {
     status_of(error) == Some(412)
 }
 
+/// Whether the server wants a checksum that the request did not have: a bucket with object lock does.
+pub(super) fn wants_checksum<E>(error: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata,
+{
+    let Some(told) = error
+        .as_service_error()
+        .filter(|_| status_of(error) == Some(400))
+    else {
+        return false;
+    };
+    let message = told.message().unwrap_or("").to_ascii_lowercase();
+    match told.code() {
+        Some("MissingContentMD5") => true,
+        Some("InvalidRequest" | "InvalidArgument") => ["content-md5", "x-amz-checksum-"]
+            .iter()
+            .any(|name| message.contains(name)),
+        _ => false,
+    }
+}
+
 /// Whether a create-only request met another one for the same key.
 pub(super) fn is_conflict<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let code = error.as_service_error().and_then(|error| error.code());

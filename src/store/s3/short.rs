@@ -34,6 +34,7 @@ use crc_fast::CrcAlgorithm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::connect::ATTEMPT_TIMEOUT;
+use super::learnt::Manner;
 
 /// What the SDK leaves as it is in the path of a key.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -44,12 +45,13 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/');
 const CHECKSUM: &str = "x-amz-checksum-crc32";
 /// Of each request alike, and signed.
-const SIGNED: [&str; 5] = [
+const SIGNED: [&str; 6] = [
     "content-type",
     "if-none-match",
     "x-amz-sdk-checksum-algorithm",
     "x-amz-server-side-encryption",
     "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-goog-if-generation-match",
 ];
 const USER_AGENT: &str = "user-agent";
 /// Of each request its own, or made by the signer, or left out: what the SDK says of itself beside `user-agent`.
@@ -262,30 +264,38 @@ fn scheme_of(endpoint: &Endpoint) -> Option<AuthSchemeEndpointConfig<'_>> {
     (name == SCHEME_ID.inner()).then(|| AuthSchemeEndpointConfig::from(Some(first)))
 }
 
+/// What a way is good for: the client that it was learnt of, by its number, and what its requests have.
+pub(super) type Purpose = (u64, Manner);
+
 /// The way that was learnt last.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<Option<Arc<ShortWay>>>);
+pub(super) struct Known(Mutex<Option<(Purpose, Arc<ShortWay>)>>);
 
 impl Known {
-    pub fn get(&self) -> Option<Arc<ShortWay>> {
-        self.lock().clone()
+    pub fn get(&self, purpose: Purpose) -> Option<Arc<ShortWay>> {
+        let known = self.lock();
+        let (_, way) = known.as_ref().filter(|(of, _)| *of == purpose)?;
+        Some(way.clone())
     }
 
-    pub fn keep(&self, way: Option<ShortWay>) {
+    pub fn keep(&self, purpose: Purpose, way: Option<ShortWay>) {
         if let Some(way) = way {
-            *self.lock() = Some(Arc::new(way));
+            *self.lock() = Some((purpose, Arc::new(way)));
         }
     }
 
     /// That one failed; another may be known by now.
     pub fn forget(&self, failed: &Arc<ShortWay>) {
         let mut known = self.lock();
-        if known.as_ref().is_some_and(|way| Arc::ptr_eq(way, failed)) {
+        if known
+            .as_ref()
+            .is_some_and(|(_, way)| Arc::ptr_eq(way, failed))
+        {
             *known = None;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<ShortWay>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(Purpose, Arc<ShortWay>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

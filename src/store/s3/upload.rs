@@ -5,16 +5,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::client::customize::CustomizableOperation;
+use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
 use super::S3Store;
-use super::connect::{ATTEMPT_TIMEOUT, timeouts};
-use super::refusal::{is_conflict, is_precondition, refusal};
+use super::connect::{ATTEMPT_TIMEOUT, md5, timeouts};
+use super::keys::Current;
+use super::learnt::{Condition, Manner};
+use super::refusal::{is_conflict, is_precondition, refusal, wants_checksum};
 use super::short::Lesson;
 use crate::store::{Body, StoreError};
 
@@ -26,6 +30,10 @@ const MAX_PARTS: u64 = 10_000;
 const SLOWEST: u64 = 128 << 10;
 /// The only condition used: no object has the key.
 const ANY: &str = "*";
+/// The same in Google's words: there is no generation of the object.
+const IF_GENERATION_MATCH: (&str, &str) = ("x-goog-if-generation-match", "0");
+
+type PutRequest = CustomizableOperation<PutObjectOutput, PutObjectError, PutObjectFluentBuilder>;
 
 /// Why nothing was stored.
 pub(super) enum Refused {
@@ -33,6 +41,8 @@ pub(super) enum Refused {
     Precondition,
     /// Another request for that key was under way.
     Conflict,
+    /// The server wants a checksum with it.
+    Checksum(StoreError),
     Other(StoreError),
 }
 
@@ -45,6 +55,8 @@ impl Refused {
             Self::Precondition
         } else if is_conflict(error) {
             Self::Conflict
+        } else if wants_checksum(error) {
+            Self::Checksum(refusal(key, error))
         } else {
             Self::Other(refusal(key, error))
         }
@@ -57,42 +69,83 @@ impl Refused {
             reason: format!("read {}: {error}", path.display()),
         })
     }
+
+    /// The error that it comes to, where it was not to happen.
+    pub fn into_error(self, key: &str) -> StoreError {
+        self.into_taken(key).unwrap_or_else(|| StoreError::Failed {
+            key: key.to_owned(),
+            reason: "the server says that there is an object".to_owned(),
+        })
+    }
+
+    /// The error; none where the server says that another one has the key, or is about to.
+    pub fn into_taken(self, _key: &str) -> Option<StoreError> {
+        match self {
+            Self::Precondition | Self::Conflict => None,
+            Self::Checksum(error) | Self::Other(error) => Some(error),
+        }
+    }
 }
 
 impl S3Store {
-    pub(super) async fn upload(&self, key: &str, body: &Body) -> Result<(), Refused> {
+    /// With the checksum that the server may want: whether it does shows at the first that it refuses for that.
+    pub(super) async fn upload(
+        &self,
+        key: &str,
+        body: &Body,
+        condition: Condition,
+    ) -> Result<(), Refused> {
+        let manner = self.learnt.manner(condition);
+        let sent = self.upload_in(key, body, manner).await;
+        if manner.has_md5 || !matches!(sent, Err(Refused::Checksum(_))) {
+            return sent;
+        }
+        let with_md5 = Manner {
+            has_md5: true,
+            ..manner
+        };
+        let sent = Box::pin(self.upload_in(key, body, with_md5)).await;
+        if !matches!(sent, Err(Refused::Checksum(_) | Refused::Other(_))) {
+            self.learnt.set_wants_md5();
+        }
+        sent
+    }
+
+    async fn upload_in(&self, key: &str, body: &Body, manner: Manner) -> Result<(), Refused> {
         match body {
             Body::Bytes(bytes) if (bytes.len() as u64) < SLOWEST => {
-                self.upload_small(key, bytes).await
+                self.upload_small(key, bytes, manner).await
             }
             // Apart, since it is large.
-            _ => Box::pin(self.upload_large(key, body)).await,
+            _ => Box::pin(self.upload_large(key, body, manner)).await,
         }
     }
 
-    async fn upload_large(&self, key: &str, body: &Body) -> Result<(), Refused> {
+    async fn upload_large(&self, key: &str, body: &Body, manner: Manner) -> Result<(), Refused> {
         match body {
             Body::Bytes(bytes) => {
                 let len = bytes.len() as u64;
                 let stream = ByteStream::from(bytes.clone());
-                self.upload_whole(key, stream, len).await
+                self.upload_whole(key, stream, len, manner).await
             }
             Body::File(path) => {
                 let local = |error: io::Error| Refused::local(key, path, &error);
                 let len = tokio::fs::metadata(path).await.map_err(local)?.len();
                 if len > PART {
-                    return self.upload_parts(key, path, len).await;
+                    return self.upload_parts(key, path, len, manner).await;
                 }
-                let stream = part_of(key, path, 0, len).await?;
-                self.upload_whole(key, stream, len).await
+                let stream = part_of(key, path, 0, len, manner).await?;
+                self.upload_whole(key, stream, len, manner).await
             }
         }
     }
 
     /// What is short goes the short way, once that is known.
-    async fn upload_small(&self, key: &str, bytes: &Bytes) -> Result<(), Refused> {
+    async fn upload_small(&self, key: &str, bytes: &Bytes, manner: Manner) -> Result<(), Refused> {
         let full_key = self.full_key(key);
-        if let Some(way) = self.short_way.get() {
+        let keys = self.keys.current();
+        let way = self.short_way.get((keys.number, manner));
+        if let Some(way) = way {
             let sent = way.put(&full_key, bytes).await;
             let sent = sent.map(|sent| sent.map_err(|error| Refused::from_sdk(key, &error)));
             if !matches!(sent, Some(Ok(()) | Err(Refused::Precondition))) {
@@ -103,7 +156,7 @@ impl S3Store {
             }
         }
         // Apart, since it is large.
-        Box::pin(self.upload_and_learn(key, full_key, bytes)).await
+        Box::pin(self.upload_and_learn(key, full_key, bytes, keys, manner)).await
     }
 
     async fn upload_and_learn(
@@ -111,45 +164,71 @@ impl S3Store {
         key: &str,
         full_key: String,
         bytes: &Bytes,
+        keys: Current,
+        manner: Manner,
     ) -> Result<(), Refused> {
         let lesson = Lesson::default();
         let listener = lesson.hears(&full_key);
-        let request = self.request(full_key, ByteStream::from(bytes.clone()));
-        let answer = request.customize().interceptor(listener).send().await;
+        let stream = ByteStream::from(bytes.clone());
+        let request = self.request(keys.client(), full_key, stream, manner);
+        let answer = request.interceptor(listener).send().await;
         answer.map_err(|error| Refused::from_sdk(key, &error))?;
-        self.short_way.keep(lesson.learnt());
+        self.short_way.keep((keys.number, manner), lesson.learnt());
         Ok(())
     }
 
-    fn request(&self, full_key: String, stream: ByteStream) -> PutObjectFluentBuilder {
-        self.client
+    fn request(
+        &self,
+        client: &Client,
+        full_key: String,
+        stream: ByteStream,
+        manner: Manner,
+    ) -> PutRequest {
+        let request = client
             .put_object()
             .bucket(&self.bucket)
             .key(full_key)
-            .if_none_match(ANY)
+            .set_if_none_match(if_none_match(manner))
+            .set_content_md5(md5_of(&stream, manner))
             .set_server_side_encryption(self.encryption.algorithm.clone())
             .set_ssekms_key_id(self.encryption.kms_key_id.clone())
             .body(stream)
+            .customize();
+        match manner.condition {
+            Condition::IfGenerationMatch => request.mutate_request(if_generation_match),
+            Condition::IfNoneMatch | Condition::None => request,
+        }
     }
 
-    async fn upload_whole(&self, key: &str, stream: ByteStream, len: u64) -> Result<(), Refused> {
-        let request = self.request(self.full_key(key), stream);
+    async fn upload_whole(
+        &self,
+        key: &str,
+        stream: ByteStream,
+        len: u64,
+        manner: Manner,
+    ) -> Result<(), Refused> {
+        let keys = self.keys.current();
+        let mut request = self.request(keys.client(), self.full_key(key), stream, manner);
         // What is short does with the limits of all requests, and needs no configuration of its own.
-        let answer = match len < SLOWEST {
-            true => request.send().await,
-            false => {
-                let request = request.customize().config_override(allow_for(len));
-                request.send().await
-            }
-        };
+        if len >= SLOWEST {
+            request = request.config_override(allow_for(len));
+        }
+        let answer = request.send().await;
         answer.map_err(|error| Refused::from_sdk(key, &error))?;
         Ok(())
     }
 
     /// An upload that is neither completed nor aborted (this process dies in between) is no object, and the
     /// bucket's lifecycle rule for incomplete uploads removes it.
-    async fn upload_parts(&self, key: &str, path: &Path, len: u64) -> Result<(), Refused> {
-        let upload = MultipartUpload::begin(self, key).await?;
+    async fn upload_parts(
+        &self,
+        key: &str,
+        path: &Path,
+        len: u64,
+        manner: Manner,
+    ) -> Result<(), Refused> {
+        let keys = self.keys.current();
+        let upload = MultipartUpload::begin(self, keys.client(), key, manner).await?;
         let completed = upload.complete(path, len).await;
         if completed.is_err() {
             upload.abort().await;
@@ -165,12 +244,18 @@ struct MultipartUpload<'a> {
     key: &'a str,
     full_key: String,
     id: String,
+    manner: Manner,
 }
 
 impl<'a> MultipartUpload<'a> {
-    async fn begin(store: &'a S3Store, key: &'a str) -> Result<Self, Refused> {
+    async fn begin(
+        store: &'a S3Store,
+        client: &'a Client,
+        key: &'a str,
+        manner: Manner,
+    ) -> Result<Self, Refused> {
         let full_key = store.full_key(key);
-        let request = store.client.create_multipart_upload();
+        let request = client.create_multipart_upload();
         let answer = request
             .bucket(&store.bucket)
             .key(&full_key)
@@ -186,11 +271,12 @@ impl<'a> MultipartUpload<'a> {
             reason: "the server gave the upload no id".to_owned(),
         };
         Ok(Self {
-            client: &store.client,
+            client,
             bucket: &store.bucket,
             key,
             full_key,
             id: id.ok_or_else(|| Refused::Other(no_id()))?,
+            manner,
         })
     }
 
@@ -204,18 +290,21 @@ impl<'a> MultipartUpload<'a> {
             let part = part_len.min(len - offset);
             parts = parts.parts(self.part(number, path, offset, part).await?);
         }
-        self.client
+        let mut request = self
+            .client
             .complete_multipart_upload()
             .bucket(self.bucket)
             .key(&self.full_key)
             .upload_id(&self.id)
             .multipart_upload(parts.build())
-            .if_none_match(ANY)
+            .set_if_none_match(if_none_match(self.manner))
             .customize()
-            .config_override(allow_for(len))
-            .send()
-            .await
-            .map_err(|error| Refused::from_sdk(self.key, &error))?;
+            .config_override(allow_for(len));
+        if self.manner.condition == Condition::IfGenerationMatch {
+            request = request.mutate_request(if_generation_match);
+        }
+        let completed = request.send().await;
+        completed.map_err(|error| Refused::from_sdk(self.key, &error))?;
         Ok(())
     }
 
@@ -226,7 +315,7 @@ impl<'a> MultipartUpload<'a> {
         offset: u64,
         len: u64,
     ) -> Result<CompletedPart, Refused> {
-        let stream = part_of(self.key, path, offset, len).await?;
+        let stream = part_of(self.key, path, offset, len, self.manner).await?;
         let answer = self
             .client
             .upload_part()
@@ -234,6 +323,7 @@ impl<'a> MultipartUpload<'a> {
             .key(&self.full_key)
             .upload_id(&self.id)
             .part_number(number)
+            .set_content_md5(md5_of(&stream, self.manner))
             .body(stream)
             .customize()
             .config_override(allow_for(len))
@@ -256,14 +346,41 @@ impl<'a> MultipartUpload<'a> {
     }
 }
 
-async fn part_of(key: &str, path: &Path, offset: u64, len: u64) -> Result<ByteStream, Refused> {
-    ByteStream::read_from()
+fn if_none_match(manner: Manner) -> Option<String> {
+    (manner.condition == Condition::IfNoneMatch).then(|| ANY.to_owned())
+}
+
+fn if_generation_match(request: &mut HttpRequest) {
+    let (name, value) = IF_GENERATION_MATCH;
+    request.headers_mut().insert(name, value);
+}
+
+/// The checksum of what is in memory, where the server wants it.
+fn md5_of(stream: &ByteStream, manner: Manner) -> Option<String> {
+    stream.bytes().filter(|_| manner.has_md5).map(md5)
+}
+
+/// In memory where it has to have a checksum.
+async fn part_of(
+    key: &str,
+    path: &Path,
+    offset: u64,
+    len: u64,
+    manner: Manner,
+) -> Result<ByteStream, Refused> {
+    let part = ByteStream::read_from()
         .path(path)
         .offset(offset)
         .length(Length::Exact(len))
         .build()
         .await
-        .map_err(|error| Refused::local(key, path, &error))
+        .map_err(|error| Refused::local(key, path, &error))?;
+    if !manner.has_md5 {
+        return Ok(part);
+    }
+    let read = part.collect().await;
+    let read = read.map_err(|error| Refused::local(key, path, &error))?;
+    Ok(ByteStream::from(read.into_bytes()))
 }
 
 /// Time limits for a request that moves `len` bytes.

@@ -48,6 +48,7 @@ mod read_ahead;
 pub(crate) mod recorder;
 mod registration;
 mod requests;
+pub mod reserve;
 mod resets;
 mod rest;
 mod segment;
@@ -106,6 +107,7 @@ use backing::Backing;
 use late::Late;
 use newcomers::Newcomers;
 use queue::Queue;
+use reserve::SpoolRoom;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
@@ -456,6 +458,14 @@ impl Capture {
     /// This instance's id, which stands in every segment.
     pub fn node_id(&self) -> u64 {
         self.shared.state.node_id()
+    }
+
+    /// What the spool's disk has room for now.
+    ///
+    /// # Errors
+    /// `Io` where the disk can't be asked.
+    pub fn spool_room(&self) -> Result<SpoolRoom, SpoolError> {
+        self.shared.spool.room()
     }
 
     /// Bytes that wait on local disk.

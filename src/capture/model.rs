@@ -247,8 +247,7 @@ fn start(
         log_passing: LogPassing::Never,
         spool: SpoolLimits {
             bytes: spool_bytes,
-            reserve: 0,
-            reserve_percent: 0,
+            reserve: super::reserve::SpoolReserve::Bytes(0),
         },
     };
     let roster = Arc::new(Roster::new(10));

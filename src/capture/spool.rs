@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::database::locked;
 use super::disk::{self, DiskFile};
+use super::reserve::{SpoolReserve, SpoolRoom};
 use super::shares::{Shares, most_of};
 use crate::meter;
 use crate::store::Body;
@@ -62,10 +63,8 @@ fn id_of(path: &Path) -> i64 {
 pub struct SpoolLimits {
     /// Bytes of all databases together.
     pub bytes: u64,
-    /// Free bytes of its disk that it never takes.
-    pub reserve: u64,
-    /// The same as hundredths of the disk; the larger one holds.
-    pub reserve_percent: u8,
+    /// Free space of its disk that it never takes.
+    pub reserve: SpoolReserve,
 }
 
 /// The spool's directory.
@@ -276,9 +275,26 @@ impl Spool {
     fn free_and_reserve(&self) -> Result<(u64, u64), SpoolError> {
         let stat = rustix::fs::statvfs(&self.directory)
             .map_err(|errno| self.io(&self.directory, errno.into()))?;
-        let percent = stat.f_blocks / 100 * u64::from(self.limits.reserve_percent) * stat.f_frsize;
         let free = stat.f_bavail * stat.f_frsize;
-        Ok((free, self.limits.reserve.max(percent)))
+        let room = free.saturating_add(self.used());
+        let disk = stat.f_blocks * stat.f_frsize;
+        Ok((free, self.limits.reserve.of_disk(disk, room)))
+    }
+
+    /// What there is room for now.
+    ///
+    /// # Errors
+    /// `Io` where the disk can't be asked.
+    pub fn room(&self) -> Result<SpoolRoom, SpoolError> {
+        let (free, reserve) = self.free_and_reserve()?;
+        let limit = self.limits.bytes;
+        let left = limit.saturating_sub(self.used());
+        Ok(SpoolRoom {
+            free,
+            reserve,
+            left: left.min(free.saturating_sub(reserve)),
+            limit,
+        })
     }
 
     fn io(&self, path: &Path, source: io::Error) -> SpoolError {
@@ -466,8 +482,7 @@ mod tests {
 
     const UNLIMITED: SpoolLimits = SpoolLimits {
         bytes: 1 << 40,
-        reserve: 0,
-        reserve_percent: 0,
+        reserve: SpoolReserve::Bytes(0),
     };
 
     #[test]
@@ -556,7 +571,7 @@ mod tests {
         let refused = spool.write(&path, 1);
         assert!(matches!(refused, Err(SpoolError::Full { .. })));
         let limits = SpoolLimits {
-            reserve: u64::MAX,
+            reserve: SpoolReserve::Bytes(u64::MAX),
             ..UNLIMITED
         };
         let spool = Spool::open(dir.path().to_owned(), limits).expect("open");

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use document::{load, read};
 pub use written::{WatchPathWritten, Written};
 
+pub use crate::capture::reserve::SpoolReserve;
 use crate::replicate::drills::Drills;
 use crate::store::spec::{S3Options, Secret, StoreSpec};
 use crate::tenant::discovery::Rules;
@@ -142,30 +143,6 @@ pub struct Limits {
     pub spool_reserve: SpoolReserve,
     /// Beyond this lag health is `degraded`.
     pub max_lag: Duration,
-}
-
-/// Free space of the spool's disk that the spool never takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SpoolReserve {
-    /// Of the disk's size, and at least `SpoolReserve::FLOOR`.
-    Percent(u8),
-    Bytes(u64),
-}
-
-impl SpoolReserve {
-    /// The least that a percentage reserves, in bytes.
-    pub const FLOOR: u64 = 1 << 30;
-
-    /// Bytes to leave free on a disk of `disk_bytes`.
-    pub fn of_disk(self, disk_bytes: u64) -> u64 {
-        match self {
-            Self::Percent(percent) => {
-                let share = u128::from(disk_bytes) * u128::from(percent) / 100;
-                u64::try_from(share).unwrap_or(u64::MAX).max(Self::FLOOR)
-            }
-            Self::Bytes(bytes) => bytes,
-        }
-    }
 }
 
 /// How log lines look.

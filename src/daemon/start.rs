@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use super::mounts::Mounts;
+use crate::capture::reserve::SpoolRoom;
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{self, Capture, Database, LogPassing, STATE_FOLDER};
-use crate::config::{AccessLists, CaptureWay, Config, SpoolReserve, WatchPath};
+use crate::config::{AccessLists, CaptureWay, Config, WatchPath};
 use crate::mount::{BackingDirectory, MountOptions, Mounted, open_backing_directory};
 use crate::replicate::{Replicator, Ship, Uplink};
 use crate::tenant::places::Places;
@@ -79,10 +80,6 @@ fn start_capture(
     backing: &Arc<OwnedFd>,
     roster: &Arc<Roster>,
 ) -> Result<(Arc<Capture>, mpsc::Receiver<Arc<Database>>), Error> {
-    let (reserve, reserve_percent) = match config.limits.spool_reserve {
-        SpoolReserve::Percent(percent) => (SpoolReserve::FLOOR, percent),
-        SpoolReserve::Bytes(bytes) => (bytes, 0),
-    };
     let settings = capture::Settings {
         gate_timeout: config.gate_timeout,
         log_passing: match config.capture_way {
@@ -94,8 +91,7 @@ fn start_capture(
         spool: SpoolLimits {
             // Each watch path has its own spool; together they keep to the limit.
             bytes: config.limits.spool_bytes / config.watch_paths.len() as u64,
-            reserve,
-            reserve_percent,
+            reserve: config.limits.spool_reserve,
         },
     };
     let directory = match &config.state_dir {
@@ -105,7 +101,7 @@ fn start_capture(
     };
     // Those that are gone may wait for their last upload beside those that are there.
     let room = 2 * config.limits.max_tenants + 1024;
-    Ok(Capture::start(
+    let started = Capture::start(
         backing.clone(),
         &watch_path.mountpoint,
         &directory,
@@ -113,7 +109,38 @@ fn start_capture(
         watch_path.rules.clone(),
         roster.clone(),
         room,
-    )?)
+    )?;
+    tell_room(&watch_path.mountpoint, &started.0);
+    Ok(started)
+}
+
+/// Says how much of an outage there is room for: where there is none, nobody should learn it from the outage.
+fn tell_room(mountpoint: &Path, capture: &Capture) {
+    let watch_path = mountpoint.display();
+    match capture.spool_room() {
+        Ok(SpoolRoom {
+            free,
+            reserve,
+            left,
+            limit,
+        }) if left < limit => tracing::warn!(
+            %watch_path, free, reserve, room = left, limit,
+            "The disk of the state directory has less room for what waits for the store than limits.spoolBytes: what is more fails with spool_full while the store is away; make room, or set limits.spoolReserve, or -state-dir elsewhere"
+        ),
+        Ok(SpoolRoom {
+            free,
+            reserve,
+            left,
+            limit,
+        }) => tracing::info!(
+            %watch_path, free, reserve, room = left, limit,
+            "What waits for the store has room on the disk of the state directory"
+        ),
+        Err(error) => tracing::warn!(
+            %watch_path, error = %error,
+            "What room there is for what waits for the store can't be told"
+        ),
+    }
 }
 
 /// The name of a watch path's folder in `-state-dir`: its path with `%2F` for each slash, a `%` being `%25`.

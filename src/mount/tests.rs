@@ -45,8 +45,7 @@ fn scratch() -> Scratch {
         log_passing: LogPassing::Never,
         spool: SpoolLimits {
             bytes: 1 << 20,
-            reserve: 0,
-            reserve_percent: 0,
+            reserve: crate::capture::reserve::SpoolReserve::Bytes(0),
         },
     };
     let rules = Rules::new(RulesWritten::default_for(directory.path())).expect("rules");

@@ -49,8 +49,7 @@ impl Daemon {
             gate_timeout: Duration::from_millis(50),
             spool: SpoolLimits {
                 bytes: profile.spool_bytes,
-                reserve: 0,
-                reserve_percent: 0,
+                reserve: crate::capture::reserve::SpoolReserve::Bytes(0),
             },
         };
         let mut rules = RulesWritten::default_for(&data);

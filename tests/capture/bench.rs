@@ -230,8 +230,7 @@ fn start_capture(
         log_passing: LogPassing::Never,
         spool: SpoolLimits {
             bytes: 1 << 30,
-            reserve: 0,
-            reserve_percent: 0,
+            reserve: litestream_multitenant::capture::reserve::SpoolReserve::Bytes(0),
         },
     };
     let mut rules = RulesWritten::default_for(&dir.join("data"));

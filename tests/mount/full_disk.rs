@@ -26,10 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 struct Disk(TempDir);
 
 impl Disk {
-    fn new() -> Self {
+    fn new(size: &str) -> Self {
         let disk = Self(tempfile::tempdir().expect("a mount point"));
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]);
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
         succeeded(mount.arg(disk.0.path()));
         disk
     }
@@ -70,8 +70,14 @@ struct Scene {
 }
 
 impl Scene {
+    /// With so little room that it is soon full.
     fn new() -> Self {
-        let (server, disk) = (S3Server::start(), Disk::new());
+        Self::with("6m", ", spoolReserve: 4KiB")
+    }
+
+    /// `limits`: further ones, each after a comma.
+    fn with(size: &str, limits: &str) -> Self {
+        let (server, disk) = (S3Server::start(), Disk::new(size));
         let proxy = Proxy::start(&server.endpoint, Fault::None);
         let mut daemon = Daemon::prepare(Options {
             store: Some(S3 {
@@ -80,8 +86,7 @@ impl Scene {
                 access_key: server.access_key.clone(),
                 secret_key: server.secret_key.clone(),
             }),
-            config: "limits: {maxLag: 1s, memoryBytesPerTenant: 64KiB, spoolReserve: 4KiB}\n"
-                .to_owned(),
+            config: format!("limits: {{maxLag: 1s, memoryBytesPerTenant: 64KiB{limits}}}\n"),
             ..Options::default()
         });
         daemon.add_flag("-state-dir", disk.0.path());
@@ -215,4 +220,47 @@ fn assert_goes_on_after_a_death(scene: &mut Scene, new: &str, removed: &str) {
     scene.assert_writers_is_whole("second.db");
     assert_eq!(scene.daemon.generations(new).len(), 1);
     assert!(Path::new(&scene.daemon.database(new)).exists());
+}
+
+/// The reserve follows the disk: one that has less than it would be on a large one is used all the same, and what room there
+/// is stands in the log of the start.
+#[test]
+fn a_small_disk_has_room_with_the_limits_that_hold_by_default() {
+    let mut scene = Scene::with("300m", "");
+    let told = scene.daemon.log.wait_from(
+        0,
+        "The disk of the state directory has less room",
+        Instant::now() + PATIENCE,
+    );
+    let number = |key: &str| told[key].as_u64().expect("a number");
+    assert!(
+        number("reserve") >= 64 << 20 && number("reserve") <= 150 << 20,
+        "{told}"
+    );
+    assert_eq!(number("room"), number("free") - number("reserve"), "{told}");
+    scene.create(&guid(1));
+    scene.daemon.sync(&guid(1));
+
+    scene.proxy.set(Fault::Reset);
+    scene.write();
+    scene.wait_for_commits();
+    let health = scene
+        .daemon
+        .wait_health(&guid(1), |health| health["lastError"].is_string());
+    let told = health["lastError"].as_str().expect("text");
+    assert!(told.starts_with("store: "), "{health}");
+    let waits = |metrics: &str| {
+        metrics.lines().any(|line| {
+            let bytes = line.strip_prefix("litestream_spool_bytes ");
+            bytes.is_some_and(|bytes| bytes != "0")
+        })
+    };
+    scene
+        .daemon
+        .wait_for(PATIENCE, "the spool", || waits(&scene.daemon.metrics()));
+    scene.proxy.set(Fault::None);
+    scene.writer.take().expect("it writes").kill9();
+    scene.assert_writers_is_whole("restored.db");
+    let log = scene.daemon.log.text();
+    assert!(!log.contains("spool_full"), "{log}");
 }

@@ -7,12 +7,13 @@ use std::process::Command;
 
 use regex::Regex;
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "docs/seed.md",
     "docs/semantics.md",
     "docs/security.md",
     "docs/sqlite.md",
+    "docs/stores.md",
     "docs/testing.md",
 ];
 

@@ -31,7 +31,11 @@ fn counted<T>(request: Request, answer: Result<T, StoreError>) -> Result<T, Stor
         Err(StoreError::ClockSkew { .. }) => RequestResult::ClockSkew,
         Err(StoreError::Throttled { .. }) => RequestResult::Throttled,
         Err(StoreError::Unavailable { .. }) => RequestResult::Unavailable,
-        Err(StoreError::Failed { .. } | StoreError::Incomplete { .. }) => RequestResult::Failed,
+        Err(
+            StoreError::Failed { .. }
+            | StoreError::Incomplete { .. }
+            | StoreError::Untrusted { .. },
+        ) => RequestResult::Failed,
     });
     answer
 }

@@ -64,6 +64,11 @@ pub enum StoreError {
     /// No answer, or an answer that says to come back later (5xx, a reset connection, a time-out).
     #[error("{key}: the store does not answer ({reason})")]
     Unavailable { key: String, reason: String },
+    /// Whoever answers may be another server than the one that was meant.
+    #[error(
+        "{key}: the server's certificate is not trusted ({reason}); give the file with its authority in AWS_CA_BUNDLE"
+    )]
+    Untrusted { key: String, reason: String },
     /// What the server listed contradicts itself or what was asked for: more may be there.
     #[error(
         "{key}: the server's listing can't be relied on: {reason}; nothing is concluded from it"

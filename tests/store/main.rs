@@ -5,6 +5,7 @@ mod directory;
 mod faults;
 mod listings;
 mod named;
+mod reach;
 mod s3;
 mod scratch;
 

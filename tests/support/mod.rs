@@ -10,6 +10,7 @@ pub mod mounts;
 pub mod process;
 pub mod proxy;
 pub mod python;
+#[allow(dead_code, reason = "the tests of stores need all of it")]
 pub mod quirky;
 pub mod s3;
 pub mod scale;

@@ -110,11 +110,13 @@ struct State {
     objects: BTreeMap<String, (Vec<u8>, i64)>,
     /// The access key that is good.
     key: String,
+    /// Two of them were let through once: from now on nobody waits for another one.
+    was_raced: bool,
     /// The end of a key that the next listing leaves out.
     hidden: Option<String>,
     /// Writers of each key that have looked and not written.
     looking: BTreeMap<String, usize>,
-    /// Method and path, and `?` before the parameters where there are any.
+    /// Method, what stands before the bucket, and key, and `?` before the parameters where there are any.
     requests: Vec<String>,
     ended: bool,
 }
@@ -129,6 +131,7 @@ impl Quirky {
                 objects: BTreeMap::new(),
                 key: KEY.to_owned(),
                 hidden: None,
+                was_raced: false,
                 looking: BTreeMap::new(),
                 requests: Vec::new(),
                 ended: false,
@@ -224,6 +227,8 @@ impl Answer {
 
 struct Request {
     method: String,
+    /// What stands before the bucket.
+    before: String,
     /// Without the bucket.
     key: String,
     query: BTreeMap<String, String>,
@@ -279,7 +284,8 @@ impl Shared {
     fn answer(&self, request: &Request) -> Answer {
         let mut state = self.lock();
         let mark = if request.query.is_empty() { "" } else { "?" };
-        let line = format!("{} {}{mark}", request.method, request.key);
+        let (method, before) = (&request.method, &request.before);
+        let line = format!("{method} {before}/{}{mark}", request.key);
         state.requests.push(line);
         let behaviour = state.behaviour;
         if let Some(region) = behaviour.region {
@@ -339,9 +345,12 @@ impl Shared {
                 if exists {
                     return taken;
                 }
-                *state.looking.entry(key.clone()).or_default() += 1;
+                let state_now = &mut *state;
+                let writers = state_now.looking.entry(key.clone()).or_default();
+                *writers += 1;
+                state_now.was_raced |= *writers > 1;
                 self.looked.notify_all();
-                let alone = |state: &mut State| state.looking.get(key) == Some(&1);
+                let alone = |state: &mut State| !state.was_raced;
                 let waited = self.looked.wait_timeout_while(state, OTHER_WRITER, alone);
                 state = waited.expect("not poisoned").0;
             }
@@ -515,8 +524,10 @@ fn read(mut client: &TcpStream) -> io::Result<Option<Request>> {
     let target = words.next().expect("a target");
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = decoded(path);
+    // A proxy is asked for whole addresses, and for tunnels.
+    let path = path.strip_prefix("http://").unwrap_or(&path);
     let below = path.split_once(&format!("/{BUCKET}"));
-    let (_, key) = below.expect("the bucket in the path");
+    let (before, key) = below.unwrap_or((path, ""));
     let query = query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -526,6 +537,7 @@ fn read(mut client: &TcpStream) -> io::Result<Option<Request>> {
         });
     Ok(Some(Request {
         method,
+        before: before.to_owned(),
         key: key.trim_start_matches('/').to_owned(),
         query: query.filter(|(name, _)| name != "x-id").collect(),
         headers,

@@ -47,7 +47,7 @@ pub(super) struct Learned {
 impl S3Store {
     pub(super) async fn create(&self, key: &str, body: &Body) -> Result<Put, StoreError> {
         match self.learnt.condition() {
-            Some(Condition::None) => match self.exists(key).await? {
+            Some(Condition::None) => match Box::pin(self.exists(key)).await? {
                 true => Ok(Put::Exists),
                 false => self.store(key, body, Condition::None).await,
             },

@@ -95,7 +95,8 @@ impl Keys {
         let mut asked = self.asked.lock().await;
         if self.is_outdated.swap(false, Ordering::Relaxed) {
             *asked = Some(Instant::now());
-            self.ask_sources().await;
+            // Apart, since it is large, and seldom done.
+            Box::pin(self.ask_sources()).await;
         }
     }
 
@@ -112,7 +113,7 @@ impl Keys {
             return false;
         }
         *asked = Some(Instant::now());
-        self.ask_sources().await
+        Box::pin(self.ask_sources()).await
     }
 
     /// Takes a new client where it has other keys. One that can't be made, or has none, changes nothing.

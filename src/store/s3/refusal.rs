@@ -18,6 +18,14 @@ pub(super) fn refusal<E>(key: &str, error: &SdkError<E, HttpResponse>) -> StoreE
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
+    if let Some(reason) = elsewhere(error) {
+        let key = key.to_owned();
+        return StoreError::Failed { key, reason };
+    }
+    if let Some(reason) = distrust(error) {
+        let key = key.to_owned();
+        return StoreError::Untrusted { key, reason };
+    }
     match error {
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
@@ -44,6 +52,40 @@ where
             reason: causes(error),
         },
     }
+}
+
+/// Where the bucket is, for an answer that says that it is not here.
+fn elsewhere<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<String> {
+    let answer = error.raw_response()?;
+    let code = error.as_service_error().and_then(|error| error.code());
+    let code = code.unwrap_or("");
+    let status = answer.status().as_u16();
+    let is_elsewhere = matches!(status, 301 | 307) || code == "AuthorizationHeaderMalformed";
+    let region = answer.headers().get("x-amz-bucket-region");
+    let region = region.filter(|region| is_elsewhere && !region.contains(char::is_control))?;
+    Some(format!(
+        "{}: the bucket is in the region {region}; give -region {region}, or s3.region in the configuration",
+        describe(Some(status), code, None)
+    ))
+}
+
+/// Why the certificate of the server was refused, where that is what failed.
+fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // One of input or output does not name what it was made of as its source.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref());
+        let inner = inner.map(|inner| inner as &(dyn Error + 'static));
+        let found = [Some(error), inner].into_iter().flatten();
+        let mut refused = found.filter_map(|error| error.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(why)) = refused.next() {
+            return Some(one_line(&why.to_string()));
+        }
+        next = inner.or_else(|| error.source());
+    }
+    None
 }
 
 /// The store's error for an answer with this status (none within a batch), code and message.

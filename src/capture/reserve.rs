@@ -1,4 +1,4 @@
-//! How much of its disk the spool leaves free. Pure.
+//! How much the spool may take, and how much of its disk it leaves free. Pure.
 
 /// Free space of the spool's disk that the spool never takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,15 @@ impl SpoolReserve {
             Self::Bytes(bytes) => bytes,
         }
     }
+}
+
+/// How much the spool may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpoolLimits {
+    /// Bytes of all databases together.
+    pub bytes: u64,
+    /// Free space of its disk that it never takes.
+    pub reserve: SpoolReserve,
 }
 
 /// What the spool's disk has room for.

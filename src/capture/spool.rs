@@ -15,7 +15,8 @@ use bytes::Bytes;
 
 use super::database::locked;
 use super::disk::{self, DiskFile};
-use super::reserve::{SpoolReserve, SpoolRoom};
+pub use super::reserve::SpoolLimits;
+use super::reserve::SpoolRoom;
 use super::shares::{Shares, most_of};
 use crate::meter;
 use crate::store::Body;
@@ -56,15 +57,6 @@ fn id_of(path: &Path) -> i64 {
     let name = name.map(|name| name.strip_prefix(DOUBTFUL).unwrap_or(name));
     let id = name.and_then(|name| name.split('-').next());
     id.and_then(|id| id.parse().ok()).unwrap_or(0)
-}
-
-/// How much the spool may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SpoolLimits {
-    /// Bytes of all databases together.
-    pub bytes: u64,
-    /// Free space of its disk that it never takes.
-    pub reserve: SpoolReserve,
 }
 
 /// The spool's directory.
@@ -478,6 +470,7 @@ impl Write for Sink<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reserve::SpoolReserve;
     use super::*;
 
     const UNLIMITED: SpoolLimits = SpoolLimits {

@@ -309,7 +309,7 @@ pub const KEYS: &[Key] = &[
         "limits.spoolReserve",
         Value(|w, text| put(&mut w.spool_reserve, units::spool_reserve(text))),
         "5%",
-        "free space of that disk which the spool never takes: a share (and at least 1 GiB), or a size",
+        "free space of that disk which the spool never takes: a size, or a share of the disk and then at least 1 GiB; where that is more than half of what there is room for, at least that half, and never less than 64 MiB ([why](decisions/0001-spool-reserve.md)). The log of a start says what room there is",
     ),
     key(
         "limits.maxLag",

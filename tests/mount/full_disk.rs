@@ -262,5 +262,5 @@ fn a_small_disk_has_room_with_the_limits_that_hold_by_default() {
     scene.writer.take().expect("it writes").kill9();
     scene.assert_writers_is_whole("restored.db");
     let log = scene.daemon.log.text();
-    assert!(!log.contains("spool_full"), "{log}");
+    assert!(!log.contains("spool_full:"), "{log}");
 }

@@ -87,7 +87,7 @@ pub(super) async fn connect(options: &S3Options) -> Result<Connected, String> {
     if let Some(endpoint) = endpoint {
         // Servers other than AWS's often don't know the newer checksums.
         config = config
-            .endpoint_url(endpoint.trim_end_matches('/'))
+            .endpoint_url(as_joined(&endpoint))
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         if endpoint.starts_with("http://") {
@@ -100,6 +100,16 @@ pub(super) async fn connect(options: &S3Options) -> Result<Connected, String> {
         chain: shared.credentials_provider().filter(|_| is_chain),
         is_aws,
     })
+}
+
+/// The SDK puts a bucket's name right behind the endpoint's path, whether or not that ends in a slash.
+fn as_joined(endpoint: &str) -> String {
+    let trimmed = endpoint.trim_end_matches('/');
+    let host = trimmed.split_once("://").map_or(trimmed, |(_, host)| host);
+    match host.contains('/') {
+        true => format!("{trimmed}/"),
+        false => trimmed.to_owned(),
+    }
 }
 
 /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, or what the profile has in their places.

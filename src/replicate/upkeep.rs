@@ -113,8 +113,11 @@ async fn do_chore(replicator: Arc<Replicator>, path: Arc<Path>, chore: Chore) {
         Chore::Retention => ("retain", caught(replicator.retain(&db, &client)).await),
     };
     let done = done.unwrap_or_else(|text| Err(UpkeepError::Panicked(text)));
-    let failed = done.as_ref().err().map(ToString::to_string);
-    client.update(|progress| progress.note_upkeep(operation, failed));
+    // A snapshot that can't be made now is made later, and nobody misses it: the segments reach as far.
+    if chore == Chore::Retention {
+        let failed = done.as_ref().err().map(ToString::to_string);
+        client.update(|progress| progress.note_upkeep(operation, failed));
+    }
     let Err(error) = done else {
         return;
     };

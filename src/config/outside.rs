@@ -13,7 +13,8 @@ use crate::store::spec::StoreSpec;
 pub(super) type Variable<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Variables that name files which the S3 client reads again and again.
-const READ_BY_S3: [&str; 6] = [
+const READ_BY_S3: [&str; 7] = [
+    "AWS_CA_BUNDLE",
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",

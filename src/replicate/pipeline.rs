@@ -379,6 +379,8 @@ async fn upload(
     segment: &Segment,
 ) -> Uploaded {
     tokio::select! {
+        // Both may ask a capture worker: in this order, so that a simulation can be replayed.
+        biased;
         uploaded = replicator.upload(client, segment) => uploaded,
         never = keep_the_way(replicator, db) => match never {},
     }

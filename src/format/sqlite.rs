@@ -9,6 +9,10 @@ pub const JOURNAL_HEADER_SIZE: usize = 28;
 
 /// What every database begins with that is not encrypted.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Where the header has the version to read the file with: 1 for rollback journals, 2 for a log.
+pub(crate) const READ_VERSION: usize = 19;
+/// That version where the log is wal2, which only a branch of SQLite reads; the pages are the same.
+pub(crate) const WAL2: u8 = 3;
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// The part of the database header that the capture looks at.

@@ -12,7 +12,7 @@ use super::rebuild::Role;
 use super::replica::Replica;
 use super::run::{Step, run};
 use crate::format::keys::{GenerationId, ObjectKey};
-use crate::format::sqlite::HEADER_SIZE;
+use crate::format::sqlite::{HEADER_SIZE, MAGIC, READ_VERSION, WAL2};
 use crate::format::structure::{Check, Flaw, Structure, is_noise};
 use crate::store::ObjectStore;
 
@@ -119,7 +119,7 @@ fn check_integrity(prefix: &str, path: &Path, page_size: u32) -> Result<Integrit
     let (finding, failed) = match checked {
         Ok(finding) if finding == "ok" => return Ok(Integrity::Ok),
         Ok(finding) => (finding, None),
-        Err(error) if is_corruption(&error) => (error.to_string(), None),
+        Err(error) if is_corruption(&error) && !is_wal2(path) => (error.to_string(), None),
         Err(error) => (error.to_string(), Some(error)),
     };
     let pages = read_pages(path, page_size).map_err(RestoreError::local("read it", path))?;
@@ -165,6 +165,13 @@ fn read_pages(path: &Path, page_size: u32) -> io::Result<Pages> {
         structure: check.finish(),
         first_is_noise,
     })
+}
+
+/// Whether the file says that its log is of a format which only a branch of SQLite reads; one that can't be read is none.
+fn is_wal2(path: &Path) -> bool {
+    let mut header = [0; HEADER_SIZE];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header.starts_with(MAGIC) && header[READ_VERSION] == WAL2
 }
 
 fn is_corruption(error: &rusqlite::Error) -> bool {

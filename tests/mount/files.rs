@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::support::daemon::{Daemon, Options, Served, guid};
-use super::support::process::{output, succeeded};
+use super::support::process::{binary, output, succeeded};
 use super::support::sqlite::{self, Session, companion};
 
 const EVENT_TIME: Duration = Duration::from_secs(10);
@@ -224,6 +224,14 @@ fn sqlite_36_a_log_of_another_format_is_told_and_stored_when_it_is_gone() {
     daemon.sync(&client);
     let restored = daemon.restore(&client, &[], "restored.db");
     assert!(fs::read(restored).expect("readable") == file);
+    // No SQLite here reads it, which is no damage.
+    let verified = output(
+        binary()
+            .args(["verify", &client, "-config"])
+            .arg(daemon.config()),
+    );
+    let text = String::from_utf8_lossy(&verified.stderr);
+    assert_eq!(verified.status.code(), Some(1), "{text}");
     assert!(daemon.terminate().success());
 }
 

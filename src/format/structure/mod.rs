@@ -19,7 +19,7 @@ use notes::Notes;
 use page::Layout;
 use walk::Walk;
 
-use super::sqlite::MAGIC;
+use super::sqlite::{MAGIC, READ_VERSION, WAL2};
 
 /// The byte that SQLite locks; its page holds nothing.
 const LOCK_BYTE: u32 = 1 << 30;
@@ -99,7 +99,7 @@ impl Header {
         if usize::from(notes::be16(page, 16)) != page.len() % 65536 + page.len() / 65536 {
             return refuse("has another page size than the image");
         }
-        if page[19] > 2 || page[21..24] != [64, 32, 32] {
+        if page[READ_VERSION] > WAL2 || page[21..24] != [64, 32, 32] {
             return refuse("has a header that SQLite does not read");
         }
         if page.len() - usize::from(page[20]) < MIN_USABLE {

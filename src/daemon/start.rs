@@ -44,6 +44,9 @@ pub(super) fn ready_all(
         readied.push(ready(config, watch_path, restrictions, uplink, roster)?);
     }
     refuse_shared_places(config, &readied)?;
+    for one in &readied {
+        tell_room(one.capture.seen_at(), &one.capture);
+    }
     Ok(readied)
 }
 
@@ -101,7 +104,7 @@ fn start_capture(
     };
     // Those that are gone may wait for their last upload beside those that are there.
     let room = 2 * config.limits.max_tenants + 1024;
-    let started = Capture::start(
+    Ok(Capture::start(
         backing.clone(),
         &watch_path.mountpoint,
         &directory,
@@ -109,9 +112,7 @@ fn start_capture(
         watch_path.rules.clone(),
         roster.clone(),
         room,
-    )?;
-    tell_room(&watch_path.mountpoint, &started.0);
-    Ok(started)
+    )?)
 }
 
 /// Says how much of an outage there is room for: where there is none, nobody should learn it from the outage.

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::support::daemon::{Daemon, Options, S3, guid};
 use super::support::proxy::{Fault, Proxy};
 use super::support::servers::Server;
 use super::support::sqlite;
 use super::support::workload::{Workload, acknowledged, assert_has_all};
+
+/// For so long at most it may be unknown what a store can do.
+const FIND_OUT: Duration = Duration::from_secs(20);
 
 /// What comes, and what a client's `lastError` says of it. What never answers has a test of its own, which takes long.
 const FAULTS: [(Fault, &str); 7] = [
@@ -35,8 +40,13 @@ fn each_server_through_each_fault() {
         let writer = Workload::start(&daemon.database(&client), &acks, writing);
         writer.wait_for_acks(20);
         daemon.sync(&client);
-        let health = daemon.get("/api/health").1;
-        assert_eq!(health["store"]["conditionalPut"], server.is_create_only);
+        // Several writers at once find it out, and nothing that is stored waits for them.
+        let mut found = Value::Null;
+        daemon.wait_for(FIND_OUT, "what the store can do", || {
+            found = daemon.get("/api/health").1["store"]["conditionalPut"].clone();
+            !found.is_null()
+        });
+        assert_eq!(found, server.is_create_only);
         for (fault, said) in FAULTS {
             assert_told_and_over(&daemon, &client, &proxy, fault, said);
         }

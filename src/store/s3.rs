@@ -5,6 +5,7 @@ mod connect;
 mod create;
 mod date;
 mod delete;
+mod key_files;
 mod keys;
 mod learnt;
 mod listing;

@@ -152,7 +152,22 @@ fn keys_that_are_replaced_in_the_shared_file_are_taken_up() {
     daemon.sync(&client);
     let since = daemon.log.text_from(mark);
     assert!(!since.contains("did not take a segment"), "{since}");
-    for key in ["AKIATEST", "AKIAOTHER", "AKIATHIRD"] {
+
+    // Replaced, and nothing but the file tells of it.
+    let mark = daemon.log.mark();
+    write_keys(&file, "AKIAFOURTH");
+    let mut since = String::new();
+    let told = "The keys to the store were read again";
+    daemon.wait_for(LIMIT, "the file's change", || {
+        sqlite::query(&daemon.database(&client), INSERT);
+        since = daemon.log.text_from(mark);
+        since.contains(told)
+    });
+    let (before, _) = since.split_once(told).expect("it is there");
+    assert!(!before.contains("did not take a segment"), "{since}");
+    server.take_key("AKIAFOURTH");
+    daemon.sync(&client);
+    for key in ["AKIATEST", "AKIAOTHER", "AKIATHIRD", "AKIAFOURTH"] {
         assert!(!daemon.log.text().contains(key), "no key is ever logged");
     }
 }

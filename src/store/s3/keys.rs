@@ -11,6 +11,7 @@ use aws_sdk_s3::Client;
 use tokio::time::{Instant, timeout};
 
 use super::connect::{Connected, connect};
+use super::key_files::KeyFiles;
 use crate::store::spec::S3Options;
 
 /// The sources are asked again no more often than this, however many requests are refused.
@@ -39,6 +40,8 @@ pub(super) struct Keys {
     asked: tokio::sync::Mutex<Option<Instant>>,
     /// What is in use is to be replaced before the next request.
     is_outdated: AtomicBool,
+    /// None where the configuration has the keys.
+    files: Option<KeyFiles>,
 }
 
 impl Keys {
@@ -51,7 +54,9 @@ impl Keys {
 
     fn new(options: S3Options, connected: Connected) -> Self {
         let connected = Arc::new(connected);
+        let has_chain = connected.chain.is_some();
         Self {
+            files: has_chain.then(KeyFiles::of_environment),
             options,
             current: Mutex::new(Current {
                 number: 0,
@@ -89,6 +94,9 @@ impl Keys {
 
     /// Asks the sources where that is wanted.
     pub async fn refresh(&self) {
+        if self.files.as_ref().is_some_and(KeyFiles::have_changed) {
+            self.set_outdated();
+        }
         if !self.is_outdated.load(Ordering::Relaxed) {
             return;
         }

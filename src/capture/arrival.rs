@@ -8,10 +8,12 @@
 //! What has arrived is checked by its structure before it is stored. Only where a connection works on it is a file with
 //! a flaw stored all the same: its commits would be lost else, and the flaw is told.
 
+use std::sync::Mutex;
+
 use super::Shared;
 use super::backing::Stamp;
 use super::copy::Image;
-use super::database::Database;
+use super::database::{Database, locked};
 use super::error::CaptureError;
 use super::files::is_left_alone;
 use super::gate::Gate;
@@ -25,26 +27,46 @@ use crate::format::structure::{Check, Structure};
 /// in pieces opens it again.
 const SETTLING_MS: i64 = 2_000;
 
+/// How often things had happened that an image is to show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Happened {
+    arrivals: u32,
+    journals: u32,
+}
+
 impl Database {
     /// Another file has come to stand in its place, or the one that stood there was cut to nothing.
     pub(super) fn note_arrival(&self) {
-        self.with_handles(|handles| handles.arrivals = handles.arrivals.wrapping_add(1));
+        self.with_handles(|handles| handles.arrivals.happened());
     }
 
-    /// How often something else than SQLite may have written its files.
-    pub(super) fn arrivals(&self) -> u32 {
-        self.with_handles(|handles| handles.arrivals)
+    /// Its rollback journal was made, written, cut or removed.
+    pub(super) fn note_journal(&self) {
+        self.with_handles(|handles| handles.journals.happened());
     }
 
-    /// What had arrived by then is captured, or is what was captured before.
-    pub(super) fn has_arrived(&self, arrivals: u32) {
-        self.with_handles(|handles| handles.arrivals_captured = arrivals);
+    /// Before an image is begun.
+    pub(super) fn happened(&self) -> Happened {
+        self.with_handles(|handles| Happened {
+            arrivals: handles.arrivals.times(),
+            journals: handles.journals.times(),
+        })
+    }
+
+    /// The image that was begun then is captured.
+    pub(super) fn has_arrived(&self, then: Happened) {
+        self.with_handles(|handles| {
+            handles.arrivals.captured(then.arrivals);
+            handles.journals.captured(then.journals);
+            handles.has_new_log &= handles.arrivals.is_due();
+        });
+        self.refused.take();
     }
 
     /// Whether something else than SQLite may have written its files since they were captured.
     pub(super) fn is_arriving(&self) -> bool {
         self.with_handles(|handles| {
-            handles.external() != External::None || handles.arrivals != handles.arrivals_captured
+            handles.external() != External::None || handles.arrivals.is_due()
         })
     }
 
@@ -54,10 +76,12 @@ impl Database {
 }
 
 impl Shared {
-    /// Whether a connection works on the database: it has the wal-index open, or holds a lock. One that has a database
-    /// with a rollback journal open and does nothing can't be told.
+    /// Whether connections work on the database: one has the wal-index open or holds a lock, or a journal was there since
+    /// it was captured. One that has a database with a rollback journal open and does nothing can't be told.
     pub(super) fn is_in_use(&self, db: &Database, inode: u64) -> Result<bool, CaptureError> {
-        Ok(db.with_handles(|handles| handles.has_index()) || self.has_lock(inode)?)
+        let is_at_work =
+            db.with_handles(|handles| handles.has_index() || handles.journals.is_due());
+        Ok(is_at_work || self.has_lock(inode)?)
     }
 
     /// Whether something else than SQLite has the database's files open, and nothing of them may be captured yet.
@@ -65,15 +89,17 @@ impl Shared {
         Ok(db.external() != External::None && !self.is_in_use(db, inode)?)
     }
 
-    /// Before the whole of a file is read that was never captured.
+    /// Before the whole of a file is read.
     pub(super) fn refuse_unfinished(
         &self,
         db: &Database,
         stamp: &Stamp,
     ) -> Result<(), CaptureError> {
-        if self.is_written_externally(db, stamp.inode)?
-            && (stamp.size == 0 || !is_left_alone(stamp))
-        {
+        if !self.is_written_externally(db, stamp.inode)? {
+            return Ok(());
+        }
+        let is_as_refused = db.refused.get() == Some(*stamp);
+        if stamp.size == 0 || is_as_refused || !is_left_alone(stamp) {
             return Err(CaptureError::Arriving(WRITTEN.to_owned()));
         }
         Ok(())
@@ -92,6 +118,10 @@ impl Shared {
         let is_open = db.external() != External::None;
         let is_arriving = db.is_arriving() && !self.is_in_use(db, stamp.inode)?;
         let is_new = now_ms() - stamp.modified_ns / 1_000_000 < SETTLING_MS;
+        if is_open {
+            // It need not be read again before it is another one.
+            db.refused.set(*stamp);
+        }
         if is_open || (is_arriving && is_new) {
             return Err(CaptureError::Arriving(flaw.to_string()));
         }
@@ -99,6 +129,24 @@ impl Shared {
             CaptureError::Malformed(_) if !is_arriving => Ok(flaw),
             flaw => Err(flaw),
         }
+    }
+}
+
+/// The stamp of a file that was refused while somebody had it open. Few databases ever have one.
+#[derive(Debug, Default)]
+pub(super) struct Refused(Mutex<Option<Box<Stamp>>>);
+
+impl Refused {
+    fn get(&self) -> Option<Stamp> {
+        locked(&self.0).as_deref().copied()
+    }
+
+    fn set(&self, stamp: Stamp) {
+        *locked(&self.0) = Some(stamp.into());
+    }
+
+    fn take(&self) {
+        *locked(&self.0) = None;
     }
 }
 
@@ -121,22 +169,23 @@ impl History {
             return Ok(());
         }
         let stamp = shared.stamps(db)?.database;
-        let is_as_captured = external == External::Database && stamp == self.seen_stamp;
+        let is_known = stamp == self.seen_stamp || self.at_rest == Some(stamp);
+        let is_as_captured = external == External::Database && is_known;
         match !is_as_captured && shared.is_written_externally(db, stamp.inode)? {
             true => Err(CaptureError::Arriving(WRITTEN.to_owned())),
             false => Ok(()),
         }
     }
 
-    /// Whether what stands beside a log was written past it, and by nobody who has it open now. What arrives without a log
-    /// is told by the file's stamp.
-    pub(super) fn may_have_arrived(
+    /// Whether the log came from elsewhere, and nobody has it open now: it is of a hot copy, of which only all of it counts.
+    pub(super) fn has_new_log(
         &self,
         db: &Database,
         shared: &Shared,
         inode: u64,
     ) -> Result<bool, CaptureError> {
-        let is_closed = db.external() == External::None && db.is_arriving();
+        let is_closed =
+            db.with_handles(|handles| handles.has_new_log && handles.external() == External::None);
         Ok(is_closed && !shared.is_in_use(db, inode)?)
     }
 }

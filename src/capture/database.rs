@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::FileKind;
+use super::arrival::Refused;
 use super::authority::Records;
 use super::backing::Stamp;
 use super::calls::Bell;
@@ -66,6 +67,7 @@ pub struct Database {
     /// The next state is of another database, and begins a generation.
     begins_anew: AtomicBool,
     removed: AtomicBool,
+    pub(super) refused: Refused,
     /// What waits of it in the spool is being merged.
     merging: AtomicBool,
     /// The files were at the start as when all was stored.
@@ -116,6 +118,7 @@ impl Database {
             cut: AtomicBool::new(false),
             begins_anew: AtomicBool::new(false),
             removed: AtomicBool::new(false),
+            refused: Refused::default(),
             merging: AtomicBool::new(false),
             is_as_stored: AtomicBool::new(false),
             at_rest: OnceLock::new(),
@@ -279,6 +282,7 @@ impl Database {
         if let Some(moved) = self.moved.get() {
             return moved.journal_changed();
         }
+        self.note_journal();
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.mark_dirty();
     }

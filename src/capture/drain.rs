@@ -114,7 +114,7 @@ impl History {
         }
         if gate.is_none()
             && stamps.wal.size > 0
-            && self.may_have_arrived(db, shared, stamps.database.inode)?
+            && self.has_new_log(db, shared, stamps.database.inode)?
         {
             self.suspect_file(db);
             return Ok(Drained::only(Next::Image));

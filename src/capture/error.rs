@@ -28,7 +28,7 @@ pub enum CaptureError {
     #[error("{0}; SQLite can't read all of it")]
     Malformed(#[from] Flaw),
     /// Something else than SQLite writes the file, or has done so a moment ago.
-    #[error("the file is still being written: {0}")]
+    #[error("the file has not arrived yet: {0}")]
     Arriving(String),
     #[error("the log's format is not supported: {0}")]
     Unsupported(#[from] crate::format::wal::HeaderError),

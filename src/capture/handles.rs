@@ -13,6 +13,32 @@ pub struct OpenedAs {
     pub external: bool,
 }
 
+/// How often something happened, and how often it had when that was last captured.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Counted {
+    times: u32,
+    captured: u32,
+}
+
+impl Counted {
+    pub fn happened(&mut self) {
+        self.times = self.times.wrapping_add(1);
+    }
+
+    pub fn times(self) -> u32 {
+        self.times
+    }
+
+    /// As it was after so many times is captured.
+    pub fn captured(&mut self, times: u32) {
+        self.captured = times;
+    }
+
+    pub fn is_due(self) -> bool {
+        self.times != self.captured
+    }
+}
+
 /// Handles that may write.
 #[derive(Debug, Default)]
 pub(super) struct Handles {
@@ -30,10 +56,12 @@ pub(super) struct Handles {
     /// Those of the database file and of its log that something else than SQLite has opened.
     external_writers: u32,
     external_log_writers: u32,
-    /// How often something else than SQLite may have written one of them.
-    pub arrivals: u32,
-    /// How often it had been so when its files were last captured.
-    pub arrivals_captured: u32,
+    /// How often that was so, and how often when its files were last captured.
+    pub arrivals: Counted,
+    /// The same of its rollback journals' changes, by which SQLite alone is known to have written.
+    pub journals: Counted,
+    /// The log came from elsewhere since its database was captured.
+    pub has_new_log: bool,
     pub lent: Lent,
 }
 
@@ -60,7 +88,8 @@ impl Handles {
     pub fn opened(&mut self, kind: FileKind, how: OpenedAs) {
         if let Some(count) = self.external_count(kind, how) {
             *count += 1;
-            self.arrivals = self.arrivals.wrapping_add(1);
+            self.arrivals.happened();
+            self.has_new_log |= kind == FileKind::Wal;
         }
         let Some(count) = self.count(kind, how) else {
             return;
@@ -101,7 +130,8 @@ impl Handles {
     pub fn released(&mut self, kind: FileKind, how: OpenedAs) {
         if let Some(count) = self.external_count(kind, how) {
             *count -= 1;
-            self.arrivals = self.arrivals.wrapping_add(1);
+            self.arrivals.happened();
+            self.has_new_log |= kind == FileKind::Wal;
         }
         if let Some(count) = self.count(kind, how) {
             *count -= 1;
@@ -149,12 +179,15 @@ impl Handles {
         self.unseen_writers += other.unseen_writers;
         self.external_writers += other.external_writers;
         self.external_log_writers += other.external_log_writers;
-        self.arrivals = self.arrivals.wrapping_add(other.arrivals);
+        self.arrivals.happened();
+        self.has_new_log |= other.has_new_log;
         self.lent.take_over(other.lent);
     }
 
     fn count(&mut self, kind: FileKind, how: OpenedAs) -> Option<&mut u32> {
         match (kind, how.writable, how.passthrough) {
+            // Nobody maps a wal-index that he can't read.
+            (FileKind::Shm, _, _) if how.external => None,
             (FileKind::Shm, true, true) => Some(&mut self.index_visible),
             (FileKind::Shm, true, false) => Some(&mut self.index_hidden),
             (FileKind::Database, true, _) => Some(&mut self.writers),

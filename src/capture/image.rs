@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 
 use super::Shared;
-use super::arrival::{WRITTEN, prove, refuse_missing_pages};
+use super::arrival::{Happened, WRITTEN, prove, refuse_missing_pages};
 use super::authority::Counted;
 use super::backing::{Stamp, read_up_to, stamp_of};
 use super::copy::{CHUNK, Image, Read};
@@ -38,7 +38,7 @@ use crate::format::wal::Salt;
 #[derive(Debug)]
 pub struct ImageRun {
     changes: u64,
-    arrivals: u32,
+    happened: Happened,
     stamp: Stamp,
     /// Neither a log nor a journal tells where its transactions end.
     is_without_boundaries: bool,
@@ -58,10 +58,11 @@ pub struct ImageRun {
 ///
 /// `Disturbed` says that it has to be made again. After any error the caller gives the image up.
 pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(), CaptureError> {
+    let happened = db.happened();
     if !db.is_arriving() && dirty_pages::compare(db, shared, since)? {
+        db.has_arrived(happened);
         return Ok(());
     }
-    let arrivals = db.arrivals();
     let is_suspected = db.history().suspects_file();
     let Some(file) = begin(db, shared)? else {
         return Ok(());
@@ -80,7 +81,7 @@ pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(
         prove(db, shared, &image, &stamp)?;
     }
     write_down(db, shared, &image, work, since)?;
-    db.has_arrived(arrivals);
+    db.has_arrived(happened);
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     db.begin_whole();
     history.image = Some(Box::new(ImageRun {
         changes,
-        arrivals: db.arrivals(),
+        happened: db.happened(),
         stamp,
         is_without_boundaries,
         page_size,
@@ -515,7 +516,7 @@ impl ImageRun {
     fn refuse_written(&self, db: &Database, shared: &Shared) -> Result<(), CaptureError> {
         let stamp = shared.backing.stamp(&db.path);
         let stamp = stamp.map_err(CaptureError::io("look at the database"))?;
-        let is_as_before = db.arrivals() == self.arrivals && stamp == self.stamp;
+        let is_as_before = db.happened() == self.happened && stamp == self.stamp;
         match is_as_before || shared.is_in_use(db, stamp.inode)? {
             true => Ok(()),
             false => Err(CaptureError::Disturbed),

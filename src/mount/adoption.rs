@@ -1,5 +1,6 @@
-//! Files that are open before they are a database's: one that is renamed or linked to a database's name while somebody
-//! writes it, and a log that stood there before its database. Who has them open is told to the database.
+//! Files that are open when they become another database's: one that is renamed or linked to a database's name while
+//! somebody writes it, one whose name goes and comes back, a log that stood there before its database. Who has them open
+//! is told to the database.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -9,14 +10,27 @@ use rustix::fs::AtFlags;
 
 use super::attributes::backing_inode;
 use super::passthrough::FileSystem;
+use crate::capture::FileKind;
 
-/// The database file, and its log.
-const SUFFIXES: [&str; 2] = ["", "-wal"];
+/// The database file, and what belongs to it.
+const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 impl<B: Send + Sync + 'static> FileSystem<B> {
-    /// `name` has come to stand in `directory`, at `path` below the mount's root.
-    pub(super) fn adopt_open(&self, directory: impl AsFd, name: &OsStr, path: &Path) {
-        for suffix in SUFFIXES {
+    /// `name` has come to stand in `directory`, at `path` below the mount's root; `replaced` says that another file stood
+    /// there before.
+    pub(super) fn adopt_open(
+        &self,
+        directory: impl AsFd,
+        name: &OsStr,
+        path: &Path,
+        replaced: bool,
+    ) {
+        let suffixes: &[&str] = match self.capture.classify(path) {
+            Some((_, FileKind::Database)) => &SUFFIXES,
+            Some(_) => &SUFFIXES[..1],
+            None => return,
+        };
+        for suffix in suffixes {
             let with_suffix = |name: &OsStr| {
                 let mut name = name.to_owned();
                 name.push(suffix);
@@ -27,12 +41,17 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             let Ok(stat) = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
-            if let Some(node) = self.inodes.node_of(backing_inode(&stat))
-                && self.handles.is_open(node)
-                && let Some(tracked) = self.capture.classify(Path::new(&path))
-            {
-                self.handles.adopt(node, &tracked);
+            let node = self.inodes.node_of(backing_inode(&stat));
+            let Some(node) = node.filter(|node| replaced || self.handles.is_open(*node)) else {
+                continue;
+            };
+            let Some(tracked) = self.capture.classify(Path::new(&path)) else {
+                continue;
+            };
+            if replaced && suffix.is_empty() {
+                self.handles.abandon(node, &tracked);
             }
+            self.handles.adopt(node, &tracked);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -74,7 +74,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let file = around_journal(&self.capture.classify(&path), || {
             let file = create_file(&directory, name, creation, flags)?;
             self.capture.appeared(&path, false);
-            self.adopt_open(&directory, name, &path);
+            self.adopt_open(&directory, name, &path, false);
             Ok::<_, OperationError>(file)
         })?;
         let entry = self.count_lookup(parent, name, &directory, rustix::fs::fstat(&file)?)?;
@@ -98,8 +98,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             is_external: is_external(flags),
             is_passthrough: false,
-            tracked: None,
-            adopted: OnceLock::new(),
+            tracked: Mutex::default(),
         };
         let (handle, service) = self
             .handles
@@ -118,7 +117,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> Service<B> {
         // A log that is not passed through comes as it is written, so that one write is one request.
-        let otherwise = match &handle.tracked {
+        let otherwise = match &handle.tracked() {
             Some((_, FileKind::Journal)) => return Service::PageCache,
             Some((_, FileKind::Database)) if capture::is_better_seen(&handle.file) => {
                 return Service::PageCache;
@@ -130,7 +129,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         if !self.is_passthrough() || has_set_id_bits(&handle.file) {
             return otherwise;
         }
-        if let Some((database, FileKind::Wal)) = &handle.tracked
+        if let Some((database, FileKind::Wal)) = &handle.tracked()
             && !self.capture.may_pass_log(database, handle.file.as_fd())
         {
             return otherwise;
@@ -201,7 +200,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             let write = move || answer(write_at(&handle, &data, offset, keeps_set_id));
             return self.capture.transaction_begins(&database, Box::new(write));
         }
-        let gates = wal_write_gates(&handle.tracked, offset);
+        let gates = wal_write_gates(&handle.tracked(), offset);
         let commits_to = commits_to(&handle, data, offset);
         if gates.is_empty() && commits_to.is_none() {
             return answer(write_at(&handle, data, offset, keeps_set_id));
@@ -241,10 +240,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         };
         let length =
             usize::try_from(length).map_or(COPY_AT_ONCE, |length| length.min(COPY_AT_ONCE));
-        let gates = wal_write_gates(&target.tracked, to.1);
+        let gates = wal_write_gates(&target.tracked(), to.1);
         self.pass_gates(gates, move || {
             let bytes = to.1..to.1.saturating_add(length as u64);
-            let copied = change_bytes(&target.tracked, bytes, caller.keeps_set_id(), || {
+            let copied = change_bytes(&target.tracked(), bytes, caller.keeps_set_id(), || {
                 let (mut read_at, mut write_at) = (from.1, to.1);
                 rustix::fs::copy_file_range(
                     &source.file,
@@ -276,7 +275,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             | FallocateFlags::ZERO_RANGE
             | FallocateFlags::COLLAPSE_RANGE
             | FallocateFlags::INSERT_RANGE;
-        let gates = match &handle.tracked {
+        let gates = match &handle.tracked() {
             Some((database, FileKind::Wal)) if mode.intersects(destroys) => {
                 vec![(database.clone(), Gate::WalTruncate { kept: offset })]
             }
@@ -286,7 +285,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             // Some modes move all that is behind them.
             let bytes = offset..u64::MAX;
             let keeps_set_id = caller.keeps_set_id();
-            answer(change_bytes(&handle.tracked, bytes, keeps_set_id, || {
+            answer(change_bytes(&handle.tracked(), bytes, keeps_set_id, || {
                 rustix::fs::fallocate(&handle.file, mode, offset, length)
             }));
         });
@@ -303,7 +302,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let handle = handle.and_then(|number| self.handles.get(number));
         let tracked = match (&handle, change.size) {
             (_, None) => None,
-            (Some(handle), _) => handle.tracked.clone(),
+            (Some(handle), _) => handle.tracked(),
             (None, Some(_)) => self.classify_node(node),
         };
         let gates = match &tracked {
@@ -346,7 +345,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             .handles
             .get(handle)
             .ok_or(OperationError::UnknownHandle)?;
-        if let Some((database, FileKind::Wal)) = &handle.tracked {
+        if let Some((database, FileKind::Wal)) = &handle.tracked() {
             self.capture
                 .sync_of_log_begins(database, handle.file.as_fd());
         }
@@ -354,7 +353,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             true => rustix::fs::fdatasync(&handle.file)?,
             false => rustix::fs::fsync(&handle.file)?,
         }
-        if let Some((database, kind)) = &handle.tracked {
+        if let Some((database, kind)) = &handle.tracked() {
             database.synced(*kind);
         }
         Ok(())
@@ -455,7 +454,7 @@ fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)>
 
 /// The database whose commit this write to its log may complete, where that has to wait for the store.
 fn commits_to(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>> {
-    let Some((database, FileKind::Wal)) = &handle.tracked else {
+    let Some((database, FileKind::Wal)) = &handle.tracked() else {
         return None;
     };
     let read = |buffer: &mut [u8], at| {
@@ -467,7 +466,7 @@ fn commits_to(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>
 
 /// The database that a write is to change only after a comparison of it.
 fn compared_first(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>> {
-    let Some((database, FileKind::Journal)) = &handle.tracked else {
+    let Some((database, FileKind::Journal)) = &handle.tracked() else {
         return None;
     };
     let waits = database.wants_its_turn() && capture::makes_hot(&handle.file, offset, data);
@@ -481,7 +480,7 @@ fn write_at(
     keeps_set_id: bool,
 ) -> OperationResult<usize> {
     let bytes = offset..offset.saturating_add(data.len() as u64);
-    change_bytes(&handle.tracked, bytes, keeps_set_id, || {
+    change_bytes(&handle.tracked(), bytes, keeps_set_id, || {
         let mut written = 0;
         while written < data.len() {
             match rustix::io::pwrite(&handle.file, &data[written..], offset + written as u64) {

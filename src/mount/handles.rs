@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -33,9 +33,35 @@ impl Handle {
         }
     }
 
-    /// Tells its database of it.
-    fn opened(&self) {
-        let Some((database, kind)) = &self.tracked else {
+    /// The database that the file belongs to now, and as what.
+    pub fn tracked(&self) -> Tracked {
+        self.lock_tracked().clone()
+    }
+
+    fn lock_tracked(&self) -> MutexGuard<'_, Tracked> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells its database that it was closed.
+    pub fn released(&self) {
+        self.follow(None);
+    }
+
+    /// The file belongs to this database from now on; the one before and this one are told.
+    fn follow(&self, now: Tracked) {
+        let mut tracked = self.lock_tracked();
+        if let Some((database, kind)) = &*tracked {
+            if self.is_lent(*kind) {
+                database.take_back(&self.file);
+            }
+            database.released(*kind, self.opened_as());
+        }
+        *tracked = now;
+        self.tell_opened(&tracked);
+    }
+
+    fn tell_opened(&self, tracked: &Tracked) {
+        let Some((database, kind)) = tracked else {
             return;
         };
         database.opened(*kind, self.opened_as());
@@ -44,20 +70,6 @@ impl Handle {
         {
             tracing::debug!(%error, "A file that an application has open is opened for each look");
         }
-    }
-
-    /// Tells its database that it was closed.
-    pub fn released(&self) {
-        if let Some((database, kind)) = self.adopted.get() {
-            database.released(*kind, self.opened_as());
-        }
-        let Some((database, kind)) = &self.tracked else {
-            return;
-        };
-        if self.is_lent(*kind) {
-            database.take_back(&self.file);
-        }
-        database.released(*kind, self.opened_as());
     }
 
     /// Whether the capture may read through it.
@@ -86,14 +98,20 @@ pub struct Handle {
     pub is_external: bool,
     /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
     pub is_passthrough: bool,
-    /// The database that the file belongs to, by the name that it had when it was opened.
-    pub tracked: Tracked,
-    /// The one whose name it got later.
-    pub adopted: OnceLock<(Arc<Database>, FileKind)>,
+    /// The database that the file belongs to, by the name that it had when it was opened, or has got since.
+    pub tracked: Mutex<Tracked>,
 }
 
 /// The database that a file belongs to, and as what.
 pub type Tracked = Option<(Arc<Database>, FileKind)>;
+
+/// Whether it is that file of that database, under the name that its directory has now.
+fn is_same(tracked: &Tracked, (database, kind): &(Arc<Database>, FileKind)) -> bool {
+    let newest = |database: &Arc<Database>| Arc::as_ptr(&database.newest());
+    tracked
+        .as_ref()
+        .is_some_and(|(before, of)| of == kind && newest(before) == newest(database))
+}
 
 /// The open files of a mount. `B` is the kernel's registration of a backing file.
 pub struct Handles<B> {
@@ -129,12 +147,12 @@ impl<B> Handles<B> {
     ) -> (u64, Service<B>) {
         let service = match self.services.entry(handle.node) {
             Entry::Occupied(mut open) => {
-                handle.tracked = track();
+                handle.tracked = track().into();
                 open.get_mut().handles += 1;
                 open.get().service.clone()
             }
             Entry::Vacant(first) => {
-                handle.tracked = track();
+                handle.tracked = track().into();
                 let service = choose(&handle);
                 first.insert(OpenInode {
                     handles: 1,
@@ -144,7 +162,7 @@ impl<B> Handles<B> {
             }
         };
         handle.is_passthrough = matches!(service, Service::KernelPassthrough(_));
-        handle.opened();
+        handle.tell_opened(&handle.tracked());
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.insert(number, Arc::new(handle));
         (number, service)
@@ -164,16 +182,30 @@ impl<B> Handles<B> {
         self.services.iter().any(|open| is_meant(*open.key()))
     }
 
-    /// Has the open handles of an inode that are no database's yet told to this one.
-    pub fn adopt(&self, node: NodeId, (database, kind): &(Arc<Database>, FileKind)) {
+    /// The file with this inode is a database's from now on, whatever its open handles were before.
+    pub fn adopt(&self, node: NodeId, tracked: &(Arc<Database>, FileKind)) {
+        self.move_those(Some(tracked), |handle, before| {
+            handle.node == node && !is_same(before, tracked)
+        });
+    }
+
+    /// Another file than that of these handles stands there now: they are of no database any more.
+    pub fn abandon(&self, node: NodeId, tracked: &(Arc<Database>, FileKind)) {
+        self.move_those(None, |handle, before| {
+            handle.node != node && is_same(before, tracked)
+        });
+    }
+
+    fn move_those(
+        &self,
+        now: Option<&(Arc<Database>, FileKind)>,
+        is_meant: impl Fn(&Handle, &Tracked) -> bool,
+    ) {
         // Under the entry's lock: its release comes before, and then it is not found, or after.
         for open in self.open.iter() {
             let handle = open.value();
-            if handle.node == node
-                && handle.tracked.is_none()
-                && handle.adopted.set((database.clone(), *kind)).is_ok()
-            {
-                database.opened(*kind, handle.opened_as());
+            if is_meant(handle, &handle.tracked()) {
+                handle.follow(now.cloned());
             }
         }
     }
@@ -214,8 +246,7 @@ mod tests {
             is_writable: false,
             is_external: false,
             is_passthrough: false,
-            tracked: None,
-            adopted: OnceLock::new(),
+            tracked: Mutex::default(),
         }
     }
 

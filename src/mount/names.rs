@@ -57,7 +57,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             })?;
             if kind.is_file() {
                 self.capture.appeared(&path, false);
-                self.adopt_open(&directory, entry.name, &path);
+                self.adopt_open(&directory, entry.name, &path, false);
             }
             Ok::<_, OperationError>(())
         })?;
@@ -109,7 +109,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let linked = self.made(entry, &directory)?;
         if file_type(&linked.attributes.stat).is_file() {
             self.capture.appeared(&path, false);
-            self.adopt_open(&directory, entry.name, &path);
+            self.adopt_open(&directory, entry.name, &path, false);
         }
         Ok(linked)
     }
@@ -280,9 +280,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Some(other) => self.tell_exchanged(&moving, from_path, other, to_path),
             None => self.tell_renamed(&moving, from_path, to_path, replaced.is_some()),
         }
-        self.adopt_open(&to_directory, to.name, to_path);
+        self.adopt_open(&to_directory, to.name, to_path, standing.is_some());
         if exchanged.is_some() {
-            self.adopt_open(&from_directory, from.name, from_path);
+            self.adopt_open(&from_directory, from.name, from_path, true);
         }
         Ok(())
     }

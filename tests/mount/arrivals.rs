@@ -418,6 +418,146 @@ fn a_file_that_is_renamed_or_linked_while_it_is_written_is_stored_when_it_is_clo
     }
 }
 
+/// Its client is the other one from then on, also for whoever writes the file.
+#[test]
+fn a_copy_whose_name_changes_meanwhile_is_stored_when_it_is_closed() {
+    let daemon = Daemon::start(Options::default());
+    let (before, source) = (daemon.path("before.db"), daemon.path("source.db"));
+    filled(&before, "DELETE", 500);
+    filled(&source, "DELETE", 500);
+    let bytes = fs::read(&source).expect("the source");
+    let (first, second) = (guid(1), guid(2));
+    cp(&before, &daemon.database(&first));
+    daemon.assert_replica_of(&first, &before, "first.db");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(daemon.database(&first))
+        .expect("opened");
+    // To another client's name, away from that before anything of it is captured, and back to it.
+    daemon.may_miss_gates();
+    fs::rename(daemon.database(&first), daemon.database(&second)).expect("renamed");
+    let aside = daemon.data().join("aside");
+    fs::rename(daemon.database(&second), &aside).expect("renamed");
+    fs::rename(&aside, daemon.database(&second)).expect("renamed");
+    // What stands there is whole, and left alone.
+    daemon.assert_replica_of(&second, &before, "renamed.db");
+    for (index, piece) in bytes.chunks(bytes.len() / 3 + 1).enumerate() {
+        let at = index * (bytes.len() / 3 + 1);
+        file.write_all_at(piece, at as u64).expect("written");
+        std::thread::sleep(PAUSE);
+    }
+    file.set_len(bytes.len() as u64).expect("cut");
+    drop(file);
+    daemon.assert_replica_of(&second, &source, "second.db");
+    assert_eq!(daemon.moments(&second), [1, 2]);
+}
+
+/// An application that has it open writes the file that stands there again.
+#[test]
+fn a_name_that_goes_and_comes_back_is_followed_for_whoever_has_it_open() {
+    for (served, rows) in [(Served::LogsPassed, 4_000), (Served::ByDaemon, 300)] {
+        let daemon = Daemon::start(Options::served(served));
+        let client = guid(1);
+        let database = daemon.database(&client);
+        filled(&database, "DELETE", rows);
+        daemon.sync(&client);
+        let mut session = Session::open(&database);
+        session.run("SELECT count(*) FROM t;");
+        let aside = daemon.data().join("aside");
+        fs::rename(&database, &aside).expect("renamed");
+        fs::rename(&aside, &database).expect("renamed");
+        daemon.assert_replica_of(&client, &database, "renamed.db");
+        session.run("INSERT INTO t(x) SELECT 'a' || hex(randomblob(500)) FROM t LIMIT 50;");
+        daemon.assert_replica_of(&client, &database, "open.db");
+        session.run("INSERT INTO t(x) VALUES ('b');");
+        drop(session);
+        sqlite::query(&database, "INSERT INTO t(x) VALUES ('c')");
+        daemon.assert_replica_of(&client, &database, "closed.db");
+    }
+}
+
+/// Somebody else has the file open to write, and writes nothing: what connections commit is stored, as long as it tells
+/// of itself by a journal or a log.
+#[test]
+fn commits_are_stored_whoever_else_has_the_file_open() {
+    for mode in ["WAL", "DELETE", "TRUNCATE", "PERSIST"] {
+        let daemon = Daemon::start(Options::default());
+        let client = guid(1);
+        let database = daemon.database(&client);
+        filled(&database, mode, 50);
+        daemon.sync(&client);
+        let held = OpenOptions::new()
+            .append(true)
+            .open(&database)
+            .expect("opened");
+        for n in 0..4 {
+            sqlite::query(&database, &format!("INSERT INTO t(x) VALUES ('each {n}')"));
+            daemon.assert_replica_of(&client, &database, &format!("each-{n}.db"));
+        }
+        let mut session = Session::open(&database);
+        for n in 0..4 {
+            session.run(&format!("INSERT INTO t(x) VALUES ('one {n}');"));
+            daemon.sync(&client);
+        }
+        daemon.assert_replica_of(&client, &database, "one.db");
+        drop(session);
+        drop(held);
+    }
+}
+
+/// What was opened is not what stands there now.
+#[test]
+fn a_handle_of_a_file_that_was_replaced_holds_nothing_up() {
+    let daemon = Daemon::start(Options::default());
+    let client = guid(1);
+    let database = daemon.database(&client);
+    filled(&database, "DELETE", 50);
+    daemon.sync(&client);
+    let held = OpenOptions::new()
+        .write(true)
+        .open(&database)
+        .expect("opened");
+    let new = daemon.data().join("new");
+    filled(&new, "DELETE", 70);
+    fs::rename(&new, &database).expect("renamed");
+    daemon.assert_replica_of(&client, &database, "renamed.db");
+    sqlite::query(
+        &database,
+        "PRAGMA journal_mode=MEMORY; INSERT INTO t(x) VALUES ('later')",
+    );
+    daemon.assert_replica_of(&client, &database, "later.db");
+    drop(held);
+}
+
+/// An upload that stalls is not read again and again.
+#[test]
+fn a_copy_that_stalls_costs_nothing() {
+    let daemon = Daemon::start(Options::default());
+    let source = daemon.path("source.db");
+    filled(&source, "DELETE", 2_000);
+    let bytes = fs::read(&source).expect("the source");
+    let client = guid(1);
+    let file = written(&daemon.database(&client));
+    file.set_len(bytes.len() as u64).expect("room");
+    file.write_all_at(&bytes[..bytes.len() / 2], 0)
+        .expect("written");
+    let read = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", daemon.pid())).expect("counts");
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        line.and_then(|count| count.parse::<u64>().ok())
+            .expect("bytes")
+    };
+    daemon.wait_health(&client, |health| {
+        let error = health["lastError"].as_str().unwrap_or_default();
+        error.contains("page")
+    });
+    let before = read();
+    std::thread::sleep(LONG_PAUSE);
+    let after = read() - before;
+    assert!(after < bytes.len() as u64 / 2, "{after} bytes");
+    drop(file);
+}
+
 /// Archives and copies of many at once, by the programs that people use.
 #[test]
 fn archives_and_copies_of_many_are_whole() {

@@ -55,21 +55,18 @@ impl History {
             self.at_rest = Some(stamp);
         }
     }
+}
 
-    /// Tells what an image has shown that differs from the captured state, and that no log explains.
-    pub(super) fn tell_foreign(&self, db: &Database, image: &Image, draft: &Draft) {
-        if !self.suspects_file() {
-            return;
-        }
-        let (before, commit) = (&draft.before, draft.end.commit);
-        let is_cut = commit < before.commit && !image.is_laid_over();
-        let gone = commit + 1..=if is_cut { before.commit } else { commit };
-        let changed = draft.sums.iter().map(|(pgno, _)| *pgno);
-        let changed = changed.filter(|pgno| !image.has_laid_over(*pgno));
-        let pages: Vec<u32> = changed.chain(gone).collect();
-        if !pages.is_empty() {
-            tell(db, before, &pages);
-        }
+/// Tells what an image of a suspected file has shown that differs from the captured state, and that no log explains.
+pub(super) fn tell_difference(db: &Database, image: &Image, draft: &Draft) {
+    let (before, commit) = (&draft.before, draft.end.commit);
+    let is_cut = commit < before.commit && !image.is_laid_over();
+    let gone = commit + 1..=if is_cut { before.commit } else { commit };
+    let changed = draft.sums.iter().map(|(pgno, _)| *pgno);
+    let changed = changed.filter(|pgno| !image.has_laid_over(*pgno));
+    let pages: Vec<u32> = changed.chain(gone).collect();
+    if !pages.is_empty() {
+        tell(db, before, &pages);
     }
 }
 

@@ -15,12 +15,12 @@ pub struct OpenedAs {
 
 /// How often something happened, and how often it had when that was last captured.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Counted {
+pub(super) struct Tally {
     times: u32,
     captured: u32,
 }
 
-impl Counted {
+impl Tally {
     pub fn happened(&mut self) {
         self.times = self.times.wrapping_add(1);
     }
@@ -57,9 +57,9 @@ pub(super) struct Handles {
     external_writers: u32,
     external_log_writers: u32,
     /// How often that was so, and how often when its files were last captured.
-    pub arrivals: Counted,
+    pub arrivals: Tally,
     /// The same of its rollback journals' changes, by which SQLite alone is known to have written.
-    pub journals: Counted,
+    pub journals: Tally,
     /// The log came from elsewhere since its database was captured.
     pub has_new_log: bool,
     pub lent: Lent,

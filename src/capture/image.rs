@@ -19,7 +19,7 @@ use super::database::Database;
 use super::dirty_pages;
 use super::error::CaptureError;
 use super::files::{Log, is_quiet, open_log, read_header, refuse_replaced};
-use super::foreign::CUT;
+use super::foreign::{self, CUT};
 use super::gate::Gate;
 use super::handles::External;
 use super::history::History;
@@ -63,7 +63,6 @@ pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(
         db.has_arrived(happened);
         return Ok(());
     }
-    let is_suspected = db.history().suspects_file();
     let Some(file) = begin(db, shared)? else {
         return Ok(());
     };
@@ -74,11 +73,18 @@ pub(super) fn capture(db: &Database, shared: &Shared, since: UnixMs) -> Result<(
     let is_to_be_proven = match &work {
         Work::Nothing => false,
         Work::Snapshot(_) => true,
-        Work::Difference(_) => is_suspected || db.is_arriving(),
+        Work::Difference { is_suspected, .. } => *is_suspected || db.is_arriving(),
     };
     if is_to_be_proven {
         let stamp = db.history().seen_stamp;
         prove(db, shared, &image, &stamp)?;
+    }
+    if let Work::Difference {
+        draft,
+        is_suspected: true,
+    } = &work
+    {
+        foreign::tell_difference(db, &image, draft);
     }
     write_down(db, shared, &image, work, since)?;
     db.has_arrived(happened);
@@ -199,7 +205,9 @@ fn write_down(
     let segment = match work {
         Work::Nothing => return Ok(()),
         Work::Snapshot(end) => press.snapshot(end, since, read)?,
-        Work::Difference(draft) => press.segment(draft, WalExtent::default(), since, read)?,
+        Work::Difference { draft, .. } => {
+            press.segment(draft, WalExtent::default(), since, read)?
+        }
     };
     db.history().push_made(db, shared, segment)
 }
@@ -412,18 +420,19 @@ impl History {
         self.seen_changes = run.changes;
         self.seen_stamp = run.stamp;
         self.at_rest = (wal.is_none() && run.resets.is_empty()).then_some(run.stamp);
-        self.log_ended = is_passing && wal.is_some_and(|wal| run.ended == Some(wal.salt));
+        // What the operation is about to destroy is in this image, whether its gate came before or meanwhile.
+        self.log_ended = is_passing && wal.is_some();
         db.set_captured_end(wal.map_or(0, |wal| wal.position.offset));
         let work = self.carry_on(db, shared, image, commit, wal)?;
         self.making = match &work {
             Work::Nothing => None,
             Work::Snapshot(end) => Some(Box::new(*end)),
-            Work::Difference(draft) => Some(Box::new(draft.end)),
+            Work::Difference { draft, .. } => Some(Box::new(draft.end)),
         };
         self.resync = None;
         self.unpublished = None;
         self.confirm_files();
-        if let Work::Difference(_) = &work {
+        if let Work::Difference { .. } = &work {
             db.note_boundaries(!run.is_without_boundaries);
         }
         db.writes().end_whole();

@@ -15,7 +15,11 @@ use crate::store::keys::GenerationId;
 pub(super) enum Work {
     Nothing,
     Snapshot(Mark),
-    Difference(Draft),
+    Difference {
+        draft: Draft,
+        /// The file was suspected to be written past SQLite.
+        is_suspected: bool,
+    },
 }
 
 impl History {
@@ -35,9 +39,6 @@ impl History {
             }
             Some(before) if before.page_size == image.page_size => {
                 if let Some(work) = self.compare(image, before, commit, wal)? {
-                    if let Work::Difference(draft) = &work {
-                        self.tell_foreign(db, image, draft);
-                    }
                     return Ok(work);
                 }
                 tracing::error!(
@@ -104,7 +105,13 @@ impl History {
             return Ok(None);
         }
         let draft = self.advance((before, checksum), commit, wal, sums);
-        Ok(Some(draft.map_or(Work::Nothing, Work::Difference)))
+        let is_suspected = self.suspects_file();
+        Ok(Some(draft.map_or(Work::Nothing, |draft| {
+            Work::Difference {
+                draft,
+                is_suspected,
+            }
+        })))
     }
 
     /// Carries the history on by one transaction, from `before` to a state of that checksum; none where nothing differs.

@@ -181,6 +181,25 @@ fn an_image_that_ends_between_a_gate_and_its_operation_does_not_lose_the_way() {
     assert_eq!(history.mark.expect("a mark").txid, txid + 1);
 }
 
+/// It may begin and end there as well: what the operation destroys is in it.
+#[test]
+fn an_image_that_is_made_between_a_gate_and_its_operation_does_not_lose_the_way() {
+    let mut model = Model::new(1, 16 << 20);
+    let (db, shared) = (model.db.clone(), model.capture.shared.clone());
+    model.run("INSERT INTO t VALUES (1000, 'before'); PRAGMA wal_checkpoint(RESTART)");
+    let passing = model.gate(Gate::WalOverwrite);
+    workers::make_image(&db, &shared).expect("made");
+    let txid = db.history().mark.expect("a mark").txid;
+
+    model.execute("INSERT INTO t VALUES (1001, 'after')");
+    drop(passing);
+    let drained = workers::drain(&db, &shared).expect("looked");
+    assert_eq!(drained.next, Next::Nothing);
+    let history = db.history();
+    assert_eq!(history.resync, None);
+    assert_eq!(history.mark.expect("a mark").txid, txid + 1);
+}
+
 /// The log that stood there at a complete checkpoint, before anything was captured, may go while its database is read.
 #[test]
 fn a_log_that_was_complete_before_its_image_is_not_missed_when_it_goes() {

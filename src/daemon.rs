@@ -23,7 +23,7 @@ use crate::api::{self, Api, ApiError, Changes};
 use crate::capture::{Database, StartError};
 use crate::config::{Config, ConfigError};
 use crate::mount::{MountError, UnmountError};
-use crate::replicate::{Fleet, Uplink, drills};
+use crate::replicate::{Fleet, Ship, Uplink, drills};
 use crate::store::StoreError;
 use crate::tenant::roster::Roster;
 
@@ -209,8 +209,8 @@ impl Instance {
         for (ship, dirty) in ships.iter().zip(dirty) {
             tasks.push(tokio::spawn(ship.replicator.clone().run(dirty)));
         }
+        tokio::task::block_in_place(|| take_over(ships))?;
         for ship in ships {
-            tokio::task::block_in_place(|| ship.capture.take_over())?;
             tasks.push(tokio::spawn(ship.replicator.clone().take_over()));
         }
         if let Some(wanted) = config.drills {
@@ -226,7 +226,7 @@ impl Instance {
     }
 
     /// Starts what may be cut off at any time: it asks the store, and looks for what goes past the mounts.
-    fn look_around(&self, config: &Config) -> [JoinHandle<()>; 3] {
+    fn look_around(&self, config: &Config) -> [JoinHandle<()>; 4] {
         let prefixes = config.watch_paths.iter().map(|one| one.prefix.clone());
         let introducing =
             uplink::introduce(self.uplink.clone(), self.fleet.clone(), prefixes.collect());
@@ -234,6 +234,7 @@ impl Instance {
             tokio::spawn(introducing),
             tokio::spawn(uplink::keep_informed(self.uplink.clone())),
             tokio::spawn(looks::look_out(self.mounts.clone())),
+            tokio::spawn(looks::look_again(self.fleet.clone())),
         ]
     }
 
@@ -307,6 +308,16 @@ impl Instance {
         }
         unmounted
     }
+}
+
+/// Registers the databases of all watch paths: first those that have their history, wherever they are.
+fn take_over(ships: &[Ship]) -> Result<(), StartError> {
+    let known = ships.iter().map(|ship| ship.capture.take_over_known());
+    let others = known.collect::<Result<Vec<_>, _>>()?;
+    for (ship, others) in ships.iter().zip(others) {
+        ship.capture.take_over_others(others)?;
+    }
+    Ok(())
 }
 
 async fn start_api(

@@ -1,8 +1,10 @@
 //! The directory underneath the mount, reached through a descriptor that was opened before mounting.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use rustix::io::Errno;
 use crate::format::description::Attributes;
 use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
 use crate::format::wal_index::{INDEX_HEADERS_SIZE, WalIndex};
-use crate::paths::{open_beneath, stat_beneath};
+use crate::paths::{open_beneath, stat_beneath, stat_entry};
 
 /// How often a wal-index header is read again while a writer is in the middle of it.
 const INDEX_ATTEMPTS: u32 = 64;
@@ -38,6 +40,13 @@ pub struct Stamp {
 pub struct Opened {
     pub file: Arc<File>,
     pub stamp: Stamp,
+}
+
+/// A folder that could not be looked through, or not to its end.
+#[derive(Debug)]
+pub struct Unseen {
+    pub folder: PathBuf,
+    pub error: io::Error,
 }
 
 /// The companion of a database file: `<path><suffix>`.
@@ -137,59 +146,80 @@ impl Backing {
         Ok(journal_is_hot(&first[..len]))
     }
 
-    /// Every regular file and every symbolic link (then the second argument is true) below the directory, but for the
-    /// one folder at its root that is named by `skip`.
-    pub fn walk(&self, skip: &str, found: &mut dyn FnMut(PathBuf, bool)) -> io::Result<()> {
-        self.walk_below(Path::new("."), skip, found)
-    }
-
-    /// The same below one folder; `.` is the directory itself.
+    /// Every regular file and every symbolic link (then the second argument is true) below one folder, but for the one
+    /// folder at the root that is named by `skip`; `.` is the root itself. Returns the folders that could not be looked
+    /// through, or not to their end. One that is gone by its turn is none of them.
+    ///
+    /// # Errors
+    /// That first folder can't be looked through.
     pub fn walk_below(
         &self,
         start: &Path,
         skip: &str,
         found: &mut dyn FnMut(PathBuf, bool),
-    ) -> io::Result<()> {
-        let mut folders = vec![start.to_owned()];
+    ) -> io::Result<Vec<Unseen>> {
+        let mut folders = Vec::new();
+        self.list(start, skip, &mut folders, found)?;
+        let mut unseen = Vec::new();
         while let Some(folder) = folders.pop() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            let fd = open_beneath(self.root.as_fd(), &folder, flags)?;
-            for entry in Dir::read_from(&fd)? {
-                let entry = entry?;
-                let name = entry.file_name();
-                if matches!(name.to_bytes(), b"." | b"..") {
-                    continue;
-                }
-                let at_root = folder == Path::new(".");
-                if at_root && name.to_bytes() == skip.as_bytes() {
-                    continue;
-                }
-                use std::os::unix::ffi::OsStrExt;
-                let name = std::ffi::OsStr::from_bytes(name.to_bytes());
-                let path = if at_root {
-                    PathBuf::from(name)
-                } else {
-                    folder.join(name)
-                };
-                match self.file_type(&path, entry.file_type())? {
-                    FileType::Directory => folders.push(path),
-                    FileType::RegularFile => found(path, false),
-                    FileType::Symlink => found(path, true),
-                    _ => {}
-                }
+            match self.list(&folder, skip, &mut folders, found) {
+                Err(error) if !is_gone(&error) => unseen.push(Unseen { folder, error }),
+                _ => {}
+            }
+        }
+        Ok(unseen)
+    }
+
+    /// One folder's entries; the folders among them are added to `folders`.
+    fn list(
+        &self,
+        folder: &Path,
+        skip: &str,
+        folders: &mut Vec<PathBuf>,
+        found: &mut dyn FnMut(PathBuf, bool),
+    ) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let fd = open_beneath(self.root.as_fd(), folder, flags)?;
+        let at_root = folder == Path::new(".");
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") || (at_root && name == skip.as_bytes()) {
+                continue;
+            }
+            let name = OsStr::from_bytes(name);
+            let path = if at_root {
+                PathBuf::from(name)
+            } else {
+                folder.join(name)
+            };
+            match self.file_type(&fd, name, entry.file_type()) {
+                Ok(FileType::Directory) => folders.push(path),
+                Ok(FileType::RegularFile) => found(path, false),
+                Ok(FileType::Symlink) => found(path, true),
+                Ok(_) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
     /// The type that the directory entry gave, or that of the file where the file system does not say.
-    fn file_type(&self, path: &Path, listed: FileType) -> io::Result<FileType> {
+    fn file_type(&self, folder: &OwnedFd, name: &OsStr, listed: FileType) -> io::Result<FileType> {
         if listed != FileType::Unknown {
             return Ok(listed);
         }
-        let stat = stat_beneath(self.root.as_fd(), path)?;
-        Ok(FileType::from_raw_mode(stat.st_mode))
+        Ok(FileType::from_raw_mode(stat_entry(folder, name)?.st_mode))
     }
+}
+
+/// It was removed or renamed, or something else has its name.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+    )
 }
 
 /// Claims a directory for this process, for as long as the descriptor or a copy of it is open. False where another

@@ -304,19 +304,19 @@ impl Capture {
                 None => later(&client.db_path, "no rule takes it any more"),
             }
         }
-        for path in self.files_of_clients()? {
-            if self.at_path(&path).and_then(|db| db.client()).is_some() {
+        let found = self.look_through()?;
+        self.note_found(&found);
+        for path in &found.databases {
+            if self.at_path(path).and_then(|db| db.client()).is_some() {
                 continue;
             }
-            if is_open(&path) {
-                later(&path, "an application has it open");
+            if is_open(path) {
+                later(path, "an application has it open");
                 continue;
             }
-            let db = self.entry(&path);
-            self.register(&path, &db);
-            db.mark_dirty();
+            self.take_in(path);
         }
-        self.await_named();
+        self.await_named(&|_| false);
         Ok(waiting)
     }
 

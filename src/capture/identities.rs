@@ -29,9 +29,13 @@ impl Capture {
         };
         let (path, holder) = (file.path.clone(), file.holder.clone());
         if self.roster.waiting().add(file) {
+            let advice = match holder.starts_with(&self.seen_at) {
+                true => "",
+                false => "; to have both, give each watch path its own `prefix`",
+            };
             tracing::warn!(
                 path = %path.display(),
-                error = %format!("{} has this identity already; it is looked at again when that goes", holder.display()),
+                error = %format!("{} has this identity already; it is looked at again when that goes{advice}", holder.display()),
                 "A database is refused"
             );
         }

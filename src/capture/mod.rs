@@ -58,6 +58,7 @@ mod snapshot;
 pub mod spool;
 mod state;
 mod state_vfs;
+mod survey;
 mod tail;
 mod together;
 mod turns;
@@ -99,6 +100,7 @@ pub use history::Earlier;
 pub use mark::{Mark, Segment};
 pub use merge::Number;
 pub use newcomers::{Newcomer, TakeOver};
+pub use registration::Unregistered;
 pub use requests::{Looked, Noted};
 pub use snapshot::Made;
 pub use state::{SnapshotNote, Stamps, Upkeep};
@@ -111,6 +113,7 @@ use reserve::SpoolRoom;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
+use survey::UnseenFolders;
 use together::Others;
 use turns::Write;
 #[cfg(test)]
@@ -252,6 +255,7 @@ pub struct Capture {
     /// One registration by hand, or its end, at a time.
     by_hand: Mutex<()>,
     databases: DashMap<Arc<Path>, Arc<Database>>,
+    unseen: UnseenFolders,
     /// Those that were removed and have something left to store, by their number in the state.
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
@@ -345,6 +349,7 @@ impl Capture {
             unmounted: AtomicBool::new(false),
             by_hand: Mutex::default(),
             databases: DashMap::new(),
+            unseen: UnseenFolders::default(),
             leaving: DashMap::new(),
             queue,
             others: Others::default(),

@@ -1,6 +1,6 @@
 //! Which files of the watch path are databases: found at the start, and followed as names come and go.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -10,17 +10,14 @@ use super::backing::companion;
 use super::database::Database;
 use super::newcomers::Newcomer;
 use super::state::Seen;
+use super::survey::{IS_LINK, NO_RULE};
 use super::wishes::{RemovedClient, Wish};
-use super::{Capture, CaptureError, STATE_FOLDER, StartError, StateError};
+use super::{Capture, CaptureError, StartError, StateError};
 use crate::clock::now_ms;
 use crate::fault::Point;
 use crate::tenant::discovery::{Rules, Verdict};
 use crate::tenant::ids::{ClientId, Identity};
 use crate::tenant::roster::{Client, Progress, Registration, Status};
-
-/// Why a file that looks like a database is not one of ours.
-const NO_RULE: &str = "no rule says whose it is";
-const IS_LINK: &str = "it is a symbolic link";
 
 /// What `lastError` begins with where the state could give a client no number.
 const STATE: &str = "state: ";
@@ -30,20 +27,27 @@ fn is_of_state(progress: &Progress) -> bool {
     progress.status == Status::Failing && told.is_some_and(|error| error.starts_with(STATE))
 }
 
-/// What a look through the watch path has found.
-#[derive(Debug, Default)]
-struct Found {
-    databases: Vec<PathBuf>,
-    ignored: Vec<(PathBuf, &'static str)>,
+/// What a start has still to register, once the databases that earlier runs have captured have their names.
+#[derive(Debug)]
+pub struct Unregistered {
+    /// Those that are there and that no run has captured.
+    newcomers: Vec<PathBuf>,
+    /// Those that an earlier run has seen and that are not there.
+    absent: HashMap<PathBuf, Seen>,
 }
 
 impl Capture {
-    /// Registers every database that is there, and looks at those that are not as they were when all was stored.
-    /// Called once the mount answers. Those that are known and absent are `missing`, or `waiting` where they were named.
-    pub fn take_over(&self) -> Result<(), StartError> {
+    /// Registers the databases that are there and that earlier runs have captured, and looks at those that are not as they
+    /// were when all was stored. Called once the mount answers, of all watch paths before `take_over_others` of any: of
+    /// databases with one name, or with one place in the store, the one with its history there keeps it.
+    ///
+    /// # Errors
+    /// The state, or the watch path itself, can't be read.
+    pub fn take_over_known(&self) -> Result<Unregistered, StartError> {
         let mut known = self.shared.state.all()?;
         let found = self.look_through()?;
-        let (mut unknown, mut known_ones) = (Vec::new(), 0_u64);
+        self.note_found(&found);
+        let (mut newcomers, mut known_ones) = (Vec::new(), 0_u64);
         for path in found.databases {
             let known = known.remove(&path).filter(|seen| {
                 let identity = self.identify(&path);
@@ -55,63 +59,46 @@ impl Capture {
                     known_ones += 1;
                     self.take_over_one(&path, &seen);
                 }
-                None => unknown.push(path),
+                None => newcomers.push(path),
             }
         }
-        // Of files with one identity the one that has its history keeps it.
-        let newcomers = unknown.iter().filter_map(|path| self.take_up(path));
-        self.newcomers.add(newcomers.collect());
         if known_ones > 0 {
             tracing::info!(clients = known_ones, "Known clients registered");
         }
-        for (path, reason) in found.ignored {
-            self.note_ignored(&path, reason);
-        }
-        for (path, seen) in known {
+        Ok(Unregistered {
+            newcomers,
+            absent: known,
+        })
+    }
+
+    /// Registers the others: those that configuration or the API names, then those that are there, then those that are not,
+    /// which are `missing`, or `waiting` where they were named.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub fn take_over_others(&self, others: Unregistered) -> Result<(), StartError> {
+        let Unregistered { newcomers, absent } = others;
+        let (named, unnamed): (Vec<_>, Vec<_>) =
+            newcomers.iter().partition(|path| self.is_named(path));
+        let mut taken_up: Vec<_> = named.iter().filter_map(|path| self.take_up(path)).collect();
+        // An absent one that is known by its history is missing, and does not wait.
+        let is_absent = |path: &Path| absent.contains_key(path);
+        self.await_named(&is_absent);
+        taken_up.extend(unnamed.iter().filter_map(|path| self.take_up(path)));
+        self.newcomers.add(taken_up);
+        for (path, seen) in absent {
             if !self.take_up_leaving(path.clone(), &seen)? {
                 self.note_missing(&path, seen.id)?;
             }
         }
-        self.await_named();
+        self.await_named(&|_| false);
         Ok(())
     }
 
-    /// The identities of all databases that are there or were named, by the path that applications see; before anything
-    /// is registered.
-    ///
-    /// # Errors
-    /// `Walk`
-    pub fn survey(&self) -> Result<Vec<(PathBuf, Identity)>, StartError> {
-        let rules = self.rules();
-        let mut paths: HashSet<PathBuf> = self.look_through()?.databases.into_iter().collect();
-        paths.extend(rules.named().keys().cloned());
-        let identified = paths.into_iter().filter_map(|path| {
-            let identity = self.identify(&path)?;
-            Some((self.seen_at.join(path), identity))
-        });
-        Ok(identified.collect())
-    }
-
-    /// The files that are clients' by the rules of now.
-    pub(super) fn files_of_clients(&self) -> Result<Vec<PathBuf>, StartError> {
-        Ok(self.look_through()?.databases)
-    }
-
-    fn look_through(&self) -> Result<Found, StartError> {
-        let mut found = Found::default();
-        self.shared
-            .backing
-            .walk(
-                STATE_FOLDER,
-                &mut |path, is_link| match (self.examine(&path), is_link) {
-                    (Verdict::Plain, _) => {}
-                    (_, true) => found.ignored.push((path, IS_LINK)),
-                    (Verdict::Client(_), false) => found.databases.push(path),
-                    (Verdict::Ignored, false) => found.ignored.push((path, NO_RULE)),
-                },
-            )
-            .map_err(StartError::Walk)?;
-        Ok(found)
+    fn is_named(&self, path: &Path) -> bool {
+        let is_by_hand = |wish: &Wish| wish.named.is_some();
+        self.rules().named().contains_key(path)
+            || self.wishes.get(path).is_some_and(|wish| is_by_hand(&wish))
     }
 
     /// Registers a database that has no history yet; it is taken over in its turn.
@@ -181,12 +168,13 @@ impl Capture {
         Ok(())
     }
 
-    /// Databases that were named, and whose files do not exist yet.
-    pub(super) fn await_named(&self) {
+    /// Registers databases that were named, and whose files do not exist yet.
+    pub(super) fn await_named(&self, is_left_out: &dyn Fn(&Path) -> bool) {
         let rules = self.rules();
         let by_hand = self.wishes.iter().filter(|wish| wish.named.is_some());
         let by_hand: Vec<PathBuf> = by_hand.map(|wish| wish.key().clone()).collect();
-        for path in rules.named().keys().chain(&by_hand) {
+        let named = rules.named().keys().chain(&by_hand);
+        for path in named.filter(|path| !is_left_out(path)) {
             if let Some(identity) = self.identify(path) {
                 self.await_file(identity, path);
             }
@@ -289,28 +277,7 @@ impl Capture {
         self.tell_free(freed);
     }
 
-    /// Registers what became a client's by the name that its directory has now.
-    fn take_up_below(&self, folder: &Path) {
-        let walked = self
-            .shared
-            .backing
-            .walk_below(folder, STATE_FOLDER, &mut |path, is_link| match is_link {
-                true => self.link_appeared(&path),
-                false if self.at_path(&path).is_none() => self.appeared(&path, false),
-                false => {}
-            });
-        match walked {
-            // It is on its way to somewhere else.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let path = self.seen_at.join(folder);
-                tracing::error!(path = %path.display(), error = %error, "A directory that was renamed could not be looked through; its databases are taken up at the next start");
-            }
-            Ok(()) => {}
-        }
-    }
-
-    fn note_ignored(&self, path: &Path, reason: &'static str) {
+    pub(super) fn note_ignored(&self, path: &Path, reason: &'static str) {
         let seen_path = self.seen_at.join(path);
         if self.roster.ignore(seen_path.clone(), reason) {
             tracing::warn!(path = %seen_path.display(), error = reason, "A file is ignored");
@@ -325,7 +292,7 @@ impl Capture {
     }
 
     /// What the file at `path` is: what was asked for it comes before the rules.
-    fn examine(&self, path: &Path) -> Verdict {
+    pub(super) fn examine(&self, path: &Path) -> Verdict {
         let rules = self.rules();
         let Some(wish) = self.wishes.get(path) else {
             return rules.examine(path);

@@ -1,6 +1,5 @@
 //! What a start makes of each watch path, and what it refuses.
 
-use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,27 +149,35 @@ fn folder_name(path: &Path) -> String {
     path.trim_start_matches('/').replace('/', "%2F")
 }
 
-/// No two databases may have equal places, nor one within the other.
+/// A first start of several watch paths whose databases would share places tells of a configuration that lacks prefixes:
+/// nothing is stored yet, and the order of the watch paths would decide. Later, and within one watch path, one of the files is
+/// refused by name: whoever may make files below a watch path keeps nobody from a start.
 fn refuse_shared_places(config: &Config, readied: &[Readied]) -> Result<(), Error> {
-    let mut places = Places::default();
+    if readied.len() < 2 {
+        return Ok(());
+    }
     for one in readied {
-        let mut known = HashSet::new();
+        if !one.capture.is_new()? {
+            return Ok(());
+        }
+    }
+    let mut places = Places::default();
+    for (nth, one) in readied.iter().enumerate() {
         for (path, identity) in one.capture.survey()? {
-            if !known.insert(identity.id.clone()) {
-                // Whoever may make files below a watch path keeps nobody from the start: one of them is refused.
-                continue;
-            }
-            let shown = path.display().to_string();
             let Some(location) = &identity.location else {
                 continue;
             };
-            if let Err(other) = places.take(location, shown.clone()) {
-                return Err(Error::SharedPlace {
-                    first: other,
-                    second: shown,
-                    place: identity.s3_prefix,
-                    lines: lines_to_add(config),
-                });
+            let shown = path.display().to_string();
+            match places.take(location, (nth, shown.clone())) {
+                Err((other_path, other)) if other_path != nth => {
+                    return Err(Error::SharedPlace {
+                        first: other,
+                        second: shown,
+                        place: identity.s3_prefix,
+                        lines: lines_to_add(config),
+                    });
+                }
+                _ => {}
             }
         }
     }
@@ -179,9 +186,6 @@ fn refuse_shared_places(config: &Config, readied: &[Readied]) -> Result<(), Erro
 
 /// What would keep the watch paths' databases apart.
 fn lines_to_add(config: &Config) -> String {
-    if config.watch_paths.len() < 2 {
-        return "give one of them a place of its own: `clients: [{clientId: …, dbPath: …, s3Prefix: …}]`".to_owned();
-    }
     let paths = config.watch_paths.iter().map(|watch_path| {
         let path = watch_path.path.display();
         let name = watch_path.path.file_name().unwrap_or_default();

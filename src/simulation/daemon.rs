@@ -79,7 +79,7 @@ impl Daemon {
             .start_paused(true)
             .build()
             .expect("a runtime");
-        capture.take_over()?;
+        capture.take_over_others(capture.take_over_known()?)?;
         // Both end with the runtime.
         drop(runtime.spawn(replicator.clone().run(dirty)));
         drop(runtime.spawn(replicator.clone().take_over()));

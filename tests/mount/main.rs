@@ -41,6 +41,7 @@ mod scale;
 mod secrets;
 mod servers;
 mod service;
+mod starts;
 mod status;
 mod stops;
 mod straight_path;

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::api::{self, Api, ApiError, Changes};
+use crate::api::{self, Api, ApiError, Changes, Listen};
 use crate::capture::{Database, StartError};
 use crate::config::{Config, ConfigError};
 use crate::mount::{MountError, UnmountError};
@@ -144,7 +144,7 @@ struct Instance {
 
 /// The API while it is served, with the address that it has got.
 struct Served {
-    address: Option<std::net::SocketAddr>,
+    address: Option<Listen>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -163,6 +163,7 @@ impl Instance {
         let beside_it = self.look_around(&config);
         let listen = api
             .address
+            .as_ref()
             .map_or_else(|| "none".to_owned(), |address| address.to_string());
         tracing::info!(listen = %listen, "Ready");
         let supervisor = Supervisor::from_environment();
@@ -327,7 +328,7 @@ async fn start_api(
     mounts: &Mounts,
     mut ended: watch::Receiver<bool>,
 ) -> Result<Served, Error> {
-    let Some(address) = config.listen else {
+    let Some(listen) = config.listen.clone() else {
         return Ok(Served {
             address: None,
             task: None,
@@ -351,7 +352,7 @@ async fn start_api(
         // The sender lives as long as the instance; without it there is nothing to serve.
         drop(ended.wait_for(|ended| *ended).await);
     };
-    let (address, serve) = api::bind(address, api, shutdown).await?;
+    let (address, serve) = api::bind(listen, api, shutdown).await?;
     Ok(Served {
         address: Some(address),
         task: Some(tokio::spawn(serve)),

@@ -14,6 +14,8 @@ use super::replies::Refusal;
 /// Bytes.
 const MAX_BODY: usize = 64 << 10;
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// For a body that nobody wants.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// `POST /api/databases`, in both its forms.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
@@ -56,6 +58,13 @@ pub async fn read<T: DeserializeOwned, E>(
     body: impl Stream<Item = Result<impl Buf, E>>,
 ) -> Result<T, Refusal> {
     read_within(TIMEOUT, body).await
+}
+
+/// Takes what still comes of the body of a request that is refused, within bounds: one who sends it after the head, and finds
+/// the connection closed, may never read why.
+pub async fn discard<E>(body: impl Stream<Item = Result<impl Buf, E>>) {
+    // Whatever is wrong with it, the request is refused all the same.
+    let _ = tokio::time::timeout(DISCARD_TIME, collect(body)).await;
 }
 
 async fn read_within<T: DeserializeOwned, E>(

@@ -7,6 +7,8 @@ use futures_util::stream::{BoxStream, Stream, StreamExt};
 use warp::Filter;
 use warp::http::{HeaderMap, Method, StatusCode};
 
+use super::access::{Access, Asker};
+use super::connections::{MAX_CONNECTIONS, MAX_OF_PEER, Place};
 use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::{self, Call, Named, NoCall};
@@ -28,7 +30,7 @@ struct Asked {
     /// None where it can't be read.
     query: Option<Vec<(String, String)>>,
     headers: HeaderMap,
-    body: Body,
+    asker: Asker,
 }
 
 /// The filter that answers everything.
@@ -45,16 +47,25 @@ pub fn filter(
         .and(query)
         .and(warp::header::headers_cloned())
         .and(body)
-        .then(move |method, path, query, headers, body| {
+        .and(warp::ext::get::<Asker>())
+        .then(move |method, path, query, headers, mut body, asker| {
             let state = state.clone();
             let asked = Asked {
                 method,
                 path,
                 query,
                 headers,
-                body,
+                asker,
             };
-            async move { answer(&state, asked).await.unwrap_or_else(Reply::from) }
+            async move {
+                match answer(&state, asked, &mut body).await {
+                    Ok(reply) => reply,
+                    Err(refusal) => {
+                        bodies::discard(body).await;
+                        refusal.into()
+                    }
+                }
+            }
         })
 }
 
@@ -65,32 +76,44 @@ fn boxed<B: Buf + Send + 'static>(
         .boxed()
 }
 
-async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
+async fn answer(state: &Arc<State>, asked: Asked, body: &mut Body) -> Result<Reply, Refusal> {
     let (method, path) = (&asked.method, asked.path.as_str());
     let found = routes::find(method, path);
-    let open = found.as_ref().is_ok_and(|(route, _)| route.open);
-    access::check(state.token.as_ref(), open, &asked.headers)?;
+    let access = found
+        .as_ref()
+        .map_or(Access::Token, |(route, _)| route.access);
+    let token = state.token.as_ref();
+    access::check(token, access, &asked.asker, &asked.headers)?;
     let (route, call) = found.map_err(|no_call| no_such_call(method, path, no_call))?;
+    let connection = &asked.asker.connection;
+    if connection.place == Place::Spare && call != Call::Health {
+        return Err(too_many());
+    }
     let query = Query::new(asked.query, route.query)?;
+    let lookup = |named| -> Result<Arc<Client>, Refusal> {
+        let client = lookup(state, named, &query)?;
+        access::check_user(token, access, connection.peer, || (state.owner)(&client))?;
+        Ok(client)
+    };
     match call {
         Call::Databases => reads::databases(state, &query),
-        Call::Register => changes::register(state, bodies::read(asked.body).await?).await,
+        Call::Register => changes::register(state, bodies::read(body).await?).await,
         Call::SetStatus(named) => {
-            let client = lookup(state, &named, &query)?;
-            changes::set_status(state, client, bodies::read(asked.body).await?).await
+            let client = lookup(&named)?;
+            changes::set_status(state, client, bodies::read(body).await?).await
         }
-        Call::Unregister(named) => changes::unregister(state, lookup(state, &named, &query)?).await,
+        Call::Unregister(named) => changes::unregister(state, lookup(&named)?).await,
         Call::Sync(named) => changes::wait_for(state, Wanted::Sync, &named, &query).await,
         Call::Snapshot(named) => changes::wait_for(state, Wanted::Snapshot, &named, &query).await,
-        Call::Moments(named) => replicas::moments(state, lookup(state, &named, &query)?).await,
+        Call::Moments(named) => replicas::moments(state, lookup(&named)?).await,
         Call::Download(named) => {
-            let client = lookup(state, &named, &query)?;
+            let client = lookup(&named)?;
             replicas::download(state, client, query.target()?).await
         }
         Call::Health => Ok(reads::health(state)),
         Call::ClientsHealth => reads::clients_health(state, &query),
         Call::ClientHealth(named) => {
-            let client = lookup(state, &named, &query)?;
+            let client = lookup(&named)?;
             Ok(reads::client_health(&client))
         }
         Call::Events => events::follow(state),
@@ -104,6 +127,12 @@ async fn answer(state: &Arc<State>, asked: Asked) -> Result<Reply, Refusal> {
         }
         Call::Page(file) => Ok(page::reply(file)),
     }
+}
+
+fn too_many() -> Refusal {
+    Refusal::busy(format!(
+        "there are {MAX_OF_PEER} connections of this user or host, or {MAX_CONNECTIONS} in all: beyond that only /api/health is answered; end some of them"
+    ))
 }
 
 fn no_such_call(method: &Method, path: &str, no_call: NoCall) -> Refusal {

@@ -9,7 +9,6 @@ use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use warp::Reply as _;
-use warp::http::StatusCode;
 
 use super::replies::{self, Refusal, Reply};
 use super::{State, views};
@@ -35,8 +34,9 @@ struct Listener {
 /// Everything that happens from now on, until the server ends.
 pub fn follow(state: &Arc<State>) -> Result<Reply, Refusal> {
     let permit = state.listeners.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{MAX_LISTENERS} listeners are there already; end one of them");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+        Refusal::busy(format!(
+            "{MAX_LISTENERS} listeners are there already; end one of them"
+        ))
     })?;
     let listener = Listener {
         state: state.clone(),

@@ -4,11 +4,14 @@ mod access;
 pub mod bodies;
 mod calls;
 mod changes;
+mod connections;
 mod events;
 mod exposition;
+mod listen;
 mod metrics;
 mod openapi;
 mod page;
+mod peer;
 pub mod query;
 mod reads;
 mod replicas;
@@ -24,13 +27,13 @@ mod views;
 
 use std::fs::File;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use listen::Listen;
+
 use futures_util::future::BoxFuture;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::mount::MountStatus;
@@ -41,6 +44,8 @@ use crate::restore::{
 use crate::store::spec::Secret;
 use crate::tenant::request::{RegisterRequest, Registered, RequestError};
 use crate::tenant::roster::{Client, Roster};
+
+use listen::Listener;
 
 /// Asks for the present state of all mounts.
 pub type AskMounts = Box<dyn Fn() -> Vec<MountStatus> + Send + Sync>;
@@ -74,23 +79,29 @@ pub struct Api {
 /// Why the API can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("listen on {addr}: {source}; choose another address with -listen, or `none`")]
+    #[error("listen on {listen}: {source}; choose another address with -listen, or `none`")]
     Bind {
-        addr: SocketAddr,
+        listen: Listen,
         source: std::io::Error,
     },
 }
 
 /// Takes the address, and gives what serves it until `shutdown` completes; answers that are under way are
 /// finished then, within a few seconds. The address that is returned has the port that port 0 became.
+///
+/// # Errors
+/// The address can't be had.
 pub async fn bind(
-    addr: SocketAddr,
+    listen: Listen,
     api: Api,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<(SocketAddr, impl Future<Output = ()> + Send), ApiError> {
-    let failed = |source| ApiError::Bind { addr, source };
-    let listener = TcpListener::bind(addr).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
+) -> Result<(Listen, impl Future<Output = ()> + Send), ApiError> {
+    let failed = |source| ApiError::Bind {
+        listen: listen.clone(),
+        source,
+    };
+    let listener = Listener::bind(&listen).await.map_err(failed)?;
+    let bound = listener.listen().map_err(failed)?;
     let state = Arc::new(State::from(api));
     Ok((bound, server::serve(listener, state, shutdown)))
 }
@@ -120,6 +131,8 @@ type AskRestore = Box<
         + Sync,
 >;
 
+type AskOwner = Box<dyn Fn(&Client) -> Option<u32> + Send + Sync>;
+
 /// What the calls work with: the roster, and the questions that others answer.
 struct State {
     roster: Arc<Roster>,
@@ -131,8 +144,12 @@ struct State {
     moments: AskMoments,
     /// Restores to a file without a name.
     restore: AskRestore,
-    /// Places for those who read replicas.
-    readers: Arc<Semaphore>,
+    /// Places for those who list moments.
+    lists: Arc<Semaphore>,
+    /// Places for those who download databases.
+    downloads: Arc<Semaphore>,
+    /// The user who owns a client's file.
+    owner: AskOwner,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
     /// Set when the server ends: what is streamed ends with it.
@@ -143,7 +160,7 @@ struct State {
 
 impl From<Api> for State {
     fn from(api: Api) -> Self {
-        let for_health = api.fleet.clone();
+        let (for_health, for_owners) = (api.fleet.clone(), api.fleet.clone());
         let (for_moments, for_restores) = (api.fleet.clone(), api.fleet.clone());
         let for_sync = api.fleet;
         let scratch = api.scratch;
@@ -168,7 +185,9 @@ impl From<Api> for State {
                     restore_unnamed(&store, client.s3_prefix(), &target, &scratch).await
                 })
             }),
-            readers: Arc::new(Semaphore::new(replicas::MAX_READERS)),
+            lists: Arc::new(Semaphore::new(replicas::MAX_LISTS)),
+            downloads: Arc::new(Semaphore::new(replicas::MAX_DOWNLOADS)),
+            owner: Box::new(move |client| for_owners.owner_of(client)),
             listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
             closing: watch::Sender::new(false),
             store_health: Box::new(move || for_health.store_health()),

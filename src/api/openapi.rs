@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::access::Access;
 use super::routes::{Answer, Content, Kind, Parameter, Route, is_name};
 use super::table::ROUTES;
 
@@ -54,7 +55,7 @@ fn operation(route: &Route, needs_token: bool) -> Value {
         let content = content(Content::Json(schema));
         operation["requestBody"] = json!({"required": true, "content": content});
     }
-    if needs_token && !route.open {
+    if needs_token && route.access != Access::Open {
         operation["security"] = json!([{"token": []}]);
     }
     operation
@@ -134,7 +135,10 @@ mod tests {
             let operation = &document["paths"][route.path][route.method.to_lowercase()];
             assert_eq!(operation["summary"], route.summary, "{}", route.path);
             assert!(!route.summary.is_empty(), "{}", route.path);
-            assert_eq!(operation["security"].is_null(), route.open);
+            assert_eq!(
+                operation["security"].is_null(),
+                route.access == Access::Open
+            );
             assert_eq!(operation["requestBody"].is_null(), route.body.is_none());
             for Answer(status, ..) in route.answers {
                 assert!(operation["responses"][status.to_string()].is_object());

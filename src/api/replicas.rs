@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::Reply as _;
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, HeaderName, HeaderValue};
@@ -18,14 +18,16 @@ use crate::clock::rfc3339;
 use crate::restore::{RestoreError, Target};
 use crate::tenant::roster::Client;
 
-/// Who may read replicas at one time: each makes requests of the store, and a download takes local disk.
-pub const MAX_READERS: usize = 4;
+/// Lists of moments that are made at one time: each makes requests of the store.
+pub const MAX_LISTS: usize = 4;
+/// Downloads at one time: each takes local disk, for as long as it is taken.
+pub const MAX_DOWNLOADS: usize = 4;
 pub const CONTENT_TYPE: &str = "application/vnd.sqlite3";
 /// Bytes of a piece of a download.
 const PIECE: u64 = 256 << 10;
 
 pub async fn moments(state: &State, client: Arc<Client>) -> Result<Reply, Refusal> {
-    let _permit = permit(state)?;
+    let _permit = permit(&state.lists, MAX_LISTS, "list moments")?;
     let generations = (state.moments)(client).await.map_err(refusal)?;
     let body = json!({"generations": generations});
     Ok(replies::json(StatusCode::OK, &body))
@@ -37,7 +39,7 @@ pub async fn download(
     client: Arc<Client>,
     target: Target,
 ) -> Result<Reply, Refusal> {
-    let permit = permit(state)?;
+    let permit = permit(&state.downloads, MAX_DOWNLOADS, "download databases")?;
     let name = file_name(&client.id.db_name);
     let (restored, file) = (state.restore)(client, target).await.map_err(refusal)?;
     let len = u64::from(restored.pages) * u64::from(restored.page_size);
@@ -101,11 +103,15 @@ impl Pieces {
     }
 }
 
-fn permit(state: &State) -> Result<OwnedSemaphorePermit, Refusal> {
-    state.readers.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{MAX_READERS} read replicas already; try it later");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
-    })
+fn permit(
+    places: &Arc<Semaphore>,
+    most: usize,
+    what: &str,
+) -> Result<OwnedSemaphorePermit, Refusal> {
+    places
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| Refusal::busy(format!("{most} {what} already; try it later")))
 }
 
 fn refusal(error: RestoreError) -> Refusal {

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::json;
 use warp::http::StatusCode;
 use warp::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
 };
 
 use crate::tenant::request::RequestError;
@@ -56,6 +57,14 @@ impl Refusal {
             code,
             message: message.into(),
             header: None,
+        }
+    }
+
+    /// Nothing is wrong with the request; there are too many at present.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self {
+            header: Some((RETRY_AFTER, HeaderValue::from_static("1"))),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
         }
     }
 

@@ -3,6 +3,7 @@
 use percent_encoding::percent_decode_str;
 use warp::http::Method;
 
+use super::access::Access;
 use super::page;
 use super::table::ROUTES;
 
@@ -45,8 +46,7 @@ pub struct Route {
     pub body: Option<&'static str>,
     /// The answers that are its own; those that any call may give come on top.
     pub answers: &'static [Answer],
-    /// Answered without a token, too.
-    pub open: bool,
+    pub access: Access,
     pub make: Make,
 }
 

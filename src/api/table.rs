@@ -1,5 +1,6 @@
 //! The table of routes: what is answered, and what the description says of it.
 
+use super::access::Access;
 use super::page;
 use super::routes::{Answer, Call, Content, Kind, Make, Parameter, Route, named};
 
@@ -69,7 +70,7 @@ pub static ROUTES: &[Route] = &[
         query: &[TENANT, STATUS, PREFIX],
         body: None,
         answers: &[Answer(200, "the databases", Content::Json("Databases"))],
-        open: false,
+        access: Access::Token,
         make: |_| Call::Databases,
     },
     Route {
@@ -93,7 +94,7 @@ pub static ROUTES: &[Route] = &[
             Answer(422, "a limit is reached", Content::Json("Error")),
             Answer(503, "it can't be noted at present", Content::Json("Error")),
         ],
-        open: false,
+        access: Access::Token,
         make: |_| Call::Register,
     },
     Route {
@@ -107,7 +108,7 @@ pub static ROUTES: &[Route] = &[
             Answer(422, "a limit is reached", Content::Json("Error")),
             Answer(503, "it can't be noted at present", Content::Json("Error")),
         ],
-        open: false,
+        access: Access::Owner,
         make: |parts| Call::SetStatus(named(parts)),
     },
     Route {
@@ -120,7 +121,7 @@ pub static ROUTES: &[Route] = &[
             Answer(204, "it is unregistered", Content::Nothing),
             Answer(503, "it can't be noted at present", Content::Json("Error")),
         ],
-        open: false,
+        access: Access::Owner,
         make: |parts| Call::Unregister(named(parts)),
     },
     Route {
@@ -130,7 +131,7 @@ pub static ROUTES: &[Route] = &[
         query: &[TIMEOUT, PREFIX],
         body: None,
         answers: WAITED,
-        open: false,
+        access: Access::Token,
         make: |parts| Call::Sync(named(parts)),
     },
     Route {
@@ -140,7 +141,7 @@ pub static ROUTES: &[Route] = &[
         query: &[TIMEOUT, PREFIX],
         body: None,
         answers: WAITED,
-        open: false,
+        access: Access::Token,
         make: |parts| Call::Snapshot(named(parts)),
     },
     Route {
@@ -158,7 +159,7 @@ pub static ROUTES: &[Route] = &[
             DAMAGED,
             BUSY,
         ],
-        open: false,
+        access: Access::Token,
         make: |parts| Call::Moments(named(parts)),
     },
     Route {
@@ -176,7 +177,7 @@ pub static ROUTES: &[Route] = &[
             DAMAGED,
             BUSY,
         ],
-        open: false,
+        access: Access::Administrator,
         make: |parts| Call::Download(named(parts)),
     },
     Route {
@@ -189,7 +190,7 @@ pub static ROUTES: &[Route] = &[
             Answer(200, "ok or degraded", Content::Json("Instance")),
             Answer(503, "failing", Content::Json("Instance")),
         ],
-        open: true,
+        access: Access::Open,
         make: |_| Call::Health,
     },
     Route {
@@ -199,7 +200,7 @@ pub static ROUTES: &[Route] = &[
         query: &[STATUS, PREFIX],
         body: None,
         answers: &[Answer(200, "the clients", Content::Json("Clients"))],
-        open: false,
+        access: Access::Token,
         make: |_| Call::ClientsHealth,
     },
     Route {
@@ -209,7 +210,7 @@ pub static ROUTES: &[Route] = &[
         query: &[PREFIX],
         body: None,
         answers: &[Answer(200, "the client", Content::Json("Health"))],
-        open: false,
+        access: Access::Token,
         make: |mut parts| {
             parts.push(parts[0].clone());
             Call::ClientHealth(named(parts))
@@ -222,7 +223,7 @@ pub static ROUTES: &[Route] = &[
         query: &[PREFIX],
         body: None,
         answers: &[Answer(200, "the client", Content::Json("Health"))],
-        open: false,
+        access: Access::Token,
         make: |parts| Call::ClientHealth(named(parts)),
     },
     Route {
@@ -239,7 +240,7 @@ pub static ROUTES: &[Route] = &[
             ),
             Answer(503, "too many listen already", Content::Json("Error")),
         ],
-        open: false,
+        access: Access::Token,
         make: |_| Call::Events,
     },
     Route {
@@ -249,7 +250,7 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         body: None,
         answers: &[Answer(200, "OpenAPI 3.1", Content::Json("Description"))],
-        open: false,
+        access: Access::Token,
         make: |_| Call::OpenApi,
     },
     Route {
@@ -263,7 +264,7 @@ pub static ROUTES: &[Route] = &[
             "the exposition format",
             Content::Media("text/plain"),
         )],
-        open: false,
+        access: Access::Token,
         make: |_| Call::Metrics,
     },
     file("/", "A page for people", HTML, |_| Call::Page(page::INDEX)),
@@ -303,7 +304,7 @@ const fn file(
         query: &[],
         body: None,
         answers,
-        open: true,
+        access: Access::Open,
         make,
     }
 }

@@ -28,6 +28,17 @@ impl Capture {
         let owners = answer.await.map_err(|_| CaptureError::Stopped)?;
         owners.map_err(CaptureError::io("look at its owner"))
     }
+
+    /// The user who owns the file at `path` below the watch path; none where it is not there or can't be looked at.
+    pub fn owner_of(&self, path: &Path) -> Option<u32> {
+        match self.shared.backing.attributes(path) {
+            Ok(found) => found.map(|attributes| attributes.uid),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "The owner of a file can't be told");
+                None
+            }
+        }
+    }
 }
 
 fn owners(backing: &Backing, path: &Path) -> io::Result<Owners> {

@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use super::accounts::{self, Account};
 use super::helper::{self, HelperArgs};
 use super::{Failure, help, one_line};
+use crate::api::Listen;
 use crate::config::{self, ConfigError, LogFormat, WatchPathWritten, Written, units};
 use crate::format::keys::GenerationId;
 use crate::store::spec::StoreSpec;
@@ -87,9 +88,9 @@ pub(super) struct MountArgs {
     /// Mount there, not over the watch path
     #[arg(long, value_name = "DIR")]
     pub mountpoint: Option<PathBuf>,
-    /// Where the API listens, or `none` [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
-    pub listen: Option<Listen>,
+    /// Where the API listens: HOST:PORT, unix:PATH or `none` [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = ListenArg::parse)]
+    pub listen: Option<ListenArg>,
     /// Where state lives [default: .litestream-multitenant in the backing directory]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -105,10 +106,10 @@ pub(super) struct MountArgs {
 }
 
 /// An address, or `none`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Listen(pub Option<std::net::SocketAddr>);
+#[derive(Clone, Debug)]
+pub(super) struct ListenArg(pub Option<Listen>);
 
-impl Listen {
+impl ListenArg {
     fn parse(text: &str) -> Result<Self, String> {
         units::listen(text).map(Self)
     }
@@ -224,8 +225,8 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where its API listens [default: as its configuration says]
-    #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
-    pub listen: Option<Listen>,
+    #[arg(long, value_name = "ADDR", value_parser = ListenArg::parse)]
+    pub listen: Option<ListenArg>,
     /// Only this one: a GUID or tenant/dbName, PREFIX/ before it to tell those of several watch paths apart
     pub client: Option<String>,
     /// Print JSON

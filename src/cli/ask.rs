@@ -1,8 +1,11 @@
 //! One request to the API of an instance that runs.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use crate::api::Listen;
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -14,25 +17,41 @@ pub(super) struct Answer {
 
 /// Asks, and waits for the whole answer; `time` is how long each part of it may take.
 pub(super) fn ask(
-    api: SocketAddr,
+    api: &Listen,
     method: &str,
     path: &str,
     token: Option<&str>,
     time: Duration,
 ) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&api, CONNECT_TIME)?;
-    stream.set_read_timeout(Some(time))?;
-    stream.set_write_timeout(Some(time))?;
     let token = token.map_or_else(String::new, |token| {
         format!("Authorization: Bearer {token}\r\n")
     });
     // Of version 1.0, so that the answer comes in one piece.
-    let request =
-        format!("{method} {path} HTTP/1.0\r\nHost: {api}\r\n{token}Content-Length: 0\r\n\r\n");
+    let head = |host: &str| {
+        format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n{token}Content-Length: 0\r\n\r\n")
+    };
+    let text = match api {
+        Listen::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, CONNECT_TIME)?;
+            stream.set_read_timeout(Some(time))?;
+            stream.set_write_timeout(Some(time))?;
+            exchange(stream, &head(&address.to_string()))?
+        }
+        Listen::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(time))?;
+            stream.set_write_timeout(Some(time))?;
+            exchange(stream, &head("localhost"))?
+        }
+    };
+    parse(&text).ok_or_else(|| io::Error::other("what answers there is no HTTP server"))
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<String> {
     stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    parse(&text).ok_or_else(|| io::Error::other("what answers there is no HTTP server"))
+    Ok(text)
 }
 
 fn parse(text: &str) -> Option<Answer> {

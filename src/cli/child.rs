@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::Failure;
 use super::ask::ask;
 use super::demo::failed;
+use crate::api::Listen;
 
 const START_TIME: Duration = Duration::from_secs(10);
 const STOP_TIME: Duration = Duration::from_secs(15);
@@ -30,7 +31,7 @@ pub(super) struct Child {
 
 struct Running {
     process: std::process::Child,
-    api: SocketAddr,
+    api: Listen,
 }
 
 impl Child {
@@ -59,7 +60,7 @@ impl Child {
         let stderr = process.stderr.take().expect("BUG: it is piped");
         let running = self.running.insert(Running {
             process,
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
         });
         running.api = wait_until_ready(&follow(stderr)?)?;
         Ok(())
@@ -73,10 +74,10 @@ impl Child {
 
     /// One request to its API; an answer other than 200 is an error.
     pub(super) fn ask(&self, method: &str, path: &str, time: Duration) -> Result<Value, Failure> {
-        let api = self.running()?.api;
+        let api = self.running()?.api.clone();
         // A little more than the API itself may wait.
         let time = time + Duration::from_secs(5);
-        let answer = ask(api, method, path, None, time).map_err(failed("ask the API"))?;
+        let answer = ask(&api, method, path, None, time).map_err(failed("ask the API"))?;
         if answer.status != 200 {
             return Err(Failure::Other(format!(
                 "demo: {method} {path}: {}",
@@ -166,7 +167,7 @@ fn follow(stderr: ChildStderr) -> Result<Receiver<String>, Failure> {
 }
 
 /// The API's address, from the log line that says that all mounts answer.
-fn wait_until_ready(lines: &Receiver<String>) -> Result<SocketAddr, Failure> {
+fn wait_until_ready(lines: &Receiver<String>) -> Result<Listen, Failure> {
     let deadline = Instant::now() + START_TIME;
     let mut said = String::new();
     loop {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::mount::MountFlags;
 
 use super::{Failure, background, print};
+use crate::api::Listen;
 use crate::config::{self, Config, ConfigError, WatchPathWritten, units};
 use crate::daemon::Beside;
 use crate::mount::await_release;
@@ -67,7 +68,7 @@ pub(super) struct HelperArgs {
 #[derive(PartialEq, Eq, Debug)]
 struct Options {
     config: Option<PathBuf>,
-    listen: Option<Option<std::net::SocketAddr>>,
+    listen: Option<Option<Listen>>,
     restrictions: MountFlags,
 }
 
@@ -127,7 +128,7 @@ impl HelperArgs {
             mountpoint: Some(self.target.clone()),
             prefix: own.map_or_else(String::new, |own| own.prefix.clone()),
         }];
-        written.listen = self.options.listen;
+        written.listen = self.options.listen.clone();
         written.resolve()
     }
 

@@ -33,7 +33,7 @@ pub(super) fn written(args: &MountArgs) -> Result<Written, ConfigError> {
     }
     written.mountpoint = args.mountpoint.clone();
     written.guid_pattern = args.guid_pattern.clone().or(written.guid_pattern);
-    written.listen = args.listen.map(|listen| listen.0);
+    written.listen = args.listen.as_ref().map(|listen| listen.0.clone());
     written.state_dir = args.state_dir.clone();
     written.log_format = args.log_format;
     written.no_passthrough = args.no_passthrough;

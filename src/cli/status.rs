@@ -1,6 +1,6 @@
 //! `status`: asks the running instance how its clients are.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,37 +8,34 @@ use serde_json::{Value, json};
 use super::args::StatusArgs;
 use super::ask::ask;
 use super::{Failure, print, print_json, table};
-use crate::config::{self, DEFAULT_PORT};
+use crate::api::Listen;
+use crate::config;
 
 const TIME: Duration = Duration::from_secs(10);
 const PATH: &str = "/api/health/clients";
 
 pub(super) fn run(args: StatusArgs) -> Result<(), Failure> {
     let written = config::load(args.config.as_deref())?;
-    let token = written.api_token.map(|token| token.0);
-    let configured = SocketAddr::new(
-        written.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        written.port.unwrap_or(DEFAULT_PORT),
-    );
-    let api = match args.listen {
-        Some(listen) => listen.0.ok_or_else(|| {
-            Failure::Usage("-listen none: an instance without an API can't be asked".to_owned())
-        })?,
-        None => configured,
+    let listen = match args.listen {
+        Some(listen) => listen.0,
+        None => written.listen()?,
     };
-    let api = reachable(api);
-    if api.port() == 0 {
+    let token = written.api_token.map(|token| token.0);
+    let api = listen.map(reachable).ok_or_else(|| {
+        Failure::Usage("-listen none: an instance without an API can't be asked".to_owned())
+    })?;
+    if matches!(api, Listen::Tcp(address) if address.port() == 0) {
         return Err(Failure::Usage(format!(
             "{api}: no port is configured; give -listen ADDR as the instance's log has it"
         )));
     }
-    let answer = ask(api, "GET", PATH, token.as_deref(), TIME).map_err(|error| {
+    let answer = ask(&api, "GET", PATH, token.as_deref(), TIME).map_err(|error| {
         Failure::Other(format!(
             "ask the instance at {api}: {error}; does it run, and is this its address (-config, -listen)?"
         ))
     })?;
     let clients = clients(&answer.body).filter(|_| answer.status == 200);
-    let mut clients = clients.ok_or_else(|| refused(api, answer.status, &answer.body))?;
+    let mut clients = clients.ok_or_else(|| refused(&api, answer.status, &answer.body))?;
     if let Some(wanted) = &args.client {
         clients.retain(|client| name(client) == *wanted || text(client, "clientId") == *wanted);
         if clients.is_empty() {
@@ -54,14 +51,17 @@ pub(super) fn run(args: StatusArgs) -> Result<(), Failure> {
 }
 
 /// Where an address that stands for all can be reached from here.
-fn reachable(mut api: SocketAddr) -> SocketAddr {
-    if api.ip().is_unspecified() {
-        api.set_ip(match api {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
+fn reachable(api: Listen) -> Listen {
+    match api {
+        Listen::Tcp(mut address) if address.ip().is_unspecified() => {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+            Listen::Tcp(address)
+        }
+        other => other,
     }
-    api
 }
 
 fn clients(body: &str) -> Option<Vec<Value>> {
@@ -72,7 +72,7 @@ fn clients(body: &str) -> Option<Vec<Value>> {
     }
 }
 
-fn refused(api: SocketAddr, status: u16, body: &str) -> Failure {
+fn refused(api: &Listen, status: u16, body: &str) -> Failure {
     let answer: Value = serde_json::from_str(body).unwrap_or_default();
     let reason = answer["error"]["message"]
         .as_str()

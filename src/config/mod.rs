@@ -14,7 +14,6 @@ pub mod units;
 mod walk;
 mod written;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use std::time::Duration;
 pub use document::{load, read};
 pub use written::{WatchPathWritten, Written};
 
+use crate::api::Listen;
 pub use crate::capture::reserve::SpoolReserve;
 use crate::replicate::drills::Drills;
 use crate::store::spec::{S3Options, Secret, StoreSpec};
@@ -45,7 +45,7 @@ pub struct Config {
     pub s3: S3Options,
     pub own_stores: Vec<OwnStore>,
     /// Where the API listens; none for `-listen none`.
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Listen>,
     /// Every request needs it; without one the API listens on loopback only.
     pub api_token: Option<Secret>,
     /// At least one.
@@ -174,7 +174,7 @@ pub enum ConfigError {
     #[error(
         "the API's address {0} is not loopback and needs `server.apiToken`: set that key, or write 127.0.0.1"
     )]
-    NoToken(SocketAddr),
+    NoToken(Listen),
     #[error("{}: {reason}", path.display())]
     Path { path: PathBuf, reason: String },
     #[error("`{key}`: {reason}")]

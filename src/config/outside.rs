@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::directories::settled;
 use super::{ConfigError, DEFAULT_STATE_FOLDER, WatchPath, Written};
+use crate::api::Listen;
 use crate::paths::reach;
 use crate::store::spec::StoreSpec;
 
@@ -62,6 +63,19 @@ pub(super) fn keep_outside(
         Some(dir) => outside(watch_paths, "the state directory", dir),
         None => Ok(()),
     }
+}
+
+/// Where the API listens: a socket by its path without links, below no watch path.
+pub(super) fn settled_socket(
+    listen: Listen,
+    watch_paths: &[WatchPath],
+) -> Result<Listen, ConfigError> {
+    let Listen::Unix(path) = &listen else {
+        return Ok(listen);
+    };
+    let path = settled(path)?;
+    outside(watch_paths, "the API's socket", &path)?;
+    Ok(Listen::Unix(path))
 }
 
 /// The state directory, its links followed now, and not when another place may be behind them. None for the default, whose

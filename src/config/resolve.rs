@@ -1,16 +1,13 @@
 //! From the configuration as written to the configuration as meant: defaults, and what excludes one another.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::directories::{Directory, watch_paths};
 use super::encryption::encryption;
-use super::outside::{keep_outside, state_dir};
+use super::outside::{keep_outside, settled_socket, state_dir};
 use super::tenants::{NamedBelow, named, own_stores, terms};
-use super::{
-    CaptureWay, Config, ConfigError, DEFAULT_PORT, Limits, SpoolReserve, WatchPath, Written,
-};
+use super::{CaptureWay, Config, ConfigError, Limits, SpoolReserve, WatchPath, Written};
 use crate::replicate::drills::{Drills, Sample};
 use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules, RulesWritten};
 use crate::tenant::policy::Policy;
@@ -104,14 +101,14 @@ impl Written {
         keep_outside(&self, &watch_paths, state_dir.as_deref(), &|name| {
             std::env::var_os(name)
         })?;
-        let listen = self.listen.unwrap_or_else(|| {
-            let host = self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            Some(SocketAddr::new(host, self.port.unwrap_or(DEFAULT_PORT)))
-        });
-        if let Some(address) = listen.filter(|address| !address.ip().is_loopback())
+        let listen = self
+            .listen()?
+            .map(|listen| settled_socket(listen, &watch_paths));
+        let listen = listen.transpose()?;
+        if let Some(address) = listen.as_ref().filter(|address| !address.is_local())
             && self.api_token.is_none()
         {
-            return Err(ConfigError::NoToken(address));
+            return Err(ConfigError::NoToken(address.clone()));
         }
         Ok(Config {
             listen,
@@ -173,7 +170,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::api::Listen;
     use crate::config::WatchPathWritten;
+    use crate::config::units::Host;
     use crate::config::written::{ClientWritten, TenantWritten};
     use crate::store::spec::StoreSpec;
     use crate::store::spec::{S3Options, Secret};
@@ -213,7 +212,7 @@ mod tests {
     fn the_defaults() {
         let scratch = Scratch::new();
         let config = scratch.written().resolve().expect("complete");
-        assert_eq!(config.listen, Some(([127, 0, 0, 1], 8080).into()));
+        assert_eq!(config.listen, "127.0.0.1:8080".parse().ok());
         assert_eq!(config.watch_paths[0].mountpoint, scratch.path("data"));
         assert_eq!(*config.terms.defaults, Policy::default());
         assert_eq!(config.limits.spool_bytes, 10 << 30);
@@ -223,20 +222,35 @@ mod tests {
     #[test]
     fn other_machines_need_the_token() {
         let scratch = Scratch::new();
-        let everywhere = SocketAddr::from(([0, 0, 0, 0], 80));
-        for (host, listen) in [
-            (Some(everywhere.ip()), None),
-            (None, Some(Some(everywhere))),
-        ] {
+        let everywhere: Listen = "0.0.0.0:80".parse().expect("an address");
+        let host = Host::Ip([0, 0, 0, 0].into());
+        for (host, listen) in [(Some(host), None), (None, Some(Some(everywhere.clone())))] {
             let mut written = scratch.written();
             (written.host, written.port, written.listen) = (host, Some(80), listen);
             let error = written.clone().resolve().expect_err("no token").to_string();
             assert!(error.contains("`server.apiToken`"), "{error}");
             written.api_token = Some(Secret("not-to-be-shown".to_owned()));
             let config = written.resolve().expect("a token");
-            assert_eq!(config.listen, Some(everywhere));
+            assert_eq!(config.listen.as_ref(), Some(&everywhere));
             assert!(!format!("{config:?}").contains("not-to-be-shown"));
         }
+    }
+
+    #[test]
+    fn a_socket_lies_below_no_watch_path_and_has_no_port() {
+        let scratch = Scratch::new();
+        let mut written = scratch.written();
+        let socket = scratch.path("api.sock");
+        written.host = Some(Host::Unix(socket.clone()));
+        let config = written.clone().resolve().expect("no token is needed");
+        assert_eq!(config.listen, Some(Listen::Unix(socket)));
+        written.port = Some(80);
+        let error = written.clone().resolve().expect_err("a port").to_string();
+        assert!(error.contains("`server.port`"), "{error}");
+        let within = Listen::Unix(scratch.path("data/api.sock"));
+        written.listen = Some(Some(within));
+        let error = written.resolve().expect_err("mounted over").to_string();
+        assert!(error.contains("the API's socket lies under"), "{error}");
     }
 
     #[test]

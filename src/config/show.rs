@@ -3,6 +3,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::{Config, SpoolReserve};
+use crate::api::Listen;
 use crate::format::quantity::show_duration;
 use crate::replicate::drills::{Drills, Sample};
 use crate::store::spec::{S3Options, Secret};
@@ -55,10 +56,11 @@ impl Config {
     }
 
     fn shown_server(&self) -> Value {
-        let section = match self.listen {
-            Some(address) => Section::default()
+        let section = match &self.listen {
+            Some(Listen::Tcp(address)) => Section::default()
                 .put("host", address.ip().to_string())
                 .put("port", address.port()),
+            Some(socket @ Listen::Unix(_)) => Section::default().put("host", socket.to_string()),
             None => Section::default(),
         };
         section

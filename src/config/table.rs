@@ -61,7 +61,7 @@ pub const KEYS: &[Key] = &[
         "server.host",
         Value(|w, text| put(&mut w.host, units::host(text))),
         "127.0.0.1",
-        "the API's address; one that is not loopback needs `server.apiToken`",
+        "the API's address, or `unix:PATH` for a socket of this machine; one that is not loopback needs `server.apiToken`",
     ),
     key(
         "server.port",

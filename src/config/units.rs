@@ -1,9 +1,11 @@
 //! Values as people write them: shares, addresses, prefixes, patterns. Each error is a sentence for the user.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{AccessLists, SpoolReserve};
+use crate::api::Listen;
 use crate::format::quantity::{duration, size};
 use crate::replicate::drills::Sample;
 use crate::store::spec::Secret;
@@ -91,15 +93,29 @@ fn either<T: Copy>(text: &str, two: [T; 2], word: fn(T) -> &'static str) -> Resu
     found.ok_or_else(|| format!("{text:?} is neither {first} nor {second}"))
 }
 
-/// An address to listen on.
-pub fn host(text: &str) -> Result<IpAddr, String> {
+/// Where to listen, but for the port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Host {
+    Ip(IpAddr),
+    /// A socket of this machine, by its absolute path.
+    Unix(PathBuf),
+}
+
+/// An address to listen on, or `unix:PATH`.
+pub fn host(text: &str) -> Result<Host, String> {
+    if let Some(path) = Listen::unix(text) {
+        return path.map(Host::Unix);
+    }
     if text == "localhost" {
-        return Ok(Ipv4Addr::LOCALHOST.into());
+        return Ok(Host::Ip(Ipv4Addr::LOCALHOST.into()));
     }
     text.trim_start_matches('[')
         .trim_end_matches(']')
         .parse()
-        .map_err(|_| format!("{text:?} is no IP address: write 127.0.0.1, ::1 or localhost"))
+        .map(Host::Ip)
+        .map_err(|_| {
+            format!("{text:?} is no IP address: write 127.0.0.1, ::1, localhost or unix:PATH")
+        })
 }
 
 /// A token that can stand in a header as it is. The error does not show it.
@@ -111,15 +127,23 @@ pub fn api_token(text: &str) -> Result<Secret, String> {
     Err("the token has to be letters, digits and signs of ASCII, without spaces".to_owned())
 }
 
-/// `HOST:PORT`, or none for `none`.
-pub fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+/// `HOST:PORT` or `unix:PATH`, or none for `none`.
+pub fn listen(text: &str) -> Result<Option<Listen>, String> {
     if text == "none" {
         return Ok(None);
     }
-    let wrong = || format!("{text:?} is no address: write HOST:PORT as in 127.0.0.1:8080, or none");
+    if let Some(path) = Listen::unix(text) {
+        return path.map(|path| Some(Listen::Unix(path)));
+    }
+    let wrong = || {
+        format!("{text:?} is no address: write HOST:PORT as in 127.0.0.1:8080, unix:PATH, or none")
+    };
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = port.parse().map_err(|_| wrong())?;
-    Ok(Some(SocketAddr::new(self::host(host)?, port)))
+    match self::host(host)? {
+        Host::Ip(host) => Ok(Some(Listen::Tcp(SocketAddr::new(host, port)))),
+        Host::Unix(_) => Err(wrong()),
+    }
 }
 
 /// A watch path's prefix: `A-Z a-z 0-9 . _ -` in segments that are joined by `/`.
@@ -282,7 +306,21 @@ mod tests {
         for text in ["0.0.0.0:80", "[::]:80", "192.168.1.1:80"] {
             assert!(matches!(listen(text), Ok(Some(_))), "{text}");
         }
-        for text in ["", "8080", "127.0.0.1", "127.0.0.1:x", "example.org:80"] {
+        let socket = PathBuf::from("/run/x.sock");
+        assert_eq!(
+            listen("unix:/run/x.sock"),
+            Ok(Some(Listen::Unix(socket.clone())))
+        );
+        assert_eq!(host("unix:/run/x.sock"), Ok(Host::Unix(socket)));
+        for text in [
+            "",
+            "8080",
+            "127.0.0.1",
+            "127.0.0.1:x",
+            "example.org:80",
+            "unix:x",
+            "unix:",
+        ] {
             assert!(listen(text).is_err(), "{text:?}");
         }
     }

@@ -1,11 +1,12 @@
 //! The configuration as written, in the file or by flags: each value parsed, nothing required yet.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::units;
-use super::{AccessLists, CaptureWay, LogFormat, SpoolReserve};
+use super::units::{self, Host};
+use super::{AccessLists, CaptureWay, ConfigError, DEFAULT_PORT, LogFormat, SpoolReserve};
+use crate::api::Listen;
 use crate::replicate::drills::Sample;
 use crate::store::spec::{EncryptionAlgorithm, S3Options, Secret, StoreSpec};
 use crate::tenant::policy::PolicyWritten;
@@ -18,11 +19,11 @@ pub struct Written {
     pub s3: S3Options,
     pub sse: Option<EncryptionAlgorithm>,
     pub kms_key_id: Option<String>,
-    pub host: Option<IpAddr>,
+    pub host: Option<Host>,
     pub port: Option<u16>,
     pub api_token: Option<Secret>,
     /// What the flag says: an address, or `none`. Before `host` and `port`.
-    pub listen: Option<Option<SocketAddr>>,
+    pub listen: Option<Option<Listen>>,
     /// Empty for the directories of `clients`.
     pub watch_paths: Vec<WatchPathWritten>,
     /// What the flag says, for the one watch path.
@@ -55,6 +56,31 @@ pub struct Written {
 }
 
 impl Written {
+    /// Where the API listens; none where it does not.
+    ///
+    /// # Errors
+    /// `Key`, for a socket with a port.
+    pub fn listen(&self) -> Result<Option<Listen>, ConfigError> {
+        if let Some(listen) = &self.listen {
+            return Ok(listen.clone());
+        }
+        match (&self.host, self.port) {
+            (Some(Host::Unix(path)), None) => Ok(Some(Listen::Unix(path.clone()))),
+            (Some(Host::Unix(_)), Some(_)) => Err(ConfigError::Key {
+                key: "server.port".to_owned(),
+                reason: "a socket (`server.host: unix:PATH`) has no port; leave it out".to_owned(),
+            }),
+            (host, port) => {
+                let host = match host {
+                    Some(Host::Ip(host)) => *host,
+                    _ => Ipv4Addr::LOCALHOST.into(),
+                };
+                let port = port.unwrap_or(DEFAULT_PORT);
+                Ok(Some(Listen::Tcp(SocketAddr::new(host, port))))
+            }
+        }
+    }
+
     /// The section of `autoDiscovery.watchPaths` that is being read.
     pub(super) fn watch_path(&mut self) -> &mut WatchPathWritten {
         self.watch_paths

@@ -163,6 +163,11 @@ impl Fleet {
             })
     }
 
+    /// The user who owns the client's file; none where it is not there or can't be looked at.
+    pub fn owner_of(&self, client: &Client) -> Option<u32> {
+        self.ship_of(client)?.capture.owner_of(&client.db_path)
+    }
+
     /// Stops the replication of a client, as if its file were removed.
     ///
     /// # Errors

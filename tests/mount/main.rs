@@ -1,5 +1,6 @@
 //! What is shown through a real mount, with the real binary; each capability has its file.
 
+mod access;
 mod api;
 mod arrivals;
 mod bad_databases;

@@ -119,7 +119,8 @@ struct Running {
     // Before the child, so that it ends before the child's id can be reused.
     watchdog: Watchdog,
     child: Child,
-    api: SocketAddr,
+    /// None where it listens on a socket with a name.
+    api: Option<SocketAddr>,
 }
 
 impl Daemon {
@@ -250,16 +251,20 @@ impl Daemon {
         let running = self.running.insert(Running {
             watchdog: Watchdog::new(&child, self.options.time_limit),
             child,
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: None,
         });
         let deadline = Instant::now() + START_TIME;
         let Some(ready) = self.log.find_from(mark, "Ready", deadline) else {
             return false;
         };
-        running.api = ready["listen"]
+        let listen = ready["listen"]
             .as_str()
-            .and_then(|listen| listen.parse().ok())
             .unwrap_or_else(|| panic!("no address in {ready}"));
+        running.api = listen.parse().ok();
+        assert!(
+            running.api.is_some() || listen.starts_with("unix:"),
+            "{ready}"
+        );
         true
     }
 
@@ -288,7 +293,7 @@ impl Daemon {
 
     /// Where its API listens.
     pub fn api(&self) -> SocketAddr {
-        self.running().api
+        self.running().api.expect("it listens on a port")
     }
 
     pub fn pid(&self) -> u32 {
@@ -416,7 +421,7 @@ impl Daemon {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.running().api)
+        format!("http://{}{path}", self.api())
     }
 
     /// Restores a client with further flags into a new file, and gives its path.

@@ -1,5 +1,10 @@
 //! Who is answered, and what is refused by name.
 
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use super::Served;
 use crate::store::spec::Secret;
 
@@ -84,11 +89,25 @@ async fn with_a_token_only_its_bearer_is_answered() {
         }
     }
     let answer = api.ask("POST", "/api/databases", &[]).await;
-    assert_eq!(answer.status, 401, "before the body is read");
+    assert_eq!(answer.status, 401, "before the body is parsed");
     let foreign = [right, ("Host", "backup.example.org")];
     assert_eq!(api.ask("GET", "/api/databases", &foreign).await.status, 200);
     assert_eq!(api.ask("GET", "/api/nothing", &[right]).await.status, 404);
     for open in ["/api/health", "/", "/page.js", "/page.css", "/icon.svg"] {
         assert_eq!(api.get(open).await.status, 200, "{open}");
     }
+}
+
+#[tokio::test]
+async fn a_refusal_is_read_by_one_who_sends_the_body_later() {
+    let api =
+        Served::start_with(|state| state.token = Some(Secret("s3cret-token".to_owned()))).await;
+    let mut stream = TcpStream::connect(api.addr).await.expect("connected");
+    let head = "POST /api/databases HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stream.write_all(b"{}").await.expect("it is taken");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 401");
 }

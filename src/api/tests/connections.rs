@@ -1,9 +1,13 @@
 //! Connections: what is cut off, and how they end.
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{DEADLINE, Served};
+
+const PROMPT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_head_without_end_is_cut_off() {
@@ -35,4 +39,52 @@ async fn shutdown_ends_idle_connections() {
     let read = idle.read_to_end(&mut rest).await;
     assert!(read.is_err() || rest.is_empty());
     assert!(TcpStream::connect(api.addr).await.is_err());
+}
+
+/// As many as there are places, and more.
+const MANY: usize = 300;
+
+#[tokio::test]
+async fn who_asks_nothing_keeps_nobody_out() {
+    let api = Served::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..MANY {
+        idle.push(TcpStream::connect(api.addr).await.expect("connected"));
+    }
+    for path in ["/api/health", "/api/databases", "/metrics"] {
+        let begun = Instant::now();
+        assert_eq!(api.get(path).await.status, 200, "{path}");
+        assert!(begun.elapsed() < PROMPT, "{path}: {:?}", begun.elapsed());
+    }
+    drop(idle);
+}
+
+#[tokio::test]
+async fn health_is_answered_where_all_places_of_a_peer_are_taken() {
+    let api = Served::start().await;
+    let mut busy = Vec::new();
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(api.addr).await.expect("connected");
+        let request = "GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        // One that is cut off has answered, or not.
+        let mut first = [0];
+        let _ = stream.read(&mut first).await;
+        busy.push(stream);
+    }
+    let begun = Instant::now();
+    let answer = api.get("/api/databases").await;
+    assert_eq!((answer.status, answer.code()), (503, "busy".to_owned()));
+    let health = api.get("/api/health").await;
+    assert_eq!(health.status, 200);
+    assert!(health.head.contains("connection: close"), "{}", health.head);
+    assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+    drop(busy);
+    tokio::time::timeout(DEADLINE, async {
+        while api.get("/api/databases").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("there are places again");
 }

@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::{GUID, Served};
-use crate::api::replicas::MAX_READERS;
+use crate::api::replicas::MAX_DOWNLOADS;
 
 #[tokio::test]
 async fn the_moments_of_a_client() {
@@ -75,12 +75,12 @@ async fn a_database_as_it_was() {
 }
 
 #[tokio::test]
-async fn downloads_are_bounded() {
+async fn downloads_are_bounded_and_take_no_place_of_others() {
     let api = Served::start().await;
     api.register("", "large");
     let path = "/api/databases/large/large/download";
     let mut slow = Vec::new();
-    for _ in 0..MAX_READERS {
+    for _ in 0..MAX_DOWNLOADS {
         let mut stream = TcpStream::connect(api.addr).await.expect("connected");
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
@@ -89,5 +89,8 @@ async fn downloads_are_bounded() {
     }
     let answer = api.get(path).await;
     assert_eq!((answer.status, answer.code()), (503, "busy".to_owned()));
+    assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+    let moments = api.get("/api/databases/large/large/moments").await;
+    assert_eq!(moments.status, 200, "{}", moments.body);
     drop(slow);
 }

@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use super::listen::{Listen, Listener};
 use super::{Changes, State, Wanted, events, replicas, server};
 use crate::format::keys::GenerationId;
 use crate::mount::MountStatus;
@@ -92,7 +93,9 @@ impl Served {
                 let restored = restore(&client, &target);
                 Box::pin(async { restored })
             }),
-            readers: Arc::new(Semaphore::new(replicas::MAX_READERS)),
+            lists: Arc::new(Semaphore::new(replicas::MAX_LISTS)),
+            downloads: Arc::new(Semaphore::new(replicas::MAX_DOWNLOADS)),
+            owner: Box::new(|_| None),
             listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
             closing: watch::Sender::new(false),
             store_health: Box::new(|| StoreHealth {
@@ -103,8 +106,11 @@ impl Served {
             sync: Box::new(|wanted, client, timeout| Box::pin(sync(wanted, client, timeout))),
         };
         change(&mut state);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addr = listener.local_addr().expect("an address");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let listener = Listener::bind(&listen).await.expect("a port");
+        let Ok(Listen::Tcp(addr)) = listener.listen() else {
+            panic!("an address");
+        };
         let (shutdown, stop) = oneshot::channel::<()>();
         let task = tokio::spawn(server::serve(listener, Arc::new(state), async move {
             // Also where a test that failed has dropped the sender.

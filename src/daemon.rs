@@ -23,7 +23,7 @@ use crate::api::{self, Api, ApiError, Changes, Listen};
 use crate::capture::{Database, StartError};
 use crate::config::{Config, ConfigError};
 use crate::mount::{MountError, UnmountError};
-use crate::replicate::{Fleet, Ship, Uplink, drills};
+use crate::replicate::{Fleet, Ship, Uplink, drills, patrol};
 use crate::store::StoreError;
 use crate::tenant::roster::Roster;
 
@@ -213,6 +213,10 @@ impl Instance {
         tokio::task::block_in_place(|| take_over(ships))?;
         for ship in ships {
             tasks.push(tokio::spawn(ship.replicator.clone().take_over()));
+        }
+        if let Some(interval) = config.store_listing {
+            let (fleet, end) = (self.fleet.clone(), self.end.subscribe());
+            tasks.push(tokio::spawn(patrol::run(interval, fleet, end)));
         }
         if let Some(wanted) = config.drills {
             tasks.push(tokio::spawn(drills::run(

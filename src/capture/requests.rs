@@ -9,7 +9,6 @@ use super::answers::Answers;
 use super::database::Database;
 use super::drain::Drained;
 use super::error::CaptureError;
-use super::foreign::FOREIGN_CHANGE;
 use super::history::Earlier;
 use super::mark::Segment;
 use super::merge::Number;
@@ -19,6 +18,7 @@ use super::state::{SnapshotNote, Stamps, Upkeep};
 use super::workers::{self, Look, counted};
 use super::{Capture, Shared, merging};
 use crate::clock::{UnixMs, now_ms};
+use crate::format::plan::newest::NewestState;
 use crate::store::keys::ObjectKey;
 
 /// What came of a look for what is to be stored.
@@ -119,7 +119,7 @@ impl Capture {
             history.rest();
             if let Some(client) = db.client() {
                 // It has proven every page of what is stored.
-                client.update(|progress| progress.forget_notice(FOREIGN_CHANGE, now_ms()));
+                client.update(|progress| progress.forget_notice(now_ms()));
             }
             shared.remove_body(&segment)
         })
@@ -189,6 +189,29 @@ impl Capture {
     pub async fn upkeep(&self) -> Result<Vec<Upkeep>, CaptureError> {
         let (done, answer) = oneshot::channel();
         let look = move |shared: &Shared, _: &mut Answers| drop(done.send(shared.state.upkeep()));
+        self.workers.look(Box::new(look));
+        Ok(answer.await.map_err(|_| CaptureError::Stopped)??)
+    }
+
+    /// What the store has to have of a database for its newest acknowledged state; none where nothing is stored.
+    pub async fn newest_state(
+        &self,
+        db: &Arc<Database>,
+    ) -> Result<Option<NewestState>, CaptureError> {
+        self.ask(db, |db, shared| match db.id() {
+            Some(id) => Ok(shared.state.newest_state(id)?),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    /// The same of all databases, by their paths below the watch path.
+    pub async fn newest_states(
+        &self,
+    ) -> Result<Vec<(std::path::PathBuf, NewestState)>, CaptureError> {
+        let (done, answer) = oneshot::channel();
+        let look =
+            move |shared: &Shared, _: &mut Answers| drop(done.send(shared.state.newest_states()));
         self.workers.look(Box::new(look));
         Ok(answer.await.map_err(|_| CaptureError::Stopped)??)
     }

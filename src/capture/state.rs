@@ -24,6 +24,7 @@ use crate::clock::{UnixMs, now_ms};
 use crate::store::keys::GenerationId;
 use crate::tenant::client::Place;
 
+mod newest;
 mod rows;
 mod schema;
 

@@ -58,6 +58,8 @@ pub struct Config {
     pub limits: Limits,
     /// Restore drills in the background; none where they are off.
     pub drills: Option<Drills>,
+    /// How often the store is listed for what idle clients have there; none for never.
+    pub store_listing: Option<Duration>,
     /// None for the default, `DEFAULT_STATE_FOLDER` below each backing directory.
     pub state_dir: Option<PathBuf>,
     pub log_format: LogFormat,

@@ -13,6 +13,9 @@ use crate::tenant::discovery::{DEFAULT_GUID_PATTERN, Rules, RulesWritten};
 use crate::tenant::policy::Policy;
 use crate::tenant::terms::Terms;
 
+/// How often the store is listed unless it is configured.
+const STORE_LISTING: Duration = Duration::from_secs(24 * 3600);
+
 const DEFAULT_PATTERN: &str = "*.db";
 const DEFAULT_WATCH_PATHS: usize = 10;
 
@@ -126,6 +129,7 @@ impl Written {
                 spool_reserve: self.spool_reserve.unwrap_or(SpoolReserve::Percent(5)),
                 max_lag: self.max_lag.unwrap_or(Duration::from_secs(30)),
             },
+            store_listing: self.listing_interval.unwrap_or(Some(STORE_LISTING)),
             drills: self.drill_interval.map(|interval| Drills {
                 interval,
                 sample: self.drill_sample.unwrap_or(Sample::Count(1)),

@@ -5,7 +5,7 @@ use serde_yaml::{Mapping, Value};
 use super::{Config, SpoolReserve};
 use crate::api::Listen;
 use crate::format::quantity::show_duration;
-use crate::replicate::drills::{Drills, Sample};
+use crate::replicate::drills::Sample;
 use crate::store::spec::{S3Options, Secret};
 use crate::tenant::policy::Policy;
 
@@ -51,7 +51,7 @@ impl Config {
             .put_some("clients", filled_list(self.shown_clients()))
             .put_some("tenants", filled_list(self.shown_tenants()))
             .put("limits", self.shown_limits())
-            .put_some("verification", self.drills.map(shown_drills));
+            .put("verification", self.shown_verification());
         serde_yaml::to_string(&all.0).expect("BUG: a mapping of plain values")
     }
 
@@ -65,6 +65,19 @@ impl Config {
         };
         section
             .put_some("apiToken", masked(&self.api_token))
+            .value()
+    }
+
+    fn shown_verification(&self) -> Value {
+        let drills = self.drills;
+        let listing = self.store_listing.map(show_duration);
+        Section::default()
+            .put_some(
+                "interval",
+                drills.map(|drills| show_duration(drills.interval)),
+            )
+            .put_some("sample", drills.map(|drills| shown_sample(drills.sample)))
+            .put("storeListing", listing.unwrap_or_else(|| "off".to_owned()))
             .value()
     }
 
@@ -157,15 +170,11 @@ impl Config {
     }
 }
 
-fn shown_drills(drills: Drills) -> Value {
-    let sample = match drills.sample {
+fn shown_sample(sample: Sample) -> String {
+    match sample {
         Sample::Count(count) => count.to_string(),
         Sample::Percent(percent) => format!("{percent}%"),
-    };
-    Section::default()
-        .put("interval", show_duration(drills.interval))
-        .put("sample", sample)
-        .value()
+    }
 }
 
 /// An empty list is left out, as it has to be in a file.

@@ -330,6 +330,12 @@ pub const KEYS: &[Key] = &[
         "1",
         "how many clients each time, a number or a percentage; those that were not proven for the longest time come first",
     ),
+    key(
+        "verification.storeListing",
+        Value(|w, text| put(&mut w.listing_interval, units::interval_or_off(text))),
+        "24h",
+        "how often the store is listed, to see that what idle clients have there still is; `off` for never",
+    ),
 ];
 
 /// Puts a value that could be read into its place.

@@ -93,6 +93,14 @@ fn either<T: Copy>(text: &str, two: [T; 2], word: fn(T) -> &'static str) -> Resu
     found.ok_or_else(|| format!("{text:?} is neither {first} nor {second}"))
 }
 
+/// A duration that is not zero, or `off`.
+pub fn interval_or_off(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        text => positive(text).map(Some),
+    }
+}
+
 /// Where to listen, but for the port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Host {

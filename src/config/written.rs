@@ -49,6 +49,8 @@ pub struct Written {
     pub max_lag: Option<Duration>,
     pub drill_interval: Option<Duration>,
     pub drill_sample: Option<Sample>,
+    /// None within for `off`.
+    pub listing_interval: Option<Option<Duration>>,
     pub state_dir: Option<PathBuf>,
     pub log_format: LogFormat,
     /// Every file is served by the daemon itself.

@@ -103,7 +103,10 @@ fn unchangeable(present: &Config, new: &Config) -> Vec<&'static str> {
             present.listen != new.listen || present.api_token != new.api_token,
         ),
         ("autoDiscovery.watchPaths", paths(present) != paths(new)),
-        ("verification", present.drills != new.drills),
+        (
+            "verification",
+            present.drills != new.drills || present.store_listing != new.store_listing,
+        ),
         ("mount.capture", present.capture_way != new.capture_way),
         (
             "mount.gateTimeout",

@@ -69,6 +69,13 @@ impl ObjectKey {
         format!("{replica_prefix}/{self}")
     }
 
+    /// The replica that an object belongs to by its key, and the object.
+    pub fn split(key: &str) -> Option<(&str, Self)> {
+        let (at, _) = key.rmatch_indices('/').nth(2)?;
+        let replica = &key[..at];
+        Some((replica, Self::parse(replica, key)?))
+    }
+
     /// Reads a key as a listing shows it; none for a key that is no object of this replica.
     pub fn parse(replica_prefix: &str, key: &str) -> Option<Self> {
         let rest = key.strip_prefix(replica_prefix)?.strip_prefix('/')?;

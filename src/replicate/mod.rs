@@ -4,6 +4,7 @@ mod agenda;
 pub mod drills;
 mod fleet;
 mod late;
+pub mod patrol;
 mod pipeline;
 mod recall;
 mod removals;
@@ -15,6 +16,7 @@ mod take_over;
 mod upkeep;
 mod uplink;
 mod upload;
+mod wholeness;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -27,14 +29,18 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use self::agenda::Agenda;
 use self::rush::Rush;
+use self::wholeness::{LookError, Looked};
 use crate::capture::{Capture, Database};
 use crate::fault;
 use crate::room;
+use crate::store::StoreError;
 use crate::tenant::roster::{Client, Status};
 
 pub use fleet::{Fleet, Ship};
 pub use uplink::{StoreHealth, Uplink};
 
+/// Between two attempts of a sync to ask the store what it has.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// How long a client stays alone whose task has panicked.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
@@ -166,13 +172,38 @@ impl Replicator {
             }
         };
         let db = db.ok_or(SyncError::NotActive(status.as_str()))?;
-        let ticket = db.request_settling();
-        match tokio::time::timeout(timeout, db.settled(ticket)).await {
+        let stored = async {
+            loop {
+                let ticket = db.request_settling();
+                db.settled(ticket).await;
+                if self.is_whole(&db, client).await {
+                    return;
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, stored).await {
             Ok(()) => Ok(Synced {
                 txid: client.progress().replicated_txid,
                 duration: begun.elapsed(),
             }),
             Err(_) => Err(SyncError::TimedOut(timeout)),
+        }
+    }
+
+    /// Whether the store still has what it has acknowledged, as far as these keys may ask that. Waits for a store that does
+    /// not answer.
+    async fn is_whole(&self, db: &Arc<Database>, client: &Client) -> bool {
+        loop {
+            match self.look_whether_whole(db, client).await {
+                Ok(looked) => return looked == Looked::Whole,
+                Err(LookError::Store(StoreError::Denied { .. }) | LookError::Capture(_)) => {
+                    return true;
+                }
+                Err(error) => {
+                    tracing::debug!(client = %client.label, %error, "Whether the replica is whole can't be told");
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+            }
         }
     }
 

@@ -359,6 +359,9 @@ async fn store_until(
             }
         }
     }
+    if any && !db.is_removed() {
+        Box::pin(replicator.look_after_upload(db, client)).await;
+    }
     Ok(Stored::All { any, is_settled })
 }
 
@@ -473,7 +476,7 @@ fn wait_for_arrival(client: &Client, text: String) {
 
 /// Everything that is committed is stored, and what was lost of the history is mended.
 fn recovered(db: &Database, client: &Client) {
-    if db.is_gate_missed() {
+    if db.is_gate_missed() || client.is_overtaken() {
         // The next look mends it.
         return;
     }

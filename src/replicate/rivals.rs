@@ -13,7 +13,7 @@ use crate::clock::{UnixMs, now_ms};
 use crate::format::keys::GenerationId;
 use crate::restore::describe;
 use crate::store::StoreError;
-use crate::tenant::client::Rival;
+use crate::tenant::progress::Rival;
 use crate::tenant::roster::Client;
 
 /// The other one may see ours only at its own next snapshot: it counts as gone after so many snapshot intervals.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use tokio::io::AsyncRead;
 
 use self::folder::Folder;
-use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
+use super::{Body, ListedPage, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
 use crate::random;
 
@@ -132,6 +132,14 @@ impl ObjectStore for DirectoryStore {
         self.blocking(prefix, move |inner| inner.list(&start)).await
     }
 
+    async fn list_after(&self, prefix: &str, after: &str) -> Result<ListedPage, StoreError> {
+        check_prefix(prefix)?;
+        check_prefix(after)?;
+        let (start, last) = (prefix.to_owned(), after.to_owned());
+        self.blocking(prefix, move |inner| inner.list_after(&start, &last))
+            .await
+    }
+
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         check_prefix(prefix)?;
         let start = prefix.to_owned();
@@ -217,6 +225,40 @@ impl Inner {
         }
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
+    }
+
+    /// What lies below the next of the subfolders of `prefix` is a page; all of it, where the folder has objects itself.
+    fn list_after(&self, prefix: &str, after: &str) -> io::Result<ListedPage> {
+        let (parents, start) = split_key(prefix);
+        let folder = absent(self.root().and_then(|root| root.descend(parents)))?;
+        let (mut names, has_objects) = match &folder {
+            Some(folder) => (folder.subfolders()?, !folder.files()?.is_empty()),
+            None => (Vec::new(), false),
+        };
+        if names.is_empty() || has_objects || !start.is_empty() {
+            let mut objects = self.list(prefix)?;
+            objects.retain(|object| object.key.as_str() > after);
+            return Ok(ListedPage {
+                objects,
+                is_last: true,
+            });
+        }
+        names.sort();
+        let rest = after.strip_prefix(prefix).unwrap_or_default();
+        let shown = rest.split_once('/').map(|(name, _)| name);
+        let mut names = names
+            .into_iter()
+            .filter(|name| shown.is_none_or(|shown| name.as_str() > shown));
+        let mut objects = Vec::new();
+        while objects.is_empty()
+            && let Some(name) = names.next()
+        {
+            objects = self.list(&format!("{prefix}{name}/"))?;
+        }
+        Ok(ListedPage {
+            objects,
+            is_last: names.next().is_none(),
+        })
     }
 
     fn list_folders(&self, prefix: &str) -> io::Result<Vec<String>> {

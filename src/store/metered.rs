@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{Abilities, Body, ObjectInfo, ObjectStore, Put, StoreError};
+use super::{Abilities, Body, ListedPage, ObjectInfo, ObjectStore, Put, StoreError};
 use crate::clock::UnixMs;
 use crate::meter::{self, Request, RequestResult};
 
@@ -64,6 +64,10 @@ impl ObjectStore for Metered {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         counted(Request::List, self.store.list(prefix).await)
+    }
+
+    async fn list_after(&self, prefix: &str, after: &str) -> Result<ListedPage, StoreError> {
+        counted(Request::List, self.store.list_after(prefix, after).await)
     }
 
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {

@@ -45,6 +45,15 @@ pub struct ObjectInfo {
     pub modified_ms: UnixMs,
 }
 
+/// A part of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedPage {
+    /// Ordered by key, or folder by folder.
+    pub objects: Vec<ObjectInfo>,
+    /// The store says that nothing comes after it. Unlike a whole listing's this is not confirmed.
+    pub is_last: bool,
+}
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -110,6 +119,17 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Every object whose key starts with `prefix`, ordered by key.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError>;
+
+    /// The next objects whose keys start with `prefix` and come after `after`, by one request: for those who look for what
+    /// is missing, and confirm what they conclude by a whole listing.
+    async fn list_after(&self, prefix: &str, after: &str) -> Result<ListedPage, StoreError> {
+        let mut objects = self.list(prefix).await?;
+        objects.retain(|object| object.key.as_str() > after);
+        Ok(ListedPage {
+            objects,
+            is_last: true,
+        })
+    }
 
     /// The names directly below `prefix` (which ends in `/`) that have objects below them, ordered, without slashes.
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError>;

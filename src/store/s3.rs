@@ -30,7 +30,7 @@ use self::refusal::refusal;
 use self::short::Known;
 use super::probe::Abilities;
 use super::spec::{Encryption, EncryptionAlgorithm, S3Options};
-use super::{Body, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
+use super::{Body, ListedPage, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
 
 /// A bucket, or the part of it below a prefix.
@@ -185,23 +185,49 @@ impl S3Store {
         Ok(listing)
     }
 
+    /// An object of a listing as its callers know it; none for one whose key is nobody's: that keeps nobody from the others.
+    fn listed(&self, object: &Object) -> Option<ObjectInfo> {
+        let key = self.own_key(object.key()?)?;
+        check_key(key).ok()?;
+        Some(ObjectInfo {
+            key: key.to_owned(),
+            size: u64::try_from(object.size()?).ok()?,
+            modified_ms: modified_ms(object),
+        })
+    }
+
     async fn list_once(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let entry = |object: &Object| {
-            let key = self.own_key(object.key()?)?;
-            // What is no key of ours is nobody's, and keeps nobody from the others.
-            check_key(key).ok()?;
-            let size = u64::try_from(object.size()?).ok()?;
-            Some((key.to_owned(), (size, modified_ms(object))))
+            let listed = self.listed(object)?;
+            Some((listed.key.clone(), listed))
         };
         let listing = self.list_all(prefix, None, entry, |_| None).await?;
-        let found = listing.found().into_iter();
-        Ok(found
-            .map(|(key, (size, modified_ms))| ObjectInfo {
-                key,
-                size,
-                modified_ms,
-            })
-            .collect())
+        Ok(listing.found().into_values().collect())
+    }
+
+    async fn list_after_once(&self, prefix: &str, after: &str) -> Result<ListedPage, StoreError> {
+        let keys = self.keys.current();
+        let request = keys.client().list_objects_v2().bucket(&self.bucket);
+        let request = request.prefix(self.full_key(prefix));
+        let request = match after {
+            "" => request,
+            after => request.start_after(self.full_key(after)),
+        };
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| refusal(&self.named(prefix), &error))?;
+        let listed = answer.contents().iter();
+        let listed = listed.filter_map(|object| self.listed(object));
+        let objects: Vec<_> = listed
+            .filter(|object| object.key.starts_with(prefix) && object.key.as_str() > after)
+            .collect();
+        let is_last = !answer.is_truncated().unwrap_or(false);
+        if objects.is_empty() && !is_last {
+            return Err(StoreError::Incomplete {
+                key: self.named(prefix),
+                reason: "there is more, and the server does not give it".to_owned(),
+            });
+        }
+        Ok(ListedPage { objects, is_last })
     }
 
     async fn list_folders_once(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -292,6 +318,12 @@ impl ObjectStore for S3Store {
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         check_prefix(prefix)?;
         self.with_keys(|| self.list_once(prefix)).await
+    }
+
+    async fn list_after(&self, prefix: &str, after: &str) -> Result<ListedPage, StoreError> {
+        check_prefix(prefix)?;
+        check_prefix(after)?;
+        self.with_keys(|| self.list_after_once(prefix, after)).await
     }
 
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {

@@ -10,6 +10,7 @@ pub mod pace;
 pub mod places;
 pub mod policy;
 pub mod position;
+pub mod progress;
 pub mod request;
 pub mod roster;
 pub mod terms;

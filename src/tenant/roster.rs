@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-pub use super::client::{Client, Progress, Status};
+pub use super::client::Client;
 use super::events::{EventKind, Events};
 use super::ids::{ClientId, Identity};
 use super::places::Places;
+pub use super::progress::{Progress, Status};
 pub use super::waiting::{WaitingFile, WaitingFiles};
 
 /// Files that are shown as ignored, at most; further ones are only logged.

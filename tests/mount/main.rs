@@ -45,6 +45,7 @@ mod service;
 mod starts;
 mod status;
 mod stops;
+mod store_losses;
 mod straight_path;
 mod supervision;
 #[path = "../support/mod.rs"]

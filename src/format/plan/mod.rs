@@ -1,5 +1,6 @@
 //! Which objects make a state of the database: an index of a replica's keys, and the plan for one restore. Pure.
 
+pub mod newest;
 pub mod retention;
 
 use std::collections::BTreeMap;

@@ -21,6 +21,16 @@ pub struct AtNextStart {
     pub reason: &'static str,
 }
 
+/// What has a place in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtPlace {
+    Nobody,
+    /// A database that is registered.
+    Client,
+    /// One that was removed, and of which something has still to be stored.
+    Leaving,
+}
+
 impl Capture {
     /// Where applications see the watch path.
     pub fn seen_at(&self) -> &Path {
@@ -328,12 +338,44 @@ impl Capture {
         self.shared.state.removals()
     }
 
+    /// Those of the same place that came before it.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn earlier_removals(&self, removal: &Removal) -> Result<Vec<Removal>, StateError> {
+        self.shared.state.earlier_removals(removal)
+    }
+
+    /// What has the place of a removed database at present.
+    pub fn at_place_of(&self, removal: &Removal) -> AtPlace {
+        let is_there = |client: &Client| {
+            *client.id.tenant == *removal.tenant && client.s3_prefix() == removal.s3_prefix
+        };
+        let mut leaving = self.leaving.iter().filter_map(|entry| entry.client());
+        if leaving.any(|client| is_there(&client)) {
+            return AtPlace::Leaving;
+        }
+        let mut present = self.databases.iter().filter_map(|entry| entry.client());
+        match present.any(|client| is_there(&client)) {
+            true => AtPlace::Client,
+            false => AtPlace::Nobody,
+        }
+    }
+
     /// The store knows of a removal.
     ///
     /// # Errors
     /// The state can't be written.
     pub fn removal_noted(&self, removal: &Removal) -> Result<(), StateError> {
         self.shared.state.removal_noted(removal)
+    }
+
+    /// A removal that the store was not told of is none any more.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub fn drop_removal(&self, removal: &Removal) -> Result<(), StateError> {
+        self.shared.state.drop_removal(removal)
     }
 
     /// Nothing is to be done for a removal any more.

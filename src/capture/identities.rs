@@ -10,6 +10,7 @@ impl Capture {
     /// A file stands at `to` now, and no longer at `from`. It keeps its identity where both names give the same.
     pub fn renamed(&self, from: &Path, to: &Path, replaced: bool) {
         let freed = self.vanish(from);
+        freed.iter().for_each(|id| self.note_vacated(id));
         self.appeared(to, replaced);
         self.tell_free(freed);
     }

@@ -7,6 +7,7 @@ mod authority;
 pub mod backing;
 mod behind;
 mod calls;
+mod comings;
 mod commits;
 mod comparisons;
 mod control;
@@ -90,6 +91,7 @@ use crate::tenant::roster::{Client, Roster, Status};
 pub use crate::tenant::discovery::FileKind;
 pub use adopt::StoredSegment;
 pub use commits::{Decide, Verdict, WalWrite};
+pub use control::AtPlace;
 pub use database::Database;
 pub use drain::{Drained, Next};
 pub use error::CaptureError;
@@ -106,6 +108,7 @@ pub use snapshot::Made;
 pub use state::{SnapshotNote, Stamps, Upkeep};
 
 use backing::Backing;
+use comings::Comings;
 use late::Late;
 use newcomers::Newcomers;
 use queue::Queue;
@@ -256,6 +259,7 @@ pub struct Capture {
     by_hand: Mutex<()>,
     databases: DashMap<Arc<Path>, Arc<Database>>,
     unseen: UnseenFolders,
+    comings: Comings,
     /// Those that were removed and have something left to store, by their number in the state.
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
@@ -350,6 +354,7 @@ impl Capture {
             by_hand: Mutex::default(),
             databases: DashMap::new(),
             unseen: UnseenFolders::default(),
+            comings: Comings::default(),
             leaving: DashMap::new(),
             queue,
             others: Others::default(),

@@ -264,7 +264,9 @@ impl Capture {
         let mut freed = Vec::new();
         for path in moved {
             let before = self.at_path(&path);
-            freed.extend(self.vanish(&path));
+            let vacated = self.vanish(&path);
+            vacated.iter().for_each(|id| self.note_vacated(id));
+            freed.extend(vacated);
             if let Ok(rest) = path.strip_prefix(from) {
                 let path = to.join(rest);
                 self.appeared(&path, false);

@@ -100,7 +100,10 @@ impl StateDb {
             save_removal(&transaction, client, client.s3_prefix(), at)?;
         }
         if let Some((client, _)) = removed.removal {
-            save_given(&transaction, client, client.progress().txid)?;
+            let txid = client.progress().txid;
+            if txid > 0 {
+                save_given(&transaction, client, txid)?;
+            }
         }
         if let (Some(id), Some((client, _))) = (removed.id, removed.removal) {
             super::leaving::save(&transaction, id, client)?;
@@ -211,6 +214,17 @@ impl StateDb {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Those of the same place that came before it.
+    pub fn earlier_removals(&self, removal: &Removal) -> Result<Vec<Removal>, StateError> {
+        let mut removals = self.removals()?;
+        removals.retain(|one| {
+            one.s3_prefix == removal.s3_prefix
+                && one.tenant == removal.tenant
+                && one.removed_at < removal.removed_at
+        });
+        Ok(removals)
+    }
+
     /// The store knows of a removal.
     pub fn removal_noted(&self, removal: &Removal) -> Result<(), StateError> {
         self.lock()
@@ -218,6 +232,20 @@ impl StateDb {
                 "UPDATE removal SET noted = 1 WHERE s3_prefix = ?1 AND tenant = ?2 AND removed_at = ?3",
             )?
             .execute(params![removal.s3_prefix, removal.tenant, removal.removed_at])?;
+        Ok(())
+    }
+
+    /// A removal that nobody was told of is none any more. The numbers that its place has seen are kept.
+    pub fn drop_removal(&self, removal: &Removal) -> Result<(), StateError> {
+        self.lock()
+            .prepare_cached(
+                "DELETE FROM removal WHERE s3_prefix = ?1 AND tenant = ?2 AND removed_at = ?3",
+            )?
+            .execute(params![
+                removal.s3_prefix,
+                removal.tenant,
+                removal.removed_at
+            ])?;
         Ok(())
     }
 
@@ -283,6 +311,10 @@ fn save_removal(
     at: UnixMs,
 ) -> Result<(), StateError> {
     let retention = client.policy().removed_retention.as_millis() as i64;
+    // Of one that the store was not told of nobody knows.
+    connection
+        .prepare_cached("DELETE FROM removal WHERE s3_prefix = ?1 AND tenant = ?2 AND NOT noted")?
+        .execute(params![s3_prefix, client.id.tenant])?;
     connection
         .prepare_cached("INSERT OR IGNORE INTO removal VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
         .execute(params![
@@ -375,6 +407,37 @@ mod tests {
         // In buckets of their own two tenants may have equal places.
         let removals = state.removals().expect("read");
         assert_eq!(removals.len(), 2);
+        // One that comes and goes is removed once, until the store was told.
+        let again = |at| {
+            let removed = RemovedClient {
+                path,
+                wish: None,
+                removal: Some((&first, at)),
+                id: None,
+            };
+            state.remove_client(&removed).expect("noted");
+        };
+        again(8);
+        assert_eq!(state.removals().expect("read").len(), 2);
+        again(7);
+        let told = removals
+            .iter()
+            .find(|one| one.tenant == "a")
+            .expect("there");
+        state.removal_noted(told).expect("noted");
+        again(9);
+        let removals_now = state.removals().expect("read");
+        assert_eq!(removals_now.len(), 3);
+        let last = removals_now
+            .iter()
+            .find(|one| one.removed_at == 9)
+            .expect("there");
+        let earlier = state.earlier_removals(last).expect("read");
+        assert_eq!(
+            earlier.iter().map(|one| one.removed_at).collect::<Vec<_>>(),
+            [7]
+        );
+        state.forget_removal(last).expect("forgotten");
         state.forget_removal(&removals[0]).expect("forgotten");
         let newest = |place| state.newest_removal(place).expect("read");
         assert_eq!((newest("data/main"), newest("data")), (Some(7), None));

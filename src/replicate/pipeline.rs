@@ -67,6 +67,10 @@ pub(super) async fn run(replicator: Arc<Replicator>, db: Arc<Database>, others: 
     if let Some(beat) = first_round(Instant::now(), interval, others) {
         wait(&db, beat).await;
     }
+    let stay = replicator.capture.stay_of(&client);
+    if !stay.is_zero() {
+        wait(&db, Instant::now() + stay).await;
+    }
     loop {
         if client.is_paused() && !db.is_removed() {
             // What was written stays dirty, and is looked at when it goes on.

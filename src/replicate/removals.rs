@@ -8,16 +8,18 @@ use bytes::Bytes;
 use super::retention::{erase, objects_of};
 use super::upkeep::{HELD_PAUSE, UpkeepError};
 use super::{Replicator, caught};
-use crate::capture::CaptureError;
 use crate::capture::wishes::Removal;
+use crate::capture::{AtPlace, CaptureError};
 use crate::clock::{UnixMs, now_ms};
 use crate::fault::Point;
 use crate::format::registry::RegistryKey;
 use crate::restore::{Removed, begun_since};
-use crate::store::Body;
+use crate::store::{Body, StoreError};
 
 /// What could not be done is tried again after so long.
 const RETRY: Duration = Duration::from_secs(30);
+/// The store is told of a removal after so many milliseconds: a name may come back.
+const SETTLES_MS: i64 = 250;
 
 /// Whether a removed database's replica may go.
 enum Due {
@@ -26,6 +28,16 @@ enum Due {
     In(i64),
     /// It has gone already.
     Done,
+}
+
+/// What is to be done about a removal that the store was not told of.
+enum Untold {
+    Tell,
+    /// Until then, in Unix milliseconds.
+    Wait(UnixMs),
+    /// Its place is in use again: that client's retention sees to what is there.
+    Superseded,
+    NothingStored,
 }
 
 /// Looks after removals, until `stop`. Without any it only waits for one.
@@ -85,7 +97,18 @@ impl Replicator {
     /// When it is to be looked after again; none where it is done with.
     async fn look_after(&self, removal: &Removal) -> Result<Option<UnixMs>, UpkeepError> {
         if !removal.noted {
-            self.tell_removal(removal).await?;
+            match self.judge(removal).await? {
+                Untold::Wait(at) => return Ok(Some(at)),
+                Untold::Superseded => {
+                    let dropped = self.capture.drop_removal(removal);
+                    return Ok(dropped.map(|()| None).map_err(CaptureError::from)?);
+                }
+                Untold::NothingStored => return self.forget(removal).map(|()| None),
+                Untold::Tell => {
+                    self.tell_removal(removal).await?;
+                    self.forget_earlier(removal).await?;
+                }
+            }
         }
         if removal.due_at > now_ms() {
             return Ok(Some(removal.due_at));
@@ -103,6 +126,50 @@ impl Replicator {
             // By another one's `retain`.
             Due::Done => Ok(self.forget(removal).map(|()| None)?),
         }
+    }
+
+    /// What is to be done about a removal that the store was not told of.
+    async fn judge(&self, removal: &Removal) -> Result<Untold, UpkeepError> {
+        let soonest = now_ms() + SETTLES_MS;
+        let settled_at = removal.removed_at.saturating_add(SETTLES_MS).min(soonest);
+        if settled_at > now_ms() {
+            return Ok(Untold::Wait(settled_at));
+        }
+        Ok(match self.capture.at_place_of(removal) {
+            AtPlace::Leaving => Untold::Wait(soonest),
+            AtPlace::Client => Untold::Superseded,
+            AtPlace::Nobody if self.has_replica(removal).await? => Untold::Tell,
+            AtPlace::Nobody => Untold::NothingStored,
+        })
+    }
+
+    /// Whether the store has anything of a removed database.
+    async fn has_replica(&self, removal: &Removal) -> Result<bool, UpkeepError> {
+        let store = self.uplink.store_of_tenant(&removal.tenant)?;
+        let listed = store
+            .list_after(&format!("{}/", removal.s3_prefix), "")
+            .await;
+        match listed {
+            Ok(page) => Ok(!page.objects.is_empty() || !page.is_last),
+            // Keys that may not ask tell of it all the same.
+            Err(StoreError::Denied { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// One note for each place is enough: the newest one.
+    async fn forget_earlier(&self, removal: &Removal) -> Result<(), UpkeepError> {
+        let earlier = self.capture.earlier_removals(removal);
+        let earlier = earlier.map_err(CaptureError::from)?;
+        if let (Some(shared), false) = (self.uplink.stores.shared(), earlier.is_empty()) {
+            let keys: Vec<_> = earlier.iter().map(|one| self.key_of(one)).collect();
+            match shared.delete(&keys).await {
+                // Keys without that right leave the notes, which go with the replica.
+                Ok(()) | Err(StoreError::Denied { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        earlier.iter().try_for_each(|one| self.forget(one))
     }
 
     /// The registry lies in the store of all. Without that, only this instance knows of the removal.

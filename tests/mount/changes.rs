@@ -94,8 +94,10 @@ fn a_replica_begins_anew_where_its_place_is_another_one() {
     }
     assert_eq!(daemon.generations(&client).len(), 2, "it was there twice");
     assert!(before.join("snapshots").exists(), "what was there stays");
-    let left = names(&daemon.path("store/registry/removed"));
-    assert!(left.contains(&format!("databases%2F{client}")), "{left:?}");
+    let removed = daemon.path("store/registry/removed");
+    daemon.wait_for(Duration::from_secs(20), "it is told", || {
+        removed.exists() && names(&removed).contains(&format!("databases%2F{client}"))
+    });
 }
 
 #[test]
@@ -125,6 +127,11 @@ fn whoever_is_admitted_later_is_captured_as_it_is_then() {
 
     // Refused after a restart, with a history that what is written meanwhile does not follow.
     sqlite::query(&daemon.database(&first), CREATE);
+    daemon.configure("limits: {maxTenantsPerInstance: 2}".to_owned());
+    daemon.restart();
+    daemon.wait_health(&first, is_stored);
+    assert!(daemon.terminate().success());
+    daemon.configure(limited.to_owned());
     daemon.restart();
     assert_eq!(daemon.health(&second)["status"], "refused");
     // The closing connection takes its log away.

@@ -36,6 +36,7 @@ mod other_stores;
 mod outages;
 mod own_mount;
 mod phantoms;
+mod removals;
 mod restore_all;
 mod rivals;
 mod scale;

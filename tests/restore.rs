@@ -1,5 +1,7 @@
 //! Restores from both stores: every moment equals the model; what can be restored is told by the store alone.
 
+#[path = "restore/claims.rs"]
+mod claims;
 #[path = "restore/files.rs"]
 mod files;
 #[path = "support/replica.rs"]

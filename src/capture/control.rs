@@ -4,14 +4,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::wishes::{Removal, Wish};
-use super::{Capture, StartError, StateError};
-use crate::tenant::discovery::{Named, Rules};
+use super::{Capture, STATE_FOLDER, StartError, StateError};
+use crate::format::description::Attributes;
+use crate::tenant::discovery::{Named, Rules, is_of_another};
 use crate::tenant::policy::Policy;
 use crate::tenant::request::{Registered, RequestError};
 use crate::tenant::roster::{Client, Registration, Status};
 
 /// The code of a registration that has to wait until its file is closed.
 const FILE_OPEN: &str = "file_open";
+
+/// A registration that the store tells of, once the rules have given its file to it.
+#[derive(Clone, Debug)]
+pub struct Recalled<'a> {
+    /// Below the watch path.
+    pub path: &'a Path,
+    pub named: Named,
+    /// Whose the file was, where the store says so.
+    pub owner: Option<Attributes>,
+}
 
 /// What a change of the rules could not do while it runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,9 +137,16 @@ impl Capture {
             message,
         };
         let seen = self.seen_at.join(path);
-        if Rules::companion(path).is_some() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if is_of_another(&name) {
             return Err(unusable(format!(
-                "{} would be a log or an index",
+                "{} would be a log, an index or a journal",
+                seen.display()
+            )));
+        }
+        if path.starts_with(STATE_FOLDER) {
+            return Err(unusable(format!(
+                "{} would lie in the folder of this program's own state",
                 seen.display()
             )));
         }
@@ -143,41 +161,88 @@ impl Capture {
         }
     }
 
+    /// Whether a regular file stands at `path` below the watch path, which no link leads to.
+    pub fn has_file(&self, path: &Path) -> bool {
+        matches!(self.shared.backing.is_regular(path), Ok(Some(true)))
+    }
+
     /// Takes a registration up again that was forgotten with the state; one that is open has to wait for the next start,
     /// and then false is given back.
     ///
     /// # Errors
-    /// See `RequestError`.
+    /// See `RequestError`; `Taken` where the file is another client's, or has another owner than the one that was replicated.
     pub fn recall(
         &self,
-        path: &Path,
-        named: Named,
+        recalled: Recalled<'_>,
         is_open: impl FnOnce() -> bool,
     ) -> Result<bool, RequestError> {
+        let Recalled { path, named, owner } = recalled;
         let _one = self.one_by_hand();
+        let identity = self.rules().identity(&named);
         if let Some(known) = self.at_path(path).and_then(|db| db.client()) {
-            let place = self.rules().identity(&named).s3_prefix;
-            if known.s3_prefix() != place {
+            if known.id != identity.id {
+                let path = self.seen_at.join(path);
+                return Err(taken(format!(
+                    "{} is registered as {}",
+                    path.display(),
+                    known.label
+                )));
+            }
+            if known.s3_prefix() != identity.s3_prefix {
                 tracing::warn!(
                     client = %known.label,
                     s3_path = %format!("{}/", known.s3_prefix()),
-                    before = %place,
+                    before = %identity.s3_prefix,
                     "The store knows another place of this client, where it was replicated before the state was lost"
                 );
             }
             return Ok(true);
         }
-        if self.wishes.contains_key(path) {
-            return Ok(true);
+        let asked = self.wishes.get(path).map(|wish| wish.clone());
+        if let Some(wish) = asked {
+            return match wish.excluded || wish.named.is_none_or(|asked| asked == named) {
+                true => Ok(true),
+                false => Err(taken(format!(
+                    "{} was registered otherwise since this start",
+                    self.seen_at.join(path).display()
+                ))),
+            };
         }
         self.refuse_unusable(path)?;
+        self.refuse_other_owner(path, owner)?;
         self.note_wish(path, |wish| wish.named = Some(named))?;
         match self.register_wished(path, is_open) {
             Ok(_) => Ok(true),
             Err(RequestError::Taken {
                 code: FILE_OPEN, ..
             }) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.note_wish(path, |wish| wish.named = None)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A file of another owner than the one that was replicated under this name is another file.
+    fn refuse_other_owner(
+        &self,
+        path: &Path,
+        owner: Option<Attributes>,
+    ) -> Result<(), RequestError> {
+        let seen = || self.seen_at.join(path).display().to_string();
+        let present = self.shared.backing.attributes(path);
+        let present = present.map_err(|error| RequestError::Invalid {
+            code: "bad_path",
+            message: format!("look at {}: {error}", seen()),
+        })?;
+        match (owner, present) {
+            (Some(before), Some(now)) if before.uid != now.uid => Err(taken(format!(
+                "{} belongs to uid {}, and the file that was replicated to uid {}",
+                seen(),
+                now.uid,
+                before.uid
+            ))),
+            _ => Ok(()),
         }
     }
 

@@ -88,10 +88,10 @@ use crate::store::Body;
 use crate::tenant::discovery::Rules;
 use crate::tenant::roster::{Client, Roster, Status};
 
-pub use crate::tenant::discovery::FileKind;
+pub use crate::tenant::discovery::{FileKind, STATE_FOLDER};
 pub use adopt::StoredSegment;
 pub use commits::{Decide, Verdict, WalWrite};
-pub use control::AtPlace;
+pub use control::{AtPlace, Recalled};
 pub use database::Database;
 pub use drain::{Drained, Next};
 pub use error::CaptureError;
@@ -126,9 +126,6 @@ use wishes::Wish;
 use workers::Workers;
 #[cfg(test)]
 pub(crate) use workers::{ByHand, Kind};
-
-/// The folder at the backing directory's root that holds the state, and that the mount does not show.
-pub const STATE_FOLDER: &str = ".litestream-multitenant";
 
 /// How the capture works.
 #[derive(Clone, Copy, Debug)]

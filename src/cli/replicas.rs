@@ -1,6 +1,7 @@
 //! The replicas that a command on data can reach: those in the store of all, and, where the configuration has their
 //! keys, those in tenants' own stores.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Failure;
@@ -9,7 +10,8 @@ use crate::config::{Config, ConfigError};
 use crate::restore::{Expected, ListedClient, Listing, list_clients};
 use crate::store::ObjectStore;
 use crate::store::stores::Stores;
-use crate::tenant::discovery::Named;
+use crate::tenant::claims::Judge;
+use crate::tenant::discovery::{Named, Rules, RulesWritten};
 use crate::tenant::ids::Identity;
 use crate::tenant::policy::Policy;
 
@@ -17,6 +19,8 @@ use crate::tenant::policy::Policy;
 pub(super) struct Replicas {
     pub stores: Stores,
     config: Config,
+    /// The rules where no configuration has any for a prefix.
+    defaults: Rules,
 }
 
 /// A replica as a command works with it.
@@ -45,7 +49,13 @@ impl StoreArgs {
         for own in &config.own_stores {
             stores.set_own(&own.tenant, own.store.open(&own.s3).await?, own.elsewhere);
         }
-        Ok(Replicas { stores, config })
+        let defaults = Rules::new(RulesWritten::default_for(Path::new("/")));
+        let defaults = defaults.map_err(ConfigError::from)?;
+        Ok(Replicas {
+            stores,
+            config,
+            defaults,
+        })
     }
 }
 
@@ -76,6 +86,43 @@ impl Replicas {
             s3_prefix: listed.s3_prefix.clone(),
             name: listed.name(),
         })
+    }
+
+    /// The rules that decide which file below a watch path of that prefix is whose.
+    pub(super) fn judges(&self, prefix: &str) -> Vec<Judge<'_>> {
+        let watch_paths = self.config.watch_paths.iter();
+        let judges = watch_paths.filter(|watch_path| watch_path.prefix == prefix);
+        let judges: Vec<_> = judges
+            .map(|watch_path| Judge::Configuration(&watch_path.rules))
+            .collect();
+        match judges.is_empty() {
+            true => vec![Judge::Defaults(&self.defaults)],
+            false => judges,
+        }
+    }
+
+    /// Whether a listed client lies where this configuration has it.
+    pub(super) fn is_at_home(&self, listed: &ListedClient) -> bool {
+        let names = listed.client.split_once('/');
+        let named = match names {
+            None => Named::single(&listed.client),
+            Some((tenant, db_name)) => Named {
+                db_name: db_name.to_owned(),
+                single: false,
+                ..Named::single(tenant)
+            },
+        };
+        let configured = self.named().find(|one| one.name() == listed.name());
+        let home = configured.unwrap_or_else(|| self.placed(&listed.prefix, &named));
+        home.lies_with(listed)
+    }
+
+    /// The prefixes of the configuration's watch paths.
+    pub(super) fn configured_prefixes(&self) -> impl Iterator<Item = &str> {
+        self.config
+            .watch_paths
+            .iter()
+            .map(|one| one.prefix.as_str())
     }
 
     /// The clients of tenants with stores of their own, and where else such have databases.

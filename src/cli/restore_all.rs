@@ -1,19 +1,21 @@
 //! `restore --all`: every client that is not removed, each below one directory as it lay below its watch path.
 
-use std::collections::HashSet;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::OnceCell;
 
 use super::args::RestoreArgs;
 use super::progress::Bar;
-use super::replicas::{Chosen, left_out};
+use super::replicas::{Chosen, Replicas, left_out};
 use super::restore::{placing_of, summary, target_of};
 use super::{Failure, NAME, one_line, print};
-use crate::format::description::Attributes;
-use crate::restore::{ListedClient, Placing, Target, place_of, plan_restore, restore_as};
+use crate::format::keys::GenerationId;
+use crate::restore::{
+    Destination, ListedClient, Listing, Place, Placing, Target, Top, place_of, plan_restore,
+    restore_into,
+};
+use crate::tenant::claims::{Claimant, Neighbours, decide};
 
 /// Restores in flight. Each may hold an object of the largest size in a scratch file.
 const AT_ONCE: usize = 8;
@@ -33,11 +35,23 @@ pub(super) async fn run(args: &RestoreArgs, dir: &Path) -> Result<(), Failure> {
         dir,
         target: target_of(args),
         placing: placing_of(args),
-        taken: Mutex::default(),
+        top: OnceCell::new(),
     };
+    let wanted: Vec<_> = stream::iter(&present)
+        .map(|(listed, chosen)| work.look(listed, chosen))
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let wanted = keep_rightful(&replicas, &listing, &present, wanted);
     let bar = Bar::of_clients(present.len());
-    let mut outcomes = stream::iter(&present)
-        .map(|(listed, chosen)| async { (&chosen.name, work.restore(listed, chosen).await) })
+    let mut outcomes = stream::iter(present.iter().zip(wanted))
+        .map(|((listed, chosen), wanted)| async {
+            let outcome = match wanted {
+                Ok(wanted) => work.restore(listed, chosen, wanted).await,
+                Err(failure) => Err(failure),
+            };
+            (&chosen.name, outcome)
+        })
         .buffer_unordered(AT_ONCE);
     let (mut restored, mut skipped, mut failed) = (0, 0, 0);
     while let Some((name, outcome)) = outcomes.next().await {
@@ -87,88 +101,135 @@ enum Done {
     Skipped(String),
 }
 
+/// What of a client is to be restored, and where the store says that it belongs.
+struct Wanted {
+    generation: GenerationId,
+    place: Place,
+}
+
+/// Keeps of what was found only those clients to which the rules give their places.
+fn keep_rightful(
+    replicas: &Replicas,
+    listing: &Listing,
+    present: &[(&ListedClient, Chosen)],
+    wanted: Vec<Result<Wanted, Failure>>,
+) -> Vec<Result<Wanted, Failure>> {
+    let found = present.iter().zip(&wanted);
+    let claimants: Vec<Claimant> = found
+        .filter_map(|((listed, _), wanted)| {
+            Some(Claimant {
+                prefix: listed.prefix.clone(),
+                label: listed.client.clone(),
+                path: wanted.as_ref().ok()?.place.path.clone(),
+                is_at_home: replicas.is_at_home(listed),
+            })
+        })
+        .collect();
+    let listed = listing.clients.iter();
+    let elsewhere = listing.elsewhere.iter().flat_map(|name| name.split('/'));
+    let neighbours = Neighbours {
+        tenants: listed
+            .clone()
+            .map(ListedClient::tenant)
+            .chain(elsewhere)
+            .collect(),
+        prefixes: listed
+            .map(|client| client.prefix.as_str())
+            .chain(replicas.configured_prefixes())
+            .collect(),
+    };
+    let decided = decide(&claimants, &neighbours, |prefix| replicas.judges(prefix));
+    let mut decided = decided.into_iter();
+    wanted
+        .into_iter()
+        .map(|wanted| {
+            let wanted = wanted?;
+            let decided = decided.next().expect("BUG: a claim without a decision");
+            decided.map_err(|baseless| {
+                Failure::Other(format!(
+                    "{}: {baseless}; restore this one by its name with -o",
+                    wanted.place.path.display()
+                ))
+            })?;
+            Ok(wanted)
+        })
+        .collect()
+}
+
 /// What the restores of one run share.
 struct Work<'a> {
     args: &'a RestoreArgs,
     dir: &'a Path,
     target: Target,
     placing: Placing,
-    /// Paths that a client of this run has.
-    taken: Mutex<HashSet<PathBuf>>,
+    /// The directory, once something is to be written below it.
+    top: OnceCell<Top>,
 }
 
 impl Work<'_> {
-    async fn restore(&self, listed: &ListedClient, chosen: &Chosen) -> Result<Done, Failure> {
-        let (store, s3_prefix) = (&chosen.store, &chosen.s3_prefix);
-        let generation = plan_restore(store, s3_prefix, &self.target)
-            .await?
-            .plan
-            .generation;
-        let place = place_of(store, listed, generation).await?;
-        let top = self.dir.join(&listed.prefix);
-        let output = top.join(&place.path);
+    /// Which generation is meant, and where it says that the database belongs.
+    async fn look(&self, listed: &ListedClient, chosen: &Chosen) -> Result<Wanted, Failure> {
+        let planned = plan_restore(&chosen.store, &chosen.s3_prefix, &self.target).await?;
+        let generation = planned.plan.generation;
+        let place = place_of(&chosen.store, listed, generation).await?;
+        Ok(Wanted { generation, place })
+    }
+
+    async fn restore(
+        &self,
+        listed: &ListedClient,
+        chosen: &Chosen,
+        wanted: Wanted,
+    ) -> Result<Done, Failure> {
+        let Wanted { generation, place } = wanted;
+        let below = Path::new(&listed.prefix).join(&place.path);
+        let output = self.dir.join(&below);
         let shown = output.display().to_string();
-        if !self.take(&output) {
-            return Err(Failure::Other(format!(
-                "{shown}: another client lay there too; restore this one by its name with -o"
-            )));
-        }
-        if self.args.if_missing && output.symlink_metadata().is_ok() {
+        if self.args.if_missing && self.is_there(&below)? {
             return Ok(Done::Skipped(format!("{shown} exists; nothing to do")));
         }
         if self.args.dry_run {
             let line = format!("{} would be restored to {shown}", chosen.name);
             return Ok(Done::Restored(line));
         }
-        self.make_directories(&top, &place.path, &place.directories)?;
+        let destination = self.destination(listed, &below, &place).await?;
         let target = Target {
             generation: Some(generation),
             ..self.target
         };
-        let restored = restore_as(store, s3_prefix, &target, &output, self.placing, &|_| {}).await;
-        Ok(Done::Restored(summary(&chosen.name, &shown, &restored?)))
+        let (store, s3_prefix, placing) = (&chosen.store, &chosen.s3_prefix, self.placing);
+        let restored = restore_into(store, s3_prefix, &target, destination, placing, &|_| {});
+        Ok(Done::Restored(summary(
+            &chosen.name,
+            &shown,
+            &restored.await?,
+        )))
     }
 
-    /// Makes the directories above `path`, which is below `top`, and `top` itself, where they are not there yet.
-    fn make_directories(
+    fn is_there(&self, below: &Path) -> Result<bool, Failure> {
+        match self.dir.exists() {
+            true => Ok(Top::open(self.dir)?.has(below)?),
+            false => Ok(false),
+        }
+    }
+
+    /// The place of a client, with the directories above it made where they are not there yet.
+    async fn destination(
         &self,
-        top: &Path,
-        path: &Path,
-        described: &[Attributes],
-    ) -> Result<(), Failure> {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let mut described = described.iter().copied().map(Some);
-        if described.len() != parent.components().count() {
-            described = [].iter().copied().map(Some);
+        listed: &ListedClient,
+        below: &Path,
+        place: &Place,
+    ) -> Result<Destination, Failure> {
+        let asked = self.placing.asked;
+        let top = self
+            .top
+            .get_or_try_init(async || Top::make(self.dir, asked));
+        let top = top.await?;
+        let above = place.path.components().count() - 1;
+        let mut described = vec![None; Path::new(&listed.prefix).components().count()];
+        if place.directories.len() == above {
+            described.extend(place.directories.iter().copied().map(Some));
         }
-        let above: Vec<_> = top.ancestors().collect();
-        let above = above.into_iter().rev().map(|path| (path.to_owned(), None));
-        let mut last = top.to_owned();
-        let below = parent.components().map(|name| {
-            last.push(name);
-            (last.clone(), described.next().flatten())
-        });
-        for (directory, described) in above.chain(below) {
-            if directory.as_os_str().is_empty() || directory.is_dir() {
-                continue;
-            }
-            match self.placing.asked.make_directory(&directory, described) {
-                // Of another client.
-                Err(error)
-                    if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
-                Err(error) => {
-                    let place = directory.display();
-                    return Err(Failure::Other(format!("{place}: make it: {error}")));
-                }
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// False where another client of this run has the path.
-    fn take(&self, path: &Path) -> bool {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.insert(path.to_owned())
+        Ok(Destination::below(top, below, &described, asked)?)
     }
 }

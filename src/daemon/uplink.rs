@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::config::Config;
 use crate::format::registry::RegistryKey;
-use crate::replicate::{Fleet, Uplink};
+use crate::replicate::{Fleet, Recall, Uplink};
 use crate::store::probe::{check_usable, probe};
 use crate::store::retry::Backoff;
 use crate::store::stores::Stores;
@@ -78,7 +78,8 @@ pub(super) async fn introduce(uplink: Arc<Uplink>, fleet: Arc<Fleet>, prefixes: 
             tokio::time::sleep(pauses.pause()).await;
         }
     }
-    while let Err(error) = fleet.recall().await {
+    let mut recall = Recall::default();
+    while let Err(error) = fleet.recall(&mut recall).await {
         tracing::warn!(error = %error, "The store could not be asked for registrations; it is asked again");
         tokio::time::sleep(PROBE_PAUSE).await;
     }

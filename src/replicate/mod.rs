@@ -37,6 +37,7 @@ use crate::store::StoreError;
 use crate::tenant::roster::{Client, Status};
 
 pub use fleet::{Fleet, Ship};
+pub use recall::Recall;
 pub use uplink::{StoreHealth, Uplink};
 
 /// Between two attempts of a sync to ask the store what it has.

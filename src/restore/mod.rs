@@ -1,6 +1,7 @@
 //! Restores: a plan carried out into a new file, verified page by page; and what can be restored.
 
 mod describe;
+mod destination;
 mod error;
 mod fetch;
 mod holds;
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use describe::{Place, describe, is_of, parse as parse_description, place_of};
+pub use destination::{Destination, Top};
 pub use error::RestoreError;
 pub use holds::is_held;
 pub use list::{
@@ -136,16 +138,45 @@ pub async fn restore_as(
     placing: Placing,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Restored, RestoreError> {
-    let Placing { force, asked } = placing;
     let path = output.to_owned();
-    blocking(move || Output::check(&path, force)).await?;
+    let destination = blocking(move || Destination::at(&path)).await?;
+    restore_into(
+        store,
+        replica_prefix,
+        target,
+        destination,
+        placing,
+        progress,
+    )
+    .await
+}
+
+/// The same into a directory that is held open.
+///
+/// # Errors
+/// Those of `restore_as`.
+pub async fn restore_into(
+    store: &Arc<dyn ObjectStore>,
+    replica_prefix: &str,
+    target: &Target,
+    destination: Destination,
+    placing: Placing,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Restored, RestoreError> {
+    let Placing { force, asked } = placing;
+    let destination = blocking(move || {
+        Output::check(&destination, force)?;
+        Ok(destination)
+    })
+    .await?;
     let replica = Replica::load(store, replica_prefix, target.generation).await?;
     let plan = replica.locate(target).await?;
     let steps = steps_of(&plan);
     let wanted = asked.of_file(described(&replica, plan.generation).await?);
 
-    let (output, file) = Output::create(output, force, wanted)?;
-    let reached = run(&replica, &steps, file, output.temporary(), progress).await?;
+    let (output, file) = Output::create(destination, force, wanted)?;
+    let (shown, scratch) = (output.temporary(), output.scratch());
+    let reached = run(&replica, &steps, file, &shown, &scratch, progress).await?;
     blocking(move || output.publish()).await?;
     Ok(restored(&replica, target, &plan, reached))
 }
@@ -168,7 +199,8 @@ pub async fn restore_unnamed(
         .map_err(RestoreError::local("make a file in it", scratch))?;
     // A name for errors.
     let path = scratch.join("restored");
-    let reached = run(&replica, &steps_of(&plan), file, &path, &|_| {}).await?;
+    let steps = steps_of(&plan);
+    let reached = run(&replica, &steps, file, &path, scratch, &|_| {}).await?;
     Ok((restored(&replica, target, &plan, reached), unnamed))
 }
 

@@ -4,13 +4,18 @@
 //! What the store says of an owner is a claim. It decides about a file that holds nothing but what the store says anyway,
 //! and gives no bit that lets a file be run or run as somebody.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::Mode;
+
 use super::describe::describe;
+use super::destination::open_directory;
 use super::error::RestoreError;
 use super::replica::Replica;
 use crate::format::description::Attributes;
@@ -44,12 +49,17 @@ impl Asked {
         }
     }
 
-    /// Makes a directory that is described so.
+    /// Makes a directory that is described so below another, and opens it.
     ///
     /// # Errors
     /// Where it is there already, too.
-    pub fn make_directory(self, path: &Path, described: Option<Attributes>) -> io::Result<()> {
-        std::fs::create_dir(path)?;
+    pub(super) fn make_directory(
+        self,
+        parent: impl AsFd,
+        name: &OsStr,
+        described: Option<Attributes>,
+    ) -> io::Result<File> {
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(DIRECTORY_BITS))?;
         let others = if is_root() { 0 } else { 0o700 };
         let wanted = Wanted {
             uid: self.uid,
@@ -61,11 +71,9 @@ impl Asked {
                 ..described
             }),
         };
-        let mut options = OpenOptions::new();
-        let options = options
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
-        wanted.give(&options.open(path)?)
+        let made = open_directory(parent, name)?;
+        wanted.give(&made)?;
+        Ok(made)
     }
 }
 
@@ -151,12 +159,11 @@ pub(super) async fn described(
 }
 
 /// The owner and mode that a file has.
-pub(super) fn attributes_of(found: &std::fs::Metadata) -> Attributes {
-    use std::os::unix::fs::MetadataExt;
+pub(super) fn attributes_of(found: &rustix::fs::Stat) -> Attributes {
     Attributes {
-        uid: found.uid(),
-        gid: found.gid(),
-        mode: found.mode() & 0o7777,
+        uid: found.st_uid,
+        gid: found.st_gid,
+        mode: found.st_mode & 0o7777,
     }
 }
 

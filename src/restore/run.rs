@@ -7,7 +7,6 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::RestoreError;
-use super::output::directory_of;
 use super::rebuild::{Reached, Rebuild, Role};
 use super::replica::Replica;
 use crate::format::plan::{PlannedObject, RestorePlan, total};
@@ -41,17 +40,17 @@ pub(super) fn steps_of(plan: &RestorePlan) -> Vec<Step> {
     std::iter::once(base).chain(segments).collect()
 }
 
-/// Brings `file`, which is empty and lies at `path`, to the state at the end of `steps`, verified and durable.
-/// The directory of `path` takes scratch files.
+/// Brings `file`, which is empty and is shown as `path`, to the state at the end of `steps`, verified and durable.
+/// The directory `scratch` takes scratch files.
 pub(super) async fn run(
     replica: &Replica,
     steps: &[Step],
     file: File,
     path: &Path,
+    scratch: &Path,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Reached, RestoreError> {
     let objects: Vec<PlannedObject> = steps.iter().map(|step| step.object).collect();
-    let scratch = directory_of(path);
     let (fetched, mut waiting) = mpsc::channel(1);
     let fetch = async move {
         let mut objects = std::pin::pin!(replica.fetch_all(&objects, scratch));

@@ -60,7 +60,7 @@ pub async fn verify_replica(
         .create_new(true)
         .open(&path)
         .map_err(RestoreError::local("create it", &path))?;
-    let reached = run(&replica, &steps, file, &path, &|_| {}).await?;
+    let reached = run(&replica, &steps, file, &path, directory.path(), &|_| {}).await?;
 
     let prefix = replica_prefix.to_owned();
     let page_size = reached.page_size;

@@ -18,6 +18,9 @@ use super::terms::Terms;
 pub const DEFAULT_GUID_PATTERN: &str =
     "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 
+/// The folder at the backing directory's root that holds the state, and that the mount does not show.
+pub const STATE_FOLDER: &str = ".litestream-multitenant";
+
 /// What a file is to its database.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FileKind {
@@ -245,14 +248,26 @@ impl Rules {
         let Some(name) = path.file_name().and_then(OsStr::to_str) else {
             return Verdict::Plain;
         };
-        let is_companion = SUFFIXES.iter().any(|(suffix, _)| name.ends_with(suffix));
         let matches = self.patterns.iter().any(|pattern| pattern.matches(name));
-        if !self.written.discovery || !matches || is_companion || is_super_journal(name) {
+        if !self.written.discovery || !matches || is_of_another(name) {
             return Verdict::Plain;
         }
         self.found(path, name).map_or(Verdict::Ignored, |named| {
             Verdict::Client(self.identity(&named))
         })
+    }
+
+    /// The identity that these rules give the file at `path` (relative to the watch path), also where discovery is off.
+    pub fn rightful(&self, path: &Path) -> Option<Identity> {
+        if let Some(named) = self.written.named.get(path) {
+            return Some(self.identity(named));
+        }
+        let name = path.file_name()?.to_str()?;
+        let matches = self.patterns.iter().any(|pattern| pattern.matches(name));
+        if !matches || is_of_another(name) {
+            return None;
+        }
+        self.found(path, name).map(|named| self.identity(&named))
     }
 
     /// The identity of the database file at `path` (relative to the watch path), or none where no rule takes it.
@@ -308,6 +323,11 @@ impl Rules {
             Some((path.with_file_name(OsStr::from_bytes(base)), *kind))
         })
     }
+}
+
+/// Whether SQLite keeps a file of that name for another database: a log, a wal-index or a journal.
+pub fn is_of_another(name: &str) -> bool {
+    SUFFIXES.iter().any(|(suffix, _)| name.ends_with(suffix)) || is_super_journal(name)
 }
 
 /// Whether SQLite gives a file this name that holds a transaction of several databases together: `<name>-mj` and nine

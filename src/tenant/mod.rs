@@ -1,6 +1,7 @@
 //! Who the clients are: identities, the rules that find them by file name, what holds for each, and the roster of
 //! those that are known.
 
+pub mod claims;
 pub mod client;
 pub mod cpu;
 pub mod discovery;

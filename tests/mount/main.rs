@@ -8,6 +8,7 @@ mod bad_input;
 mod behind;
 mod bypass;
 mod changes;
+mod claims;
 mod containers;
 mod defects;
 mod demo;

@@ -18,32 +18,32 @@ use tempfile::TempDir;
 /// `nobody`.
 const USER: u32 = 65534;
 
-fn guid(n: u32) -> String {
+pub(super) fn guid(n: u32) -> String {
     format!("{}{n:02}", &GUID[..34])
 }
 
 /// A store in a directory, and a place to restore to.
-struct Scratch(TempDir);
+pub(super) struct Scratch(TempDir);
 
-struct Outcome {
-    code: i32,
-    out: String,
-    err: String,
+pub(super) struct Outcome {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Scratch {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let scratch = TempDir::new().expect("a scratch directory");
         // Others than root come to it, too.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).expect("opened");
         Self(scratch)
     }
 
-    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn put(&self, client: &str, key: ObjectKey, bytes: &[u8]) {
+    pub fn put(&self, client: &str, key: ObjectKey, bytes: &[u8]) {
         let path = self
             .path("store")
             .join(key.below(&format!("databases/{client}")));
@@ -52,7 +52,7 @@ impl Scratch {
     }
 
     /// Stores a generation of one page, with what its description says.
-    fn store(&self, client: &str, generation: GenerationId, description: Option<&Value>) {
+    pub fn store(&self, client: &str, generation: GenerationId, description: Option<&Value>) {
         let mut model = Model::new(512, generation);
         model.commit(State {
             txid: 1,
@@ -77,7 +77,7 @@ impl Scratch {
         command
     }
 
-    fn restore(&self, words: &[&str]) -> Outcome {
+    pub fn restore(&self, words: &[&str]) -> Outcome {
         run(self.command(&["restore"]).args(words))
     }
 
@@ -110,12 +110,12 @@ fn run(command: &mut Command) -> Outcome {
     }
 }
 
-fn attributes(path: &Path) -> (u32, u32, u32) {
+pub(super) fn attributes(path: &Path) -> (u32, u32, u32) {
     let found = fs::symlink_metadata(path).expect("there");
     (found.uid(), found.gid(), found.mode() & 0o7777)
 }
 
-fn described(client: &str, path: &str) -> Value {
+pub(super) fn described(client: &str, path: &str) -> Value {
     json!({"tenantId": client, "dbName": client, "path": path})
 }
 

@@ -54,7 +54,7 @@ fn files(state: &State, query: &Query, asked: AskedFor) -> Vec<views::HealthView
         AskedFor::Only(Status::Refused) => {
             let files = state.roster.waiting().all().into_iter();
             files
-                .map(|file| (file.path.clone(), views::taken(&file)))
+                .map(|file| (file.path.clone(), file.reason()))
                 .collect()
         }
         AskedFor::All | AskedFor::Only(_) => Vec::new(),

@@ -11,7 +11,7 @@ use crate::format::quantity;
 use crate::mount::MountStatus;
 use crate::replicate::StoreHealth;
 use crate::tenant::events::{Event, EventKind};
-use crate::tenant::roster::{Client, Progress, Status, WaitingFile};
+use crate::tenant::roster::{Client, Progress, Status};
 
 /// One database. What is absent is null.
 #[derive(Serialize, Debug)]
@@ -166,15 +166,6 @@ pub fn health(client: &Client, now: UnixMs) -> HealthView {
         sync_errors: progress.sync_errors,
         last_error: progress.last_error,
     }
-}
-
-/// Why a file is refused whose identity another one has.
-pub fn taken(file: &WaitingFile) -> String {
-    format!(
-        "identity_taken: {} has the identity of {}, which is looked at again when that goes",
-        file.holder.display(),
-        file.path.display()
-    )
 }
 
 /// A file that looks like a database and is none of ours, and why.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{Dir, FileType, FlockOperation, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::links::BackingInode;
 use crate::format::description::Attributes;
 use crate::format::sqlite::{JOURNAL_HEADER_SIZE, journal_is_hot};
 use crate::format::wal_index::{INDEX_HEADERS_SIZE, WalIndex};
@@ -97,6 +98,18 @@ impl Backing {
                 modified_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
             }),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Stamp::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The inode at `path`; none where nothing stands there, or a symbolic link is in the way.
+    pub(super) fn inode(&self, path: &Path) -> io::Result<Option<BackingInode>> {
+        match stat_beneath(self.root.as_fd(), path) {
+            Ok(stat) => Ok(Some(BackingInode {
+                device: stat.st_dev,
+                number: stat.st_ino,
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -13,6 +13,7 @@ use super::calls::Bell;
 use super::commits::Commits;
 use super::handles::{Handles, OpenedAs, is_unseen};
 use super::kept::Kept;
+use super::links::BackingInode;
 use super::prepared::SyncedTo;
 use super::queue::Queue;
 use super::read_ahead::FollowedTo;
@@ -36,6 +37,8 @@ pub struct Database {
     /// Its number in the state; 0 before its registration.
     id: AtomicI64,
     queue: Arc<Queue>,
+    /// Of its file, while it is registered.
+    inode: Mutex<Option<BackingInode>>,
 
     wal_writes: AtomicU64,
     /// Up to which byte the present log has been captured; a write below it needs a gate.
@@ -100,6 +103,7 @@ impl Database {
             client: Mutex::default(),
             id: AtomicI64::new(0),
             queue,
+            inode: Mutex::default(),
             wal_writes: AtomicU64::new(0),
             captured_end: AtomicU64::new(0),
             followed: FollowedTo::default(),
@@ -319,6 +323,11 @@ impl Database {
     pub(super) fn set_client(&self, client: Arc<Client>, id: i64) {
         self.id.store(id, Ordering::SeqCst);
         *locked(&self.client) = Some(client);
+    }
+
+    /// Sets its file's inode; gives the one before.
+    pub(super) fn replace_inode(&self, inode: Option<BackingInode>) -> Option<BackingInode> {
+        std::mem::replace(&mut *locked(&self.inode), inode)
     }
 
     /// The number under which the state knows it; none before its registration.
@@ -571,9 +580,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn its_memory_is_one_piece_of_448_bytes() {
+    fn its_memory_is_one_piece_of_512_bytes() {
         // In an `Arc`, with its two counts.
         let bytes = size_of::<Database>() + 2 * size_of::<usize>();
-        assert!(bytes <= 448, "{bytes} bytes");
+        assert!(bytes <= 512, "{bytes} bytes");
     }
 }

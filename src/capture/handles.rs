@@ -141,6 +141,11 @@ impl Handles {
         }
     }
 
+    /// Those that have it open did so under another name, and somebody has begun it since.
+    pub fn index_was_begun(&mut self) {
+        self.index_begun = true;
+    }
+
     pub fn index_begins(&mut self) {
         self.index_begun = true;
         self.index_number = self.index_number.wrapping_add(1);

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::Capture;
+use super::database::Database;
 use crate::tenant::ids::ClientId;
-use crate::tenant::roster::WaitingFile;
+use crate::tenant::roster::{Awaits, WaitingFile};
 
 impl Capture {
     /// A file stands at `to` now, and no longer at `from`. It keeps its identity where both names give the same.
@@ -23,33 +24,45 @@ impl Capture {
 
     /// Another file has its identity: it is refused until that one goes.
     pub(super) fn wait_for_identity(&self, path: &Path, id: ClientId, holder: PathBuf) {
-        let file = WaitingFile {
+        self.wait(WaitingFile {
             path: self.seen_at.join(path),
-            id,
+            awaits: Awaits::Identity(id),
             holder,
+        });
+    }
+
+    /// The file is registered under another name: this one is refused until that goes.
+    pub(super) fn wait_for_file(&self, path: &Path, holder: &Database) {
+        let Some(client) = holder.client() else {
+            return;
         };
-        let (path, holder) = (file.path.clone(), file.holder.clone());
+        self.wait(WaitingFile {
+            path: self.seen_at.join(path),
+            awaits: Awaits::File(client.id.clone()),
+            holder: client.seen_path(),
+        });
+    }
+
+    fn wait(&self, file: WaitingFile) {
+        let (path, reason) = (file.path.clone(), file.reason());
+        let advice = match file.holder.starts_with(&self.seen_at) {
+            true => "",
+            false => "; to have both, give each watch path its own `prefix`",
+        };
         if self.roster.waiting().add(file) {
-            let advice = match holder.starts_with(&self.seen_at) {
-                true => "",
-                false => "; to have both, give each watch path its own `prefix`",
-            };
-            tracing::warn!(
-                path = %path.display(),
-                error = %format!("{} has this identity already; it is looked at again when that goes{advice}", holder.display()),
-                "A database is refused"
-            );
+            tracing::warn!(path = %path.display(), error = %format!("{reason}{advice}"), "A database is refused");
         }
     }
 
-    /// An identity has become free: the first file that had to do without it is looked at again.
+    /// A client has gone: the first file that had to do without its identity is looked at again, and so is each other name
+    /// of its file.
     pub(super) fn take_up_waiting(&self, id: &ClientId) {
-        for seen_path in self.roster.waiting().of(id, &self.seen_at) {
-            if self.roster.get(id).is_some() {
-                return;
+        for file in self.roster.waiting().of(id, &self.seen_at) {
+            if matches!(file.awaits, Awaits::Identity(_)) && self.roster.get(id).is_some() {
+                continue;
             }
-            self.roster.waiting().remove(&seen_path);
-            if let Ok(path) = seen_path.strip_prefix(&self.seen_at) {
+            self.roster.waiting().remove(&file.path);
+            if let Ok(path) = file.path.strip_prefix(&self.seen_at) {
                 self.appeared(path, false);
             }
         }

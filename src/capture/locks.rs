@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 
 use super::Shared;
 use super::error::CaptureError;
@@ -12,8 +13,9 @@ use super::error::CaptureError;
 /// A table of more than a page may lack a lock; hardly that of one file several times in a row.
 const READINGS: usize = 3;
 /// SQLite's bytes: PENDING, RESERVED, and those that readers share and a writer has for itself.
-const FIRST_BYTE: u64 = 1 << 30;
-const LAST_BYTE: u64 = FIRST_BYTE + 1 + 510;
+const DATABASE_BYTES: RangeInclusive<u64> = 1 << 30..=(1 << 30) + 1 + 510;
+/// Of a wal-index: the byte that a connection locks for reading once it has been begun, for as long as it has it open.
+const INDEX_IN_USE: RangeInclusive<u64> = 128..=128;
 
 impl Shared {
     /// Whether anybody holds RESERVED, PENDING or EXCLUSIVE on the database file with this inode.
@@ -26,11 +28,25 @@ impl Shared {
         self.is_locked(inode, &["READ", "WRITE"])
     }
 
+    /// Whether connections have the wal-index with this inode in use, so that it is no left-over of a crash.
+    pub(super) fn is_index_in_use(&self, inode: u64) -> Result<bool, CaptureError> {
+        self.is_locked_at(inode, &["READ"], &INDEX_IN_USE)
+    }
+
     fn is_locked(&self, inode: u64, kinds: &[&str]) -> Result<bool, CaptureError> {
+        self.is_locked_at(inode, kinds, &DATABASE_BYTES)
+    }
+
+    fn is_locked_at(
+        &self,
+        inode: u64,
+        kinds: &[&str],
+        bytes: &RangeInclusive<u64>,
+    ) -> Result<bool, CaptureError> {
         let Some(&device) = self.mount_device.get() else {
             return Ok(false);
         };
-        is_held(|line| is_lock(line, kinds, device, inode))
+        is_held(|line| is_lock(line, kinds, bytes, device, inode))
             .map_err(CaptureError::io("read the table of locks"))
     }
 }
@@ -64,7 +80,13 @@ fn table() -> io::Result<String> {
 
 /// Whether a line of the table is of such a lock, of one of these `kinds`: number, kind, strictness, READ or WRITE, owner, device and inode, first
 /// and last byte. One that is waited for has an arrow before its kind, and is not held.
-fn is_lock(line: &str, kinds: &[&str], (major, minor): (u32, u32), inode: u64) -> bool {
+fn is_lock(
+    line: &str,
+    kinds: &[&str],
+    bytes: &RangeInclusive<u64>,
+    (major, minor): (u32, u32),
+    inode: u64,
+) -> bool {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let [_, "POSIX" | "OFDLCK", _, kind, _, file, first, last] = words[..] else {
         return false;
@@ -75,7 +97,7 @@ fn is_lock(line: &str, kinds: &[&str], (major, minor): (u32, u32), inode: u64) -
     let is_file = file == format!("{major:02x}:{minor:02x}:{inode}");
     let first = first.parse().unwrap_or(0);
     let last = last.parse().unwrap_or(u64::MAX);
-    is_file && first <= LAST_BYTE && last >= FIRST_BYTE
+    is_file && first <= *bytes.end() && last >= *bytes.start()
 }
 
 #[cfg(test)]
@@ -114,9 +136,24 @@ mod tests {
 
     #[test]
     fn locks_of_writers_are_told_from_others() {
-        let is = |line: &str| is_lock(line, &["WRITE"], (0, 27), 12345);
+        let is = |line: &str| is_lock(line, &["WRITE"], &DATABASE_BYTES, (0, 27), 12345);
         let readers = "7: POSIX  ADVISORY  READ 4711 00:1b:12345 1073741826 1073742335";
-        assert!(is_lock(readers, &["READ", "WRITE"], (0, 27), 12345));
+        assert!(is_lock(
+            readers,
+            &["READ", "WRITE"],
+            &DATABASE_BYTES,
+            (0, 27),
+            12345
+        ));
+        let of_index = "7: POSIX  ADVISORY  READ 4711 00:1b:12345 128 128";
+        assert!(is_lock(of_index, &["READ"], &INDEX_IN_USE, (0, 27), 12345));
+        assert!(!is_lock(
+            of_index,
+            &["READ"],
+            &DATABASE_BYTES,
+            (0, 27),
+            12345
+        ));
         let on = |file: &str, kind: &str, range: &str| {
             is(&format!("7: POSIX  ADVISORY  {kind} 4711 {file} {range}"))
         };

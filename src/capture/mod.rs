@@ -29,6 +29,7 @@ mod kept;
 mod late;
 mod leaving;
 mod lent;
+mod links;
 mod locks;
 mod mark;
 mod merge;
@@ -99,6 +100,7 @@ pub use files::{is_better_seen, makes_hot};
 pub use gate::{Gate, Passing};
 pub use handles::OpenedAs;
 pub use history::Earlier;
+pub use links::BackingInode;
 pub use mark::{Mark, Segment};
 pub use merge::Number;
 pub use newcomers::{Newcomer, TakeOver};
@@ -110,6 +112,7 @@ pub use state::{SnapshotNote, Stamps, Upkeep};
 use backing::Backing;
 use comings::Comings;
 use late::Late;
+use links::RegisteredFiles;
 use newcomers::Newcomers;
 use queue::Queue;
 use reserve::SpoolRoom;
@@ -257,6 +260,7 @@ pub struct Capture {
     databases: DashMap<Arc<Path>, Arc<Database>>,
     unseen: UnseenFolders,
     comings: Comings,
+    files: RegisteredFiles,
     /// Those that were removed and have something left to store, by their number in the state.
     leaving: DashMap<i64, Arc<Database>>,
     queue: Arc<Queue>,
@@ -352,6 +356,7 @@ impl Capture {
             databases: DashMap::new(),
             unseen: UnseenFolders::default(),
             comings: Comings::default(),
+            files: RegisteredFiles::default(),
             leaving: DashMap::new(),
             queue,
             others: Others::default(),

@@ -219,6 +219,10 @@ impl Capture {
         }
         self.register(path, &db);
         db.mark_dirty();
+        if replaced {
+            // Another name of the file that stood there has it to itself now.
+            self.tell_free(db.client().map(|client| client.id.clone()));
+        }
     }
 
     /// A symbolic link has come to stand at `path`: it is never followed.
@@ -343,6 +347,9 @@ impl Capture {
             return;
         };
         let id = identity.id.clone();
+        if let Some(holder) = self.other_name_of(path) {
+            return self.wait_for_file(path, &holder);
+        }
         let client = match self
             .roster
             .register(identity, db.path.clone(), &self.seen_at)
@@ -368,6 +375,9 @@ impl Capture {
         };
         self.roster.no_longer_ignored(&client.seen_path());
         self.roster.waiting().remove(&client.seen_path());
+        if let Some(inode) = self.inode_at(path) {
+            self.files.insert(db, inode);
+        }
         let number = match seen.filter(|seen| seen.place.is_some() && seen.place == client.place())
         {
             Some(seen) => Ok(seen.id),
@@ -486,6 +496,11 @@ impl Capture {
         }
     }
 
+    /// Whether it is a client's, and the state could give it no number.
+    pub fn has_no_number(&self, db: &Database) -> bool {
+        db.client().is_none() && self.unnumbered_at(&db.path).is_some()
+    }
+
     /// The client of a database to which the state could give no number.
     fn unnumbered_at(&self, path: &Path) -> Option<Arc<Client>> {
         let client = self.roster.get(&self.identify(path)?.id)?;
@@ -501,6 +516,7 @@ impl Capture {
             self.removed.notify_one();
         }
         if let Some((_, db)) = self.databases.remove(path) {
+            self.files.remove(&db);
             self.leave(&db);
         }
         self.roster.readmit(None);

@@ -1,6 +1,6 @@
 //! Files that are open when they become another database's: one that is renamed or linked to a database's name while
-//! somebody writes it, one whose name goes and comes back, a log that stood there before its database. Who has them open
-//! is told to the database.
+//! somebody writes it, one whose name goes and comes back, a log that stood there before its database, the other name of
+//! a database that goes. Who has them open is told to the database.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::AtFlags;
 
 use super::attributes::backing_inode;
+use super::inodes::NodeId;
 use super::passthrough::FileSystem;
 use crate::capture::FileKind;
 
@@ -45,13 +46,27 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             let Some(node) = node.filter(|node| replaced || self.handles.is_open(*node)) else {
                 continue;
             };
-            let Some(tracked) = self.capture.classify(Path::new(&path)) else {
-                continue;
-            };
-            if replaced && suffix.is_empty() {
+            if replaced
+                && suffix.is_empty()
+                && let Some(tracked) = self.capture.classify(Path::new(&path))
+            {
                 self.handles.abandon(node, &tracked);
             }
+            self.follow_open(node);
+        }
+    }
+
+    /// A name of this file has changed: who has it open is told to the database that it belongs to now.
+    pub(super) fn follow_open(&self, node: NodeId) {
+        if self.handles.is_open(node)
+            && let Some(tracked) = self.classify_node(node)
+        {
             self.handles.adopt(node, &tracked);
+            if let (database, FileKind::Shm) = &tracked
+                && let Some((inode, _)) = self.inodes.names(node)
+            {
+                self.capture.index_was_adopted(database, inode.number);
+            }
         }
     }
 }

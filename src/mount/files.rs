@@ -71,14 +71,14 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             .child_path(parent, name)
             .ok_or(OperationError::Stale)?;
         let directory = self.locate(parent)?;
-        let file = around_journal(&self.capture.classify(&path), || {
+        let file = around_journal(&self.capture.classify_name(&path), || {
             let file = create_file(&directory, name, creation, flags)?;
             self.capture.appeared(&path, false);
             self.adopt_open(&directory, name, &path, false);
             Ok::<_, OperationError>(file)
         })?;
         let entry = self.count_lookup(parent, name, &directory, rustix::fs::fstat(&file)?)?;
-        let track = || self.capture.classify(&path);
+        let track = || self.capture.classify_name(&path);
         let opened = self.add_handle(entry.node, file, flags, track, register);
         Ok((entry, opened))
     }

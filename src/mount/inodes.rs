@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub use crate::capture::BackingInode;
 use crate::room;
 
 /// What the kernel calls an inode. The backing inode's own number on the device of the mount's root, so that a
@@ -45,13 +46,6 @@ pub enum Sought {
 /// How many changes of extended attributes had ended by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Moment(u64);
-
-/// An inode of the backing directory.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct BackingInode {
-    pub device: u64,
-    pub number: u64,
-}
 
 /// How to reach an inode: `path` from `base`, or from the backing directory where there is no base.
 /// An empty path is the base itself.
@@ -261,14 +255,15 @@ impl Inodes {
 
     /// The paths of a node below the mount's root, one for each of its known names.
     pub fn paths(&self, id: NodeId) -> Vec<PathBuf> {
+        self.names(id).map_or_else(Vec::new, |(_, paths)| paths)
+    }
+
+    /// The same with its inode; none for a node that the kernel can't know.
+    pub fn names(&self, id: NodeId) -> Option<(BackingInode, Vec<PathBuf>)> {
         let table = self.lock();
-        let Some(node) = table.nodes.get(&id) else {
-            return Vec::new();
-        };
-        node.names
-            .iter()
-            .filter_map(|name| table.path_of(name))
-            .collect()
+        let node = table.nodes.get(&id)?;
+        let paths = node.names.iter().filter_map(|name| table.path_of(name));
+        Some((node.backing, paths.collect()))
     }
 
     /// The path of an entry below the mount's root; none where the directory itself is gone.

@@ -50,7 +50,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let kind = FileType::from_raw_mode(creation.mode);
         let path = self.new_path(entry)?;
         let directory = self.locate(entry.parent)?;
-        around_journal(&self.capture.classify(&path), || {
+        around_journal(&self.capture.classify_name(&path), || {
             creation.caller.create(creation.umask, || {
                 let mode = Mode::from_raw_mode(creation.mode & 0o7777);
                 rustix::fs::mknodat(&directory, entry.name, kind, mode, device.into())
@@ -156,6 +156,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let found = self.remove(entry, path, AtFlags::empty())?;
         if found.is_file() {
             self.capture.vanished(path);
+            self.follow_found(&found);
         }
         Ok(())
     }
@@ -180,7 +181,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         // Before the removal, so that no other request meets the missing name.
         self.inodes
             .detach(entry.parent, entry.name, backing, &found.descriptor);
-        let removed = around_journal(&self.capture.classify(path), || {
+        let removed = around_journal(&self.capture.classify_name(path), || {
             rustix::fs::unlinkat(&directory, entry.name, flags)
         });
         if let Err(error) = removed {
@@ -260,8 +261,8 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             self.inodes
                 .detach(to.parent, to.name, backing, &replaced.descriptor);
         }
-        let renamed = around_journal(&self.capture.classify(from_path), || {
-            around_journal(&self.capture.classify(to_path), || {
+        let renamed = around_journal(&self.capture.classify_name(from_path), || {
+            around_journal(&self.capture.classify_name(to_path), || {
                 rustix::fs::renameat_with(&from_directory, from.name, &to_directory, to.name, flags)
             })
         });
@@ -284,7 +285,17 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         if exchanged.is_some() {
             self.adopt_open(&from_directory, from.name, from_path, true);
         }
+        self.follow_found(&moving);
+        if let Some(standing) = standing.filter(Found::is_file) {
+            self.follow_found(&standing);
+        }
         Ok(())
+    }
+
+    fn follow_found(&self, found: &Found) {
+        if let Some(node) = self.inodes.node_of(backing_inode(&found.stat)) {
+            self.follow_open(node);
+        }
     }
 
     fn begin_move(&self, moving: &Found) {

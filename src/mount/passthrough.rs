@@ -21,7 +21,7 @@ use super::handles::Handles;
 use super::in_use::InUse;
 use super::inodes::{Inodes, NodeId, ROOT, Sought};
 use crate::capture::{Capture, Database, FileKind, Gate, Passing, STATE_FOLDER, TakeOver};
-use crate::paths::{open_beneath, stat_entry};
+use crate::paths::{open_beneath, stat_beneath, stat_entry};
 use crate::tenant::discovery::Rules;
 
 /// How often a path is resolved anew when renames by others overtake it.
@@ -270,12 +270,10 @@ impl<B> FileSystem<B> {
         Err(OperationError::Stale)
     }
 
-    /// The database that an inode belongs to by any of its names, and as what.
+    /// The database that an inode belongs to, by whichever name, and as what.
     pub(super) fn classify_node(&self, node: NodeId) -> Option<(Arc<Database>, FileKind)> {
-        self.inodes
-            .paths(node)
-            .iter()
-            .find_map(|path| self.capture.classify(path))
+        let (inode, names) = self.inodes.names(node)?;
+        self.capture.classify_file(inode, &names)
     }
 
     /// How far the take-over of databases that were there before has come.
@@ -289,8 +287,11 @@ impl<B> FileSystem<B> {
             Some((database, _)) => database == path,
             None => name == path,
         };
+        // It may be open under another name.
+        let here = stat_beneath(&self.backing, path).ok();
+        let here = here.and_then(|stat| self.inodes.node_of(attributes::backing_inode(&stat)));
         self.handles
-            .any_open(|node| self.inodes.paths(node).iter().any(belongs))
+            .any_open(|node| Some(node) == here || self.inodes.paths(node).iter().any(belongs))
     }
 
     /// Passes all `gates`, one after the other, and then runs `proceed`: at once where there are none, else on a

@@ -240,8 +240,12 @@ impl Replicator {
         let mut waiting = Vec::new();
         // What is still being written by something else than SQLite holds nothing up.
         let is_to_be_stored = |db: &Arc<Database>| {
-            let client = db.client();
-            db.is_busy() && client.is_none_or(|client| client.progress().status != Status::Waiting)
+            db.is_busy()
+                && match db.client() {
+                    Some(client) => client.progress().status != Status::Waiting,
+                    // A file that is refused for another one has nothing that is to be stored.
+                    None => self.capture.has_no_number(db),
+                }
         };
         for db in self.capture.all().into_iter().filter(is_to_be_stored) {
             let ticket = db.request_settling();

@@ -14,7 +14,7 @@ use super::events::{EventKind, Events};
 use super::ids::{ClientId, Identity};
 use super::places::Places;
 pub use super::progress::{Progress, Status};
-pub use super::waiting::{WaitingFile, WaitingFiles};
+pub use super::waiting::{Awaits, WaitingFile, WaitingFiles};
 
 /// Files that are shown as ignored, at most; further ones are only logged.
 const MAX_IGNORED: usize = 10_000;

@@ -17,9 +17,41 @@ type OnFree = Arc<dyn Fn(&ClientId) + Send + Sync>;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WaitingFile {
     pub path: PathBuf,
-    pub id: ClientId,
-    /// The file that has the identity.
+    pub awaits: Awaits,
+    /// The file that has the identity, or the name that is registered.
     pub holder: PathBuf,
+}
+
+/// Until when a file waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Awaits {
+    /// No other file has its identity.
+    Identity(ClientId),
+    /// The client under which the same file is registered has gone.
+    File(ClientId),
+}
+
+impl Awaits {
+    fn client(&self) -> &ClientId {
+        match self {
+            Self::Identity(id) | Self::File(id) => id,
+        }
+    }
+}
+
+impl WaitingFile {
+    /// Why it is refused, with a code, for users.
+    pub fn reason(&self) -> String {
+        let (holder, path) = (self.holder.display(), self.path.display());
+        match self.awaits {
+            Awaits::Identity(_) => format!(
+                "identity_taken: {holder} has the identity of {path}, which is looked at again when that goes"
+            ),
+            Awaits::File(_) => format!(
+                "same_file: {path} is a hard link of {holder}, which is replicated already; it is looked at again when that goes"
+            ),
+        }
+    }
 }
 
 /// All of them, and who looks at them again.
@@ -55,12 +87,12 @@ impl WaitingFiles {
         self.lock().values().cloned().collect()
     }
 
-    /// Those below a folder that wait for this identity, in the order of their names.
-    pub fn of(&self, id: &ClientId, below: &Path) -> Vec<PathBuf> {
+    /// Those below a folder that wait for the end of this client, in the order of their names.
+    pub fn of(&self, id: &ClientId, below: &Path) -> Vec<WaitingFile> {
         let files = self.lock();
-        let waiting = files.values().filter(|file| file.id == *id);
+        let waiting = files.values().filter(|file| file.awaits.client() == id);
         let below = waiting.filter(|file| file.path.starts_with(below));
-        below.map(|file| file.path.clone()).collect()
+        below.cloned().collect()
     }
 
     /// Has `act` done each time that an identity has become free.
@@ -70,7 +102,7 @@ impl WaitingFiles {
 
     /// An identity belongs to no file any more.
     pub fn tell_free(&self, id: &ClientId) {
-        let is_waited_for = self.lock().values().any(|file| file.id == *id);
+        let is_waited_for = self.lock().values().any(|file| file.awaits.client() == id);
         if !is_waited_for {
             return;
         }
@@ -97,7 +129,7 @@ mod tests {
         let (a, b) = (ClientId::single("", "a"), ClientId::single("", "b"));
         let file = |path: &str| WaitingFile {
             path: path.into(),
-            id: a.clone(),
+            awaits: Awaits::Identity(a.clone()),
             holder: "/data/a.db".into(),
         };
         assert!(files.add(file("/data/x/a.db")));
@@ -111,10 +143,7 @@ mod tests {
             told.lock().expect("not poisoned").as_slice(),
             std::slice::from_ref(&a)
         );
-        assert_eq!(
-            files.of(&a, Path::new("/data")),
-            [Path::new("/data/x/a.db")]
-        );
+        assert_eq!(files.of(&a, Path::new("/data")), [file("/data/x/a.db")]);
         assert!(files.of(&a, Path::new("/other")).is_empty());
         files.remove(Path::new("/data/x/a.db"));
         assert!(files.all().is_empty());

@@ -25,6 +25,7 @@ mod isolation;
 mod journals;
 mod kills;
 mod lifetimes;
+mod links;
 mod load;
 mod log_readers;
 mod logs;

@@ -67,6 +67,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Mount(error) if error.is_usage() => 2,
+            Error::Capture(error) if error.is_usage() => 2,
             Error::SharedPlace { .. } => 2,
             _ => 1,
         }

@@ -61,15 +61,7 @@ impl Capture {
         if !self.has_new_state() {
             return Ok(());
         }
-        let directory = &self.shared.directory;
-        for name in ["state.db", "state.db-wal", "state.db-shm"] {
-            match std::fs::remove_file(directory.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        std::fs::remove_dir(directory.join("spool"))?;
-        std::fs::remove_dir(directory)
+        self.shared.folder.withdraw()
     }
 
     /// The rules as they are now.

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 #[cfg(test)]
@@ -18,11 +18,13 @@ pub(super) struct DiskFile {
     at: u64,
 }
 
-/// Makes an empty file, or empties the one that is there.
+/// Makes an empty file that its owner alone may read, or empties the one that is there.
 pub(super) fn create(path: &Path) -> io::Result<DiskFile> {
     #[cfg(test)]
     recorder::before(&Change::Create(path))?;
-    let file = File::create(path)?;
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.custom_flags(libc::O_NOFOLLOW).open(path)?;
     Ok(DiskFile { file, at: 0 })
 }
 

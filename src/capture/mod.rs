@@ -59,6 +59,7 @@ mod sight;
 mod snapshot;
 pub mod spool;
 mod state;
+mod state_folder;
 mod state_vfs;
 mod survey;
 mod tail;
@@ -71,16 +72,13 @@ pub mod wishes;
 mod workers;
 mod writes;
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Notify, mpsc};
 
 use crate::clock::{UnixMs, now_ms};
@@ -119,6 +117,7 @@ use reserve::SpoolRoom;
 use spool::{Spool, SpoolError, SpoolLimits};
 use state::StateDb;
 pub use state::StateError;
+use state_folder::{SPOOL, StateFolder};
 use survey::UnseenFolders;
 use together::Others;
 use turns::Write;
@@ -160,7 +159,7 @@ struct Shared {
     /// Of the page sums and of scratch files.
     directory: Arc<Path>,
     /// `directory`, which no other process may use meanwhile.
-    _claim: File,
+    folder: StateFolder,
     /// Dropped last: who waits for the next start until this is free finds the claim free as well.
     backing: Backing,
 }
@@ -168,18 +167,19 @@ struct Shared {
 impl Shared {
     fn open(
         root: Arc<OwnedFd>,
+        folder: StateFolder,
         directory: &Path,
         spool: SpoolLimits,
         watching: Watching,
     ) -> Result<Arc<Self>, StartError> {
-        let claim = claim_state(directory)?;
+        folder.make_state(directory)?;
         Ok(Arc::new(Self {
             state: StateDb::open(&directory.join("state.db"), random::number())?,
-            spool: Arc::new(Spool::open(directory.join("spool"), spool)?),
+            spool: Arc::new(Spool::open(directory.join(SPOOL), spool)?),
             watching,
             mount_device: OnceLock::new(),
             directory: directory.into(),
-            _claim: claim,
+            folder,
             backing: Backing::new(root),
         }))
     }
@@ -223,6 +223,10 @@ pub enum StartError {
         source: std::io::Error,
     },
     #[error(
+        "state directory: {path}: {reason}, so that others could choose what is read and written there; move it away, or make it this user's own (chown, chmod go-w), or give another place with -state-dir"
+    )]
+    Untrusted { path: PathBuf, reason: String },
+    #[error(
         "state directory {path}: another instance uses it; end that, or give another one with -state-dir"
     )]
     InUse { path: PathBuf },
@@ -238,6 +242,27 @@ pub enum StartError {
     Watch(std::io::Error),
     #[error("start the capture's threads: {0}")]
     Threads(std::io::Error),
+}
+
+impl StartError {
+    /// Whether somebody has to change something before another start can succeed.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Untrusted { .. })
+    }
+
+    /// Shows the state directory by this name, where its path leads through a descriptor.
+    pub fn of_directory(mut self, used: &Path, shown: &Path) -> Self {
+        if let Self::Directory { path, .. } | Self::InUse { path } | Self::Untrusted { path, .. } =
+            &mut self
+            && let Ok(below) = path.strip_prefix(used)
+        {
+            *path = match below.as_os_str().is_empty() {
+                true => shown.to_owned(),
+                false => shown.join(below),
+            };
+        }
+        self
+    }
 }
 
 /// The capture of one watch path. The mount calls it; its calls never wait for I/O on a database's content.
@@ -268,25 +293,6 @@ pub struct Capture {
     workers: Workers,
 }
 
-/// Makes the state directory where there is none, and keeps other instances out of it.
-fn claim_state(directory: &Path) -> Result<File, StartError> {
-    let claim = || -> std::io::Result<Option<File>> {
-        // The spool has pages of databases that others may not read.
-        let mut private = std::fs::DirBuilder::new();
-        private.recursive(true).mode(0o700).create(directory)?;
-        // A link there could lead into the mount.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
-        Ok(backing::claim(&opened)?.then_some(opened))
-    };
-    let path = directory.to_owned();
-    match claim() {
-        Ok(Some(claimed)) => Ok(claimed),
-        Ok(None) => Err(StartError::InUse { path }),
-        Err(source) => Err(StartError::Directory { path, source }),
-    }
-}
-
 /// A file operation that waits for its gate: it carries the operation out and answers the kernel.
 /// What it is given lives until then.
 pub type Proceed = Box<dyn FnOnce(Passing) + Send>;
@@ -308,7 +314,9 @@ impl Capture {
         room: usize,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Arc<Database>>), StartError> {
         let watching = Watching::begin(settings.log_passing).map_err(StartError::Watch)?;
-        let shared = Shared::open(root, directory, settings.spool, watching)?;
+        let folder = StateFolder::open(directory)?;
+        let directory = folder.path();
+        let shared = Shared::open(root, folder, &directory, settings.spool, watching)?;
         let workers =
             Workers::start(&shared, settings.gate_timeout, room).map_err(StartError::Threads)?;
         Self::with((shared, workers), seen_at, rules, roster, room)
@@ -327,7 +335,9 @@ impl Capture {
         const ROOM: usize = 16;
         let mut watching = Watching::default();
         watching.is_simulated = true;
-        let shared = Shared::open(root, directory, settings.spool, watching)?;
+        // By its name, by which the simulation knows what is written.
+        let folder = StateFolder::open(directory)?;
+        let shared = Shared::open(root, folder, directory, settings.spool, watching)?;
         let (workers, by_hand) = ByHand::new(&shared, settings.gate_timeout, ROOM);
         let (capture, dirty) = Self::with((shared, workers), seen_at, rules, roster, ROOM)?;
         Ok((capture, dirty, by_hand))

@@ -68,13 +68,12 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool, and clears what was not complete when the process ended.
+    /// Opens the spool in a directory that is there, and clears what was not complete when the process ended.
     pub fn open(directory: PathBuf, limits: SpoolLimits) -> Result<Self, SpoolError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| SpoolError::Io { path, source }
         };
-        fs::create_dir_all(&directory).map_err(at(&directory))?;
         let mut shares = Shares::default();
         for entry in fs::read_dir(&directory).map_err(at(&directory))? {
             let entry = entry.map_err(at(&directory))?;

@@ -96,14 +96,15 @@ fn start_capture(
             reserve: config.limits.spool_reserve,
         },
     };
+    // Through the descriptor, so that it is the directory underneath after the mount as well.
+    let inside = PathBuf::from(format!("/proc/self/fd/{}", backing.as_raw_fd()));
     let directory = match &config.state_dir {
         Some(state_dir) => state_dir.join(folder_name(&watch_path.path)),
-        // Through the descriptor, so that it is the directory underneath after the mount as well.
-        None => PathBuf::from(format!("/proc/self/fd/{}", backing.as_raw_fd())).join(STATE_FOLDER),
+        None => inside.join(STATE_FOLDER),
     };
     // Those that are gone may wait for their last upload beside those that are there.
     let room = 2 * config.limits.max_tenants + 1024;
-    Ok(Capture::start(
+    let started = Capture::start(
         backing.clone(),
         &watch_path.mountpoint,
         &directory,
@@ -111,7 +112,8 @@ fn start_capture(
         watch_path.rules.clone(),
         roster.clone(),
         room,
-    )?)
+    );
+    Ok(started.map_err(|error| error.of_directory(&inside, &watch_path.path))?)
 }
 
 /// Says how much of an outage there is room for: where there is none, nobody should learn it from the outage.

@@ -46,6 +46,7 @@ mod secrets;
 mod servers;
 mod service;
 mod starts;
+mod state_folder;
 mod status;
 mod stops;
 mod store_losses;

@@ -126,6 +126,7 @@ pub async fn run(config: Config, reload: Reload, beside: Beside) -> Result<u8, E
         fleet,
         mounts,
         end,
+        leaving: watch::channel(false).0,
     };
     let dirty = readied.into_iter().map(start::Readied::keep).collect();
     instance
@@ -141,6 +142,8 @@ struct Instance {
     mounts: Mounts,
     /// Tells the API to finish.
     end: watch::Sender<bool>,
+    /// Tells the drills to finish, which nobody waits for.
+    leaving: watch::Sender<bool>,
 }
 
 /// The API while it is served, with the address that it has got.
@@ -178,6 +181,7 @@ impl Instance {
                 .attend(config, reload, &beside.exec, signals, &supervisor)
                 .await;
             supervisor.stopping();
+            self.leaving.send_replace(true);
             (code, self.finish().await)
         };
         let (code, unmounted) = tokio::select! {
@@ -225,7 +229,7 @@ impl Instance {
                 self.fleet.clone(),
                 self.roster.clone(),
                 std::env::temp_dir(),
-                self.end.subscribe(),
+                self.leaving.subscribe(),
             )));
         }
         Ok(tasks)

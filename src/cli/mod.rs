@@ -27,16 +27,19 @@ mod verify;
 use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use args::{Command, Parsed};
 use tokio::runtime::Builder;
 
 use crate::config::ConfigError;
-use crate::restore::RestoreError;
+use crate::restore::{CHECK_COMMAND, RestoreError, check_with_own_program, run_check};
 use crate::room::{self, Allocator};
 use crate::store::StoreError;
 
 const NAME: &str = "litestream-multitenant";
+/// What threads still do when a command has its result ends with the process after so long: nobody waits for that.
+const LAST_WORK: Duration = Duration::from_secs(2);
 
 /// Why a command failed; the text is one line. The exit code is decided here and nowhere else.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +99,13 @@ impl From<RestoreError> for Failure {
 
 /// Runs the command that the process was started with. `allocator`: what the binary has in its place.
 pub fn main(allocator: Allocator) -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == CHECK_COMMAND) {
+        let seconds = words.next().and_then(|word| word.to_str()?.parse().ok());
+        return ExitCode::from(run_check(seconds));
+    }
     room::set_allocator(allocator);
+    check_with_own_program();
     let outcome = match args::parse(std::env::args_os()) {
         Ok(Parsed::Run(command)) => run(*command),
         Ok(Parsed::Helper(args)) => helper::run(args),
@@ -147,12 +156,14 @@ fn block_on_with<T>(
     runtime: &mut Builder,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    runtime
+    let runtime = runtime
         .enable_all()
         .on_thread_start(room::keep_freed)
         .build()
-        .map_err(|error| Failure::Other(format!("start the runtime's threads: {error}")))?
-        .block_on(work)
+        .map_err(|error| Failure::Other(format!("start the runtime's threads: {error}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_WORK);
+    outcome
 }
 
 /// Writes a result to standard output; unlike `println!` it survives a reader that went away.

@@ -12,6 +12,9 @@ use crate::clock::now_ms;
 use crate::restore::{RestoreError, Verified, verify_replica};
 use crate::tenant::roster::{Client, Roster, Status};
 
+/// What health calls it.
+const DRILL: &str = "drill";
+
 /// `verification` of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Drills {
@@ -62,13 +65,14 @@ pub async fn run(
     }
 }
 
-/// Those that come next: of what is replicated the one that was proven longest ago first, and the never proven before it.
+/// Those that come next: of what is replicated the one whose last drill is longest ago first, and before it those that had
+/// none. One of which nothing can be told comes no sooner than the others.
 fn sample(mut clients: Vec<Arc<Client>>, sample: Sample) -> Vec<Arc<Client>> {
     clients.retain(|client| {
         let progress = client.progress();
         progress.replicated_txid > 0 && progress.status != Status::Refused
     });
-    clients.sort_by_cached_key(|client| client.progress().found().last_proven_at);
+    clients.sort_by_cached_key(|client| client.progress().found().last_drill_at);
     clients.truncate(sample.of(clients.len()));
     clients
 }
@@ -80,6 +84,7 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
         Err(error) if error.is_damage() => prove(fleet, client, scratch).await,
         other => other,
     };
+    client.update(|progress| progress.found_mut().last_drill_at = Some(now_ms()));
     let s3_path = format!("{}/", client.s3_prefix());
     let duration = format!("{}ms", begun.elapsed().as_millis());
     match outcome {
@@ -88,6 +93,7 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
                 let found = progress.found_mut();
                 found.last_proven_at = Some(now_ms());
                 found.damage = None;
+                progress.note_upkeep(DRILL, None);
             });
             tracing::info!(
                 client = %client.label,
@@ -97,6 +103,18 @@ async fn hold(fleet: &Fleet, client: &Client, scratch: &std::path::Path) {
                 s3_path = %s3_path,
                 txid = verified.txid,
                 "Restore drill passed"
+            );
+        }
+        Err(error) if error.is_unchecked() => {
+            client.update(|progress| progress.note_upkeep(DRILL, Some(error.to_string())));
+            tracing::warn!(
+                client = %client.label,
+                prefix = client.prefix(),
+                operation = "restore",
+                duration = %duration,
+                s3_path = %s3_path,
+                error = %error,
+                "A restore drill could not tell whether the replica is sound"
             );
         }
         Err(error) => {
@@ -131,7 +149,7 @@ mod tests {
     use super::*;
     use crate::tenant::ids::Identity;
 
-    fn client(name: &str, replicated_txid: u64, last_proven_at: Option<i64>) -> Arc<Client> {
+    fn client(name: &str, replicated_txid: u64, last_drill_at: Option<i64>) -> Arc<Client> {
         let seen_at = std::path::Path::new("/data").into();
         let client = Client::new(
             Identity::plain("", name),
@@ -140,13 +158,13 @@ mod tests {
         );
         client.update(|progress| {
             progress.replicated_txid = replicated_txid;
-            progress.found_mut().last_proven_at = last_proven_at;
+            progress.found_mut().last_drill_at = last_drill_at;
         });
         Arc::new(client)
     }
 
     #[test]
-    fn the_one_that_was_proven_longest_ago_comes_first() {
+    fn the_one_whose_drill_is_longest_ago_comes_first() {
         let all = [
             client("late", 1, Some(9)),
             client("early", 1, Some(3)),

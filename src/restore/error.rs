@@ -45,11 +45,8 @@ pub enum RestoreError {
     OutOfPlace { key: String, reason: String },
     #[error("{prefix}: the restored database fails PRAGMA integrity_check: {finding}")]
     Inconsistent { prefix: String, finding: String },
-    #[error("{prefix}: PRAGMA integrity_check could not be run: {source}")]
-    Unchecked {
-        prefix: String,
-        source: rusqlite::Error,
-    },
+    #[error("{prefix}: could not tell, PRAGMA integrity_check could not be run: {reason}")]
+    Unchecked { prefix: String, reason: String },
     #[error(
         "{key}: it does not say where the database belongs below a watch path; restore this client by its name with -o"
     )]
@@ -78,6 +75,11 @@ impl RestoreError {
             self,
             Missing { .. } | Damaged { .. } | OutOfPlace { .. } | Inconsistent { .. }
         )
+    }
+
+    /// Whether SQLite's own check gave no answer, so that nobody can tell.
+    pub fn is_unchecked(&self) -> bool {
+        matches!(self, Self::Unchecked { .. })
     }
 
     /// Whether the store knows nothing by that name: a client, a generation or a moment.

@@ -1,5 +1,7 @@
 //! Restores: a plan carried out into a new file, verified page by page; and what can be restored.
 
+mod check;
+mod checker;
 mod describe;
 mod destination;
 mod error;
@@ -19,6 +21,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use check::check_with_own_program;
+pub use checker::{COMMAND as CHECK_COMMAND, run as run_check};
 pub use describe::{Place, describe, is_of, parse as parse_description, place_of};
 pub use destination::{Destination, Top};
 pub use error::RestoreError;

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::Connection;
-
 use super::RestoreError;
+use super::check::{Checked, check};
+use super::checker::{DATABASE, Told};
 use super::rebuild::Role;
 use super::replica::Replica;
 use super::run::{Step, run};
@@ -53,7 +53,7 @@ pub async fn verify_replica(
 
     let directory = tempfile::tempdir_in(scratch)
         .map_err(RestoreError::local("make a directory in it", scratch))?;
-    let path = directory.path().join("restored.db");
+    let path = directory.path().join(DATABASE);
     let file = std::fs::File::options()
         .read(true)
         .write(true)
@@ -62,9 +62,18 @@ pub async fn verify_replica(
         .map_err(RestoreError::local("create it", &path))?;
     let reached = run(&replica, &steps, file, &path, directory.path(), &|_| {}).await?;
 
+    // Whoever gives this up ends the check with it.
+    let (cancelled, _cancel) = io::pipe().map_err(RestoreError::local(
+        "make a pipe for the check of it",
+        &path,
+    ))?;
     let prefix = replica_prefix.to_owned();
     let page_size = reached.page_size;
-    let integrity = super::run::blocking(move || check_integrity(&prefix, &path, page_size));
+    let integrity = super::run::blocking(move || {
+        let checked = check(directory.path(), cancelled);
+        let checked = checked.map_err(RestoreError::local("have it checked", &path))?;
+        judge(&prefix, checked, &path, page_size)
+    });
     let integrity = integrity.await?;
     Ok(Verified {
         generation,
@@ -110,17 +119,23 @@ fn steps(replica: &Replica, id: GenerationId) -> Result<Vec<Step>, RestoreError>
 }
 
 /// What neither SQLite can read nor is encrypted is damaged.
-fn check_integrity(prefix: &str, path: &Path, page_size: u32) -> Result<Integrity, RestoreError> {
-    let checked = Connection::open(path).and_then(|connection| {
-        connection.query_row("PRAGMA integrity_check(1)", [], |row| {
-            row.get::<_, String>(0)
-        })
-    });
+fn judge(
+    prefix: &str,
+    checked: Checked,
+    path: &Path,
+    page_size: u32,
+) -> Result<Integrity, RestoreError> {
     let (finding, failed) = match checked {
-        Ok(finding) if finding == "ok" => return Ok(Integrity::Ok),
-        Ok(finding) => (finding, None),
-        Err(error) if is_corruption(&error) && !is_wal2(path) => (error.to_string(), None),
-        Err(error) => (error.to_string(), Some(error)),
+        Checked::Told(Told::Sound) => return Ok(Integrity::Ok),
+        Checked::Told(Told::Finding(finding)) => (finding, None),
+        Checked::Told(Told::Corrupt(error)) if !is_wal2(path) => (error, None),
+        Checked::Told(Told::Corrupt(error) | Told::Failed(error)) => (error.clone(), Some(error)),
+        Checked::Nothing(reason) => {
+            return Err(RestoreError::Unchecked {
+                prefix: prefix.to_owned(),
+                reason,
+            });
+        }
     };
     let pages = read_pages(path, page_size).map_err(RestoreError::local("read it", path))?;
     let damaged = |finding| {
@@ -131,9 +146,9 @@ fn check_integrity(prefix: &str, path: &Path, page_size: u32) -> Result<Integrit
     };
     match (pages.structure, failed) {
         (Ok(Structure::Encrypted), _) if pages.first_is_noise => Ok(Integrity::Encrypted),
-        (Ok(Structure::Sound), Some(source)) => Err(RestoreError::Unchecked {
+        (Ok(Structure::Sound), Some(reason)) => Err(RestoreError::Unchecked {
             prefix: prefix.to_owned(),
-            source,
+            reason,
         }),
         (Ok(_), _) => damaged(finding),
         (Err(flaw), _) => damaged(format!("{finding}; {flaw}")),
@@ -172,12 +187,4 @@ fn is_wal2(path: &Path) -> bool {
     let mut header = [0; HEADER_SIZE];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
     read.is_ok() && header.starts_with(MAGIC) && header[READ_VERSION] == WAL2
-}
-
-fn is_corruption(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(
-        error.sqlite_error_code(),
-        Some(DatabaseCorrupt | NotADatabase)
-    )
 }

@@ -90,6 +90,8 @@ pub struct Progress {
 pub struct Found {
     /// When a restore drill of this run has passed last.
     pub last_proven_at: Option<UnixMs>,
+    /// When one was held last, whatever it came to.
+    pub last_drill_at: Option<UnixMs>,
     /// What the last restore drill has found wrong with the replica: shown as a failure until one passes.
     pub damage: Option<String>,
     /// Another instance that replicates the same database: shown as a failure until it was not seen for a while.
@@ -138,6 +140,7 @@ impl Progress {
     pub fn found(&self) -> &Found {
         static NOTHING: Found = Found {
             last_proven_at: None,
+            last_drill_at: None,
             damage: None,
             rival: None,
             notice: None,

@@ -114,6 +114,15 @@ impl Backing {
         }
     }
 
+    /// The inode number at `path`, and how many names it has; none where nothing stands there.
+    pub(super) fn links(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        match stat_beneath(self.root.as_fd(), path) {
+            Ok(stat) => Ok(Some((stat.st_ino, stat.st_nlink))),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// What stands at `path`, which no symbolic link leads to.
     pub(super) fn kind(&self, path: &Path) -> io::Result<FileType> {
         Ok(FileType::from_raw_mode(self.stat(path)?.st_mode))

@@ -27,9 +27,8 @@ pub(super) fn compare(db: &Database, shared: &Shared, since: UnixMs) -> Result<b
         return Ok(false);
     };
     let changes = db.changes();
-    let hot = shared.backing.has_hot_journal(&db.path);
-    if hot.map_err(CaptureError::io("look for a journal"))? {
-        return Err(CaptureError::Disturbed);
+    if shared.hot_journal(db)?.is_some() {
+        return Ok(false);
     }
     let open = shared.backing.open(&db.path);
     let Some(file) = open.map_err(CaptureError::io("open the database"))? else {
@@ -62,8 +61,7 @@ pub(super) fn compare(db: &Database, shared: &Shared, since: UnixMs) -> Result<b
 
     let unchanged = shared.backing.stamp(&db.path);
     let unchanged = unchanged.map_err(CaptureError::io("look at the database"))? == stamp;
-    let hot = shared.backing.has_hot_journal(&db.path);
-    let hot = hot.map_err(CaptureError::io("look for a journal"))?;
+    let hot = shared.hot_journal(db)?.is_some();
     if !unchanged || hot || db.changes() != changes || db.is_gate_missed() {
         return Err(CaptureError::Disturbed);
     }
@@ -76,6 +74,7 @@ pub(super) fn compare(db: &Database, shared: &Shared, since: UnixMs) -> Result<b
         db.note_boundaries(by_journal);
     }
     history.take_over(db, shared, (before, commit), differing, since)?;
+    db.note_hot_journal(false, false);
     db.writes().compared(moment);
     history.report(db);
     Ok(true)

@@ -106,7 +106,7 @@ impl History {
         }
         if self.mark.is_none() {
             self.note_complete(db, shared, gate, Next::Image)?;
-            return Ok(Self::drained_without_mark(db, stamps));
+            return Self::drained_without_mark(db, shared, stamps);
         }
         if !self.goes_on_by_log(db) {
             self.note_complete(db, shared, gate, Next::Image)?;
@@ -150,14 +150,18 @@ impl History {
             .is_some_and(|kept| captured.is_none_or(|place| kept < place.position.offset))
     }
 
-    fn drained_without_mark(db: &Database, stamps: Stamps) -> Drained {
+    fn drained_without_mark(
+        db: &Database,
+        shared: &Shared,
+        stamps: Stamps,
+    ) -> Result<Drained, CaptureError> {
         // Whatever log stands beside it: SQLite removes one that stands beside an empty database.
-        let empty = stamps.database.size == 0;
-        Drained::only(match empty {
+        let empty = stamps.database.size == 0 || shared.leads_to_nothing(db, &stamps)?;
+        Ok(Drained::only(match empty {
             true if db.has_writers() => Next::LookAgain,
             true => Next::Nothing,
             false => Next::Image,
-        })
+        }))
     }
 
     /// No log: the file itself tells whether anything happened.

@@ -37,6 +37,11 @@ pub enum CaptureError {
     /// A log was destroyed that nobody read.
     #[error("a log was reset while a comparison of the whole database was due ({reason})")]
     LostWay { reason: &'static str },
+    /// A writer has died in the middle of a transaction.
+    #[error(
+        "a rollback journal stands beside the database, and what is committed can't be told: {0}; open the database with SQLite, which rolls it back"
+    )]
+    HotJournal(String),
     /// Try again: somebody wrote the file in the middle, or a journal is there.
     #[error("the database was written past its log while it was read")]
     Disturbed,
@@ -64,6 +69,7 @@ impl CaptureError {
             CaptureError::Unsupported(_) => "unsupported_log",
             CaptureError::Holes { .. } => "holes",
             CaptureError::LostWay { .. } => "lost_way",
+            CaptureError::HotJournal(_) => "hot_journal",
             CaptureError::Disturbed => "disturbed",
             CaptureError::Panicked(_) => "panicked",
             CaptureError::Stopped => "stopped",
@@ -88,6 +94,7 @@ impl CaptureError {
                 | CaptureError::Incomplete { .. }
                 | CaptureError::Malformed(_)
                 | CaptureError::Unsupported(_)
+                | CaptureError::HotJournal(_)
         )
     }
 

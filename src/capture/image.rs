@@ -40,6 +40,8 @@ pub struct ImageRun {
     changes: u64,
     happened: Happened,
     stamp: Stamp,
+    /// The stamp of the journal that the file has to be rolled back by.
+    journal: Option<Stamp>,
     /// Neither a log nor a journal tells where its transactions end.
     is_without_boundaries: bool,
     page_size: u32,
@@ -96,10 +98,8 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     let mut history = db.history();
     history.load(db, shared)?;
     let changes = db.changes();
-    let hot = shared.backing.has_hot_journal(&db.path);
-    if hot.map_err(CaptureError::io("look for a journal"))? {
-        return Err(CaptureError::Disturbed);
-    }
+    let journal = shared.hot_journal(db)?;
+    let leads_to_nothing = journal.as_ref().is_some_and(|hot| hot.journal.pages() == 0);
     if history.resync.is_some() {
         // What differs needs room, and may be much: not for nothing is all of it read.
         shared.spool.check_room(history.id)?;
@@ -113,6 +113,15 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         // Whatever log stands beside it, SQLite sees an empty database.
         return history.finds_nothing(db, stamp, changes).map(|()| None);
     }
+    if leads_to_nothing && history.mark.is_none() {
+        // The next look says so.
+        return Err(CaptureError::Disturbed);
+    }
+    if leads_to_nothing {
+        return Err(CaptureError::HotJournal(
+            "it leads back to an empty database".to_owned(),
+        ));
+    }
     shared.refuse_unfinished(db, &stamp)?;
     let quiet = is_quiet(db, shared, &stamp)?;
     if history.resync == Some(CUT) && !quiet {
@@ -122,6 +131,10 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
     let count = History::count_without_log(db, shared)?;
     let mut first = None;
     let page_size = match (open_log(db, shared)?, read_header(db, shared)?) {
+        (Log::None, _) if let Some(hot) = &journal => hot.journal.page_size(),
+        (Log::Valid(_), _) if journal.is_some() => {
+            return Err(CaptureError::HotJournal("it has a log as well".to_owned()));
+        }
         (Log::Valid(log), _) => {
             first = Some(log.header.salt);
             log.header.page_size
@@ -154,6 +167,7 @@ fn begin(db: &Database, shared: &Shared) -> Result<Option<File>, CaptureError> {
         changes,
         happened: db.happened(),
         stamp,
+        journal: journal.map(|journal| journal.stamp),
         is_without_boundaries,
         page_size,
         resets: Vec::new(),
@@ -355,11 +369,11 @@ impl History {
         let run = self.image.take().ok_or(CaptureError::Disturbed)?;
         // Before the log is opened: its reset may be carried out at any time.
         let is_passing = db.is_passing();
-        let hot = shared.backing.has_hot_journal(&db.path);
-        let hot = hot.map_err(CaptureError::io("look for a journal"))?;
+        let journal = shared.hot_journal(db)?;
+        let is_same_journal = journal.as_ref().map(|journal| journal.stamp) == run.journal;
         // With a commit held the log is not what is captured.
         let differs = self.unpublished.is_some() && db.is_holding();
-        if run.lost || hot || differs || db.changes() != run.changes {
+        if run.lost || !is_same_journal || differs || db.changes() != run.changes {
             return Err(CaptureError::Disturbed);
         }
         if db.is_arriving() {
@@ -398,6 +412,13 @@ impl History {
         if is_missed || is_unsaved || db.is_gate_missed() {
             return Err(CaptureError::Disturbed);
         }
+        if let Some(journal) = &journal {
+            if wal.is_some() || shared.backing.stamp(&db.path).ok() != Some(run.stamp) {
+                return Err(CaptureError::Disturbed);
+            }
+            journal.lay_over(image)?;
+            commit = Some(journal.journal.pages());
+        }
         let size = match commit {
             Some(commit) => refuse_missing_pages(image, commit).map(|()| commit),
             None => size_without_log(db, shared, &run, image),
@@ -435,6 +456,8 @@ impl History {
         if let Work::Difference { .. } = &work {
             db.note_boundaries(!run.is_without_boundaries);
         }
+        let is_written = journal.is_some() && shared.has_writer(run.stamp.inode)?;
+        db.note_hot_journal(journal.is_some(), is_written);
         db.writes().end_whole();
         self.report(db);
         Ok(work)

@@ -23,6 +23,7 @@ mod foreign;
 mod gate;
 mod handles;
 mod history;
+mod hot_journal;
 mod identities;
 mod image;
 mod kept;

@@ -115,7 +115,9 @@ impl Capture {
             return;
         };
         let present = self.shared.stamps(&db).ok();
-        let unchanged = present.filter(|present| seen.stamps == Some(*present));
+        let unchanged = present.filter(|present| {
+            seen.stamps == Some(*present) && !self.shared.may_have_hot_journal(&db)
+        });
         if let Some(stamps) = unchanged.filter(|_| !db.is_dirty()) {
             db.set_as_stored(stamps);
         }

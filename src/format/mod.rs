@@ -2,6 +2,7 @@
 //! the plans made from them. Pure.
 
 pub mod description;
+pub mod journal;
 pub mod keys;
 pub mod ltx;
 pub mod plan;

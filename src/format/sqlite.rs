@@ -13,7 +13,7 @@ pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 pub(crate) const READ_VERSION: usize = 19;
 /// That version where the log is wal2, which only a branch of SQLite reads; the pages are the same.
 pub(crate) const WAL2: u8 = 3;
-const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+pub(crate) const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// The part of the database header that the capture looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::events::{EventKind, Events};
+use super::events::{EventKind, Events, HOT_JOURNAL};
 use super::ids::{ClientId, Identity};
 use super::policy::Policy;
 use super::position::Waiting;
@@ -285,8 +285,11 @@ struct Noted {
 impl Noted {
     fn of(progress: &Progress) -> Self {
         let stored = progress.last_sync_at.map(|_| progress.replicated_txid);
+        let told = progress.found().notice.as_deref();
         Self {
-            fails: progress.status == Status::Failing || progress.fault().is_some(),
+            fails: progress.status == Status::Failing
+                || progress.fault().is_some()
+                || told.is_some_and(|told| told.starts_with(HOT_JOURNAL)),
             sync_errors: progress.sync_errors,
             stored_txid: stored.unwrap_or(0),
             oldest_pending_at: progress.oldest_pending_at,

@@ -28,6 +28,9 @@ pub enum EventKind {
     Failed,
 }
 
+/// What the notice of a rollback journal begins with that nobody has rolled back: it is told as a failure is.
+pub const HOT_JOURNAL: &str = "hot_journal";
+
 impl EventKind {
     /// The word that the API uses.
     pub fn as_str(self) -> &'static str {

@@ -20,6 +20,7 @@ mod files;
 mod foreign;
 mod full_disk;
 mod holds;
+mod hot_journals;
 mod identities;
 mod isolation;
 mod journals;

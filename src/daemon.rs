@@ -12,6 +12,7 @@ mod uplink;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::mount::MountFlags;
@@ -108,7 +109,8 @@ pub async fn run(config: Config, reload: Reload, beside: Beside) -> Result<u8, E
     let ships = readied.iter().map(|one| one.ship(&mounts)).collect();
     let fleet = Arc::new(Fleet::new(uplink.clone(), ships));
     let (end, ended) = watch::channel(false);
-    let api = start_api(&config, &roster, &fleet, &mounts, ended).await?;
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let api = start_api(&config, (&roster, &fleet, &mounts), &is_ready, ended).await?;
     for one in &readied {
         match tokio::task::block_in_place(|| one.mount()) {
             Ok(mounted) => mounts.add(mounted),
@@ -125,6 +127,7 @@ pub async fn run(config: Config, reload: Reload, beside: Beside) -> Result<u8, E
         roster,
         fleet,
         mounts,
+        is_ready,
         end,
         leaving: watch::channel(false).0,
     };
@@ -140,6 +143,8 @@ struct Instance {
     roster: Arc<Roster>,
     fleet: Arc<Fleet>,
     mounts: Mounts,
+    /// Read by the API.
+    is_ready: Arc<AtomicBool>,
     /// Tells the API to finish.
     end: watch::Sender<bool>,
     /// Tells the drills to finish, which nobody waits for.
@@ -169,6 +174,7 @@ impl Instance {
             .address
             .as_ref()
             .map_or_else(|| "none".to_owned(), |address| address.to_string());
+        self.is_ready.store(true, Ordering::Release);
         tracing::info!(listen = %listen, "Ready");
         let supervisor = Supervisor::from_environment();
         supervisor.ready(&format!("Serving; API: {listen}"));
@@ -332,9 +338,8 @@ fn take_over(ships: &[Ship]) -> Result<(), StartError> {
 
 async fn start_api(
     config: &Config,
-    roster: &Arc<Roster>,
-    fleet: &Arc<Fleet>,
-    mounts: &Mounts,
+    (roster, fleet, mounts): (&Arc<Roster>, &Arc<Fleet>, &Mounts),
+    is_ready: &Arc<AtomicBool>,
     mut ended: watch::Receiver<bool>,
 ) -> Result<Served, Error> {
     let Some(listen) = config.listen.clone() else {
@@ -356,6 +361,7 @@ async fn start_api(
         token: config.api_token.clone(),
         max_lag: config.limits.max_lag,
         started: Instant::now(),
+        is_ready: is_ready.clone(),
     };
     let shutdown = async move {
         // The sender lives as long as the instance; without it there is nothing to serve.

@@ -89,6 +89,9 @@ async fn answer(state: &Arc<State>, asked: Asked, body: &mut Body) -> Result<Rep
     if connection.place == Place::Spare && call != Call::Health {
         return Err(too_many());
     }
+    if !state.is_ready() && access != Access::Open {
+        return Err(Refusal::starting());
+    }
     let query = Query::new(asked.query, route.query)?;
     let lookup = |named| -> Result<Arc<Client>, Refusal> {
         let client = lookup(state, named, &query)?;

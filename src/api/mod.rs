@@ -29,6 +29,7 @@ use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use listen::Listen;
@@ -74,6 +75,8 @@ pub struct Api {
     pub started: Instant,
     /// Without one only this machine is answered, and no page of another site.
     pub token: Option<Secret>,
+    /// Set once every mount answers, and what was known is registered.
+    pub is_ready: Arc<AtomicBool>,
 }
 
 /// Why the API can't be served.
@@ -135,6 +138,8 @@ type AskOwner = Box<dyn Fn(&Client) -> Option<u32> + Send + Sync>;
 
 /// What the calls work with: the roster, and the questions that others answer.
 struct State {
+    /// Until then nothing is said of clients, and health is `starting`.
+    is_ready: Arc<AtomicBool>,
     roster: Arc<Roster>,
     max_lag: Duration,
     started: Instant,
@@ -158,6 +163,12 @@ struct State {
     sync: AskSync,
 }
 
+impl State {
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+}
+
 impl From<Api> for State {
     fn from(api: Api) -> Self {
         let (for_health, for_owners) = (api.fleet.clone(), api.fleet.clone());
@@ -165,6 +176,7 @@ impl From<Api> for State {
         let for_sync = api.fleet;
         let scratch = api.scratch;
         Self {
+            is_ready: api.is_ready,
             roster: api.roster,
             max_lag: api.max_lag,
             started: api.started,

@@ -93,12 +93,13 @@ pub fn health(state: &State) -> Reply {
         clients: &clients,
         mounts: (state.mounts)(),
         store: (state.store_health)(),
+        is_ready: state.is_ready(),
         max_lag: state.max_lag,
         uptime: state.started.elapsed(),
         now: clock::now_ms(),
     });
     let status = match view.status {
-        "failing" => StatusCode::SERVICE_UNAVAILABLE,
+        "failing" | "starting" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
     };
     replies::json(status, &view)

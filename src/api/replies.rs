@@ -68,6 +68,15 @@ impl Refusal {
         }
     }
 
+    /// Not every mount answers yet, or not all that was known is registered.
+    pub fn starting() -> Self {
+        let message = "the instance is starting; /api/health says when it is ready";
+        Self {
+            code: "starting",
+            ..Self::busy(message)
+        }
+    }
+
     pub fn bad_query(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_query", message)
     }

@@ -188,7 +188,7 @@ pub static ROUTES: &[Route] = &[
         body: None,
         answers: &[
             Answer(200, "ok or degraded", Content::Json("Instance")),
-            Answer(503, "failing", Content::Json("Instance")),
+            Answer(503, "starting or failing", Content::Json("Instance")),
         ],
         access: Access::Open,
         make: |_| Call::Health,

@@ -119,6 +119,8 @@ pub struct Instance<'a> {
     pub clients: &'a [Progress],
     pub mounts: Vec<MountStatus>,
     pub store: StoreHealth,
+    /// Every mount answers, and what was known is registered.
+    pub is_ready: bool,
     pub max_lag: Duration,
     pub uptime: Duration,
     pub now: UnixMs,
@@ -228,7 +230,9 @@ pub fn instance(instance: Instance<'_>) -> InstanceView {
 
 impl Instance<'_> {
     fn verdict(&self) -> &'static str {
-        if self.mounts.iter().any(|mount| mount.state != "mounted") {
+        if !self.is_ready {
+            "starting"
+        } else if self.mounts.iter().any(|mount| mount.state != "mounted") {
             "failing"
         } else if self.store.reachable == Some(false)
             || self.store.error.is_some()
@@ -365,6 +369,7 @@ mod tests {
                 error,
                 ..StoreHealth::default()
             },
+            is_ready: true,
             max_lag: Duration::from_secs(30),
             uptime: Duration::from_secs(1),
             now: 40_000,

@@ -2,15 +2,17 @@
 //! rest.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::daemon::{Daemon, Options, guid};
 use super::support::process::{Bystander, succeeded};
-use super::support::sqlite;
+use super::support::{mounts, sqlite};
 
 const CREATE: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -91,8 +93,13 @@ fn folders_that_come_and_go_keep_nobody_from_a_start() {
         .map(|n| {
             let mut command = Command::new("python3");
             command.args(["-c", COME_AND_GO]);
-            command.arg(daemon.data().join(format!("busy{n}")));
-            Bystander::reading(&mut command)
+            let folder = daemon.data().join(format!("busy{n}"));
+            let one = Bystander::reading(command.arg(&folder));
+            // Before anything is mounted: it must not stand in the mount.
+            daemon.wait_for(LIMIT, "it works there", || {
+                fs::read_link(format!("/proc/{}/cwd", one.pid())).is_ok_and(|cwd| cwd == folder)
+            });
+            one
         })
         .collect();
     for _ in 0..12 {
@@ -101,6 +108,61 @@ fn folders_that_come_and_go_keep_nobody_from_a_start() {
         assert!(daemon.terminate().success());
     }
     drop(busy);
+}
+
+/// Whoever waits for health finds the mount, and all that was known.
+#[test]
+fn health_is_ok_once_the_mount_answers_and_all_is_registered() {
+    const KNOWN: u32 = 60;
+    let mut daemon = Daemon::start(Options::default());
+    for n in 0..KNOWN {
+        sqlite::query(&daemon.database(&guid(n)), CREATE);
+        daemon.sync(&guid(n));
+    }
+    assert!(daemon.terminate().success());
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("an address");
+    drop(free);
+    daemon.add_flags(["-listen".to_owned(), address.to_string()]);
+    let data = daemon.data();
+    for _ in 0..5 {
+        let data = data.clone();
+        let asker = std::thread::spawn(move || ask_until_ok(address, &data));
+        daemon.restart();
+        let (said, clients) = asker.join().expect("it has asked");
+        assert!(said.iter().all(|status| status == "starting"), "{said:?}");
+        assert_eq!(clients, u64::from(KNOWN));
+        assert!(daemon.terminate().success());
+    }
+}
+
+/// Asks for health until it is ok; what it was before, and how many clients were active then. The directory is mounted by
+/// then.
+fn ask_until_ok(address: SocketAddr, data: &Path) -> (Vec<String>, u64) {
+    let deadline = Instant::now() + LIMIT;
+    let mut said = Vec::new();
+    loop {
+        assert!(Instant::now() < deadline, "it is not ok: {said:?}");
+        let Some(health) = ask_health(address) else {
+            continue;
+        };
+        let status = health["status"].as_str().expect("a word").to_owned();
+        if status == "ok" {
+            assert!(mounts::connection_at(data).is_some(), "it is not mounted");
+            return (said, health["counts"]["active"].as_u64().expect("a number"));
+        }
+        said.push(status);
+    }
+}
+
+fn ask_health(address: SocketAddr) -> Option<Value> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET /api/health HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str(body).ok()
 }
 
 /// The files of two watch paths that share a place: one of them has its history there.

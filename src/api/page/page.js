@@ -8,6 +8,8 @@ import { element, Table, text } from "./table.js";
 
 const at = (id) => document.getElementById(id);
 const HEALTH_MS = 5000;
+/** An instance that is starting is asked again after this. */
+const START_MS = 1000;
 /** A new order at most this often, so that rows do not dance. */
 const ORDER_MS = 1000;
 
@@ -157,6 +159,7 @@ function start() {
   // Without a token where one is needed, this asks for it.
   guarded(() => ask("GET", "/api/databases?status=waiting")).then((answer) => {
     if (answer) follow(heard, connected);
+    else if (!at("ask").open) setTimeout(start, START_MS);
   });
 }
 

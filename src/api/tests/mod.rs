@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,7 @@ impl Served {
         let mount_state = Arc::new(Mutex::new("mounted"));
         let mounts = mount_state.clone();
         let mut state = State {
+            is_ready: Arc::new(AtomicBool::new(true)),
             roster: roster.clone(),
             max_lag: Duration::from_secs(30),
             started: Instant::now(),

@@ -1,9 +1,42 @@
 //! The calls that only look.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::json;
 
 use super::{GUID, Served};
 use crate::tenant::roster::Status;
+
+#[tokio::test]
+async fn nothing_is_said_of_clients_before_it_is_ready() {
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let api = Served::start_with(|state| state.is_ready = is_ready.clone()).await;
+    api.register("", GUID);
+    let health = api.get("/api/health").await;
+    assert_eq!(
+        (health.status, &health.json()["status"]),
+        (503, &"starting".into())
+    );
+    for (method, path) in [
+        ("GET", "/api/databases".to_owned()),
+        ("GET", "/api/health/clients".to_owned()),
+        ("GET", "/metrics".to_owned()),
+        ("POST", "/api/databases".to_owned()),
+        ("POST", format!("/api/databases/{GUID}/{GUID}/sync")),
+    ] {
+        let answer = api.ask(method, &path, &[]).await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (503, "starting".to_owned()),
+            "{path}"
+        );
+    }
+    assert_eq!(api.get("/").await.status, 200, "the page may wait for it");
+    is_ready.store(true, Ordering::Release);
+    assert_eq!(api.get("/api/health").await.json()["status"], "ok");
+    assert_eq!(api.get("/api/health/clients").await.status, 200);
+}
 
 #[tokio::test]
 async fn databases_with_and_without_filters() {

@@ -178,6 +178,44 @@ pub fn ask_own_mount(name: &std::ffi::OsStr) {
 #[inline(always)]
 pub fn ask_own_mount(_name: &std::ffi::OsStr) {}
 
+/// A place where a mount's operation may wait for a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskWait {
+    Synchronize,
+    Truncate,
+    Allocate,
+    Copy,
+    Close,
+    Write,
+}
+
+/// Waits as long as the disk of a test takes: the environment variable `LITESTREAM_MULTITENANT_SLOW_DISK` names a
+/// place and a number of milliseconds (`Synchronize=50`).
+#[cfg(debug_assertions)]
+pub fn wait_for_disk(place: DiskWait) {
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
+    static SLOW: LazyLock<Option<(String, Duration)>> = LazyLock::new(|| {
+        let slow = std::env::var("LITESTREAM_MULTITENANT_SLOW_DISK").ok()?;
+        let (place, millis) = slow.split_once('=')?;
+        Some((
+            place.to_owned(),
+            Duration::from_millis(millis.parse().ok()?),
+        ))
+    });
+    if let Some((slow, time)) = &*SLOW
+        && *slow == format!("{place:?}")
+    {
+        std::thread::sleep(*time);
+    }
+}
+
+/// Nothing happens in a release.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn wait_for_disk(_place: DiskWait) {}
+
 /// What a panic said.
 pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload

@@ -18,8 +18,8 @@ use crate::replicate::{Replicator, Ship, Uplink};
 use crate::tenant::places::Places;
 use crate::tenant::roster::Roster;
 
-/// Threads that serve file operations.
-const FUSE_THREADS: usize = 2;
+/// Threads that serve file operations. One of them may wait for a disk.
+const FUSE_THREADS: usize = 3;
 
 /// A watch path before it is mounted.
 pub(super) struct Readied {

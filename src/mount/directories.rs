@@ -12,6 +12,8 @@ use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::attributes::{self, file_type};
+use super::bytes::synchronize;
+use super::disk_threads::{Asking, Tenant};
 use super::error::{OperationError, OperationResult};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, is_hidden};
@@ -157,13 +159,22 @@ impl<B> FileSystem<B> {
         })
     }
 
-    pub fn synchronize_directory(&self, handle: u64, data_only: bool) -> OperationResult<()> {
-        let directory = self.directory(handle)?;
-        match data_only {
-            true => rustix::fs::fdatasync(&directory.descriptor)?,
-            false => rustix::fs::fsync(&directory.descriptor)?,
-        }
-        Ok(())
+    /// Has the names of a directory on disk, and then answers.
+    pub fn synchronize_directory(
+        &self,
+        handle: u64,
+        data_only: bool,
+        answer: impl FnOnce(OperationResult<()>) + Send + 'static,
+    ) {
+        let directory = match self.directory(handle) {
+            Ok(directory) => directory,
+            Err(error) => return answer(Err(error)),
+        };
+        let tenant = Tenant::Directory(directory.node);
+        self.disk.run(Asking::Requests, tenant, move || {
+            let synchronized = synchronize(&directory.descriptor, data_only);
+            answer(synchronized.map_err(Into::into));
+        });
     }
 
     pub fn release_directory(&self, handle: u64) {

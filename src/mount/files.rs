@@ -1,9 +1,9 @@
-//! Open files of the mount: how each kind is served, and every operation that changes a file's bytes.
+//! Open files of the mount: how each kind is served, and the operations on them but for reads, writes and syncs
+//! (`bytes`).
 //!
 //! What may destroy committed frames passes a gate first, and is then carried out and answered by a capture worker:
 //! such operations take their answer as a function, and return at once.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
@@ -19,9 +19,10 @@ use super::error::{OperationError, OperationResult};
 use super::handles::{Handle, Service, Tracked};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, refuse_hidden};
-use crate::capture::{self, Database, FileKind, Gate, Verdict, WalWrite};
+use crate::capture::{self, Database, FileKind, Gate};
+use crate::fault::{DiskWait, wait_for_disk};
 
-/// The most that one COPY_FILE_RANGE copies: it runs on a thread that other requests need.
+/// The most that one COPY_FILE_RANGE copies: others of its tenant may wait for it.
 const COPY_AT_ONCE: usize = 16 << 20;
 
 /// A file that was opened: its handle, and how the kernel is to serve it.
@@ -97,6 +98,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             is_readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             is_external: is_external(flags),
+            is_synchronous: flags & (libc::O_SYNC | libc::O_DSYNC) != 0,
             is_passthrough: false,
             tracked: Mutex::default(),
         };
@@ -160,74 +162,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         }
     }
 
-    /// Hands the bytes at `offset` to `answer`: fewer than `size` only at the end of the file.
-    pub fn read(
-        &self,
-        handle: u64,
-        offset: u64,
-        size: usize,
-        answer: impl FnOnce(OperationResult<&[u8]>),
-    ) {
-        thread_local! {
-            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
-        let Some(handle) = self.handles.get(handle) else {
-            return answer(Err(OperationError::UnknownHandle));
-        };
-        BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let read = read_at(&handle.file, &mut buffer[..size], offset);
-            answer(read.map(|length| &buffer[..length]).map_err(Into::into));
-        });
-    }
-
-    /// Writes `data` at `offset`; answers how much was written.
-    pub fn write(
-        &self,
-        handle: u64,
-        offset: u64,
-        data: &[u8],
-        keeps_set_id: bool,
-        answer: impl FnOnce(OperationResult<usize>) + Send + 'static,
-    ) {
-        let Some(handle) = self.handles.get(handle) else {
-            return answer(Err(OperationError::UnknownHandle));
-        };
-        if let Some(database) = compared_first(&handle, data, offset) {
-            let data = data.to_vec();
-            let write = move || answer(write_at(&handle, &data, offset, keeps_set_id));
-            return self.capture.transaction_begins(&database, Box::new(write));
-        }
-        let gates = wal_write_gates(&handle.tracked(), offset);
-        let commits_to = commits_to(&handle, data, offset);
-        if gates.is_empty() && commits_to.is_none() {
-            return answer(write_at(&handle, data, offset, keeps_set_id));
-        }
-        let data: Arc<[u8]> = data.into();
-        let carry_out = {
-            let data = data.clone();
-            move |verdict| {
-                answer(match verdict {
-                    Verdict::Write => write_at(&handle, &data, offset, keeps_set_id),
-                    Verdict::Fail => Err(Errno::IO.into()),
-                });
-            }
-        };
-        let capture = self.capture.clone();
-        self.pass_gates(gates, move || match commits_to {
-            None => carry_out(Verdict::Write),
-            Some(database) => {
-                let write = WalWrite { offset, data };
-                capture.commit(&database, write, Box::new(carry_out));
-            }
-        });
-    }
-
     /// Copies between two open files; answers how much was copied, which may be less than `length`.
     pub fn copy_range(
-        &self,
+        self: &Arc<Self>,
         from: (u64, u64),
         to: (u64, u64),
         length: u64,
@@ -241,7 +178,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         let length =
             usize::try_from(length).map_or(COPY_AT_ONCE, |length| length.min(COPY_AT_ONCE));
         let gates = wal_write_gates(&target.tracked(), to.1);
-        self.pass_gates(gates, move || {
+        let tenant = self.tenant(target.node, &target.tracked());
+        self.pass_gates_to_disk(tenant, gates, move || {
+            wait_for_disk(DiskWait::Copy);
             let bytes = to.1..to.1.saturating_add(length as u64);
             let copied = change_bytes(&target.tracked(), bytes, caller.keeps_set_id(), || {
                 let (mut read_at, mut write_at) = (from.1, to.1);
@@ -259,7 +198,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 
     /// Allocates, punches, zeroes, collapses or inserts, as `mode` says.
     pub fn allocate(
-        &self,
+        self: &Arc<Self>,
         handle: u64,
         mode: i32,
         offset: u64,
@@ -281,7 +220,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             }
             _ => Vec::new(),
         };
-        self.pass_gates(gates, move || {
+        let tenant = self.tenant(handle.node, &handle.tracked());
+        self.pass_gates_to_disk(tenant, gates, move || {
+            wait_for_disk(DiskWait::Allocate);
             // Some modes move all that is behind them.
             let bytes = offset..u64::MAX;
             let keeps_set_id = caller.keeps_set_id();
@@ -305,6 +246,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             (Some(handle), _) => handle.tracked(),
             (None, Some(_)) => self.classify_node(node),
         };
+        let tenant = self.tenant(node, &tracked);
         let gates = match &tracked {
             Some((database, FileKind::Wal)) => {
                 let kept = change.size.unwrap_or(u64::MAX);
@@ -316,7 +258,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Some((_, FileKind::Shm | FileKind::Journal)) | None => Vec::new(),
         };
         let files = self.clone();
-        self.pass_gates(gates, move || {
+        let change_it = move || {
             let changed = around_journal(&tracked, || {
                 files.change_now(node, handle.as_deref(), &change)
             });
@@ -324,7 +266,12 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
                 database.resized(*kind, size);
             }
             answer(changed);
-        });
+        };
+        match change.size {
+            // Only of files with a size there are gates.
+            None => change_it(),
+            Some(_) => self.pass_gates_to_disk(tenant, gates, change_it),
+        }
     }
 
     fn change_now(
@@ -338,25 +285,6 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             None => change_file(self.locate(node)?, false, change)?,
         };
         Ok(self.shown(node, stat))
-    }
-
-    pub fn synchronize(&self, handle: u64, data_only: bool) -> OperationResult<()> {
-        let handle = self
-            .handles
-            .get(handle)
-            .ok_or(OperationError::UnknownHandle)?;
-        if let Some((database, FileKind::Wal)) = &handle.tracked() {
-            self.capture
-                .sync_of_log_begins(database, handle.file.as_fd());
-        }
-        match data_only {
-            true => rustix::fs::fdatasync(&handle.file)?,
-            false => rustix::fs::fsync(&handle.file)?,
-        }
-        if let Some((database, kind)) = &handle.tracked() {
-            database.synced(*kind);
-        }
-        Ok(())
     }
 
     /// Finds the next data or the next hole from `offset` on. The descriptor's own offset has no other use.
@@ -376,7 +304,9 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 
     pub fn release(&self, handle: u64) {
         if let Some(handle) = self.handles.remove(handle) {
+            let tenant = self.tenant(handle.node, &handle.tracked());
             handle.released();
+            self.close(tenant, handle);
         }
     }
 
@@ -387,6 +317,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
 
     /// Closes what is still open when the mount has ended.
     pub fn release_all(&self) {
+        self.disk.end();
         for handle in self.handles.drain() {
             handle.released();
         }
@@ -430,6 +361,7 @@ fn change_file(
     change: &AttributeChange,
 ) -> Result<rustix::fs::Stat, Errno> {
     if let Some(size) = change.size {
+        wait_for_disk(DiskWait::Truncate);
         attributes::truncate(&file, is_writable, size, change.caller)?;
     }
     attributes::change_attributes(&file, change)?;
@@ -443,7 +375,7 @@ fn has_set_id_bits(file: impl AsFd) -> bool {
     })
 }
 
-fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)> {
+pub(super) fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)> {
     match tracked {
         Some((database, FileKind::Wal)) if database.wal_write_needs_gate(offset) => {
             vec![(database.clone(), Gate::WalOverwrite)]
@@ -452,66 +384,8 @@ fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)>
     }
 }
 
-/// The database whose commit this write to its log may complete, where that has to wait for the store.
-fn commits_to(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>> {
-    let Some((database, FileKind::Wal)) = &handle.tracked() else {
-        return None;
-    };
-    let read = |buffer: &mut [u8], at| {
-        read_at(&handle.file, buffer, at).is_ok_and(|read| read == buffer.len())
-    };
-    let may = database.may_complete_commit(offset, data, read);
-    may.then(|| database.clone())
-}
-
-/// The database that a write is to change only after a comparison of it.
-fn compared_first(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Database>> {
-    let Some((database, FileKind::Journal)) = &handle.tracked() else {
-        return None;
-    };
-    let waits = database.wants_its_turn() && capture::makes_hot(&handle.file, offset, data);
-    waits.then(|| database.clone())
-}
-
-fn write_at(
-    handle: &Handle,
-    data: &[u8],
-    offset: u64,
-    keeps_set_id: bool,
-) -> OperationResult<usize> {
-    let bytes = offset..offset.saturating_add(data.len() as u64);
-    change_bytes(&handle.tracked(), bytes, keeps_set_id, || {
-        let mut written = 0;
-        while written < data.len() {
-            match rustix::io::pwrite(&handle.file, &data[written..], offset + written as u64) {
-                Ok(0) => break,
-                Ok(length) => written += length,
-                Err(Errno::INTR) => {}
-                // What stands already is told; the next write meets the error again.
-                Err(error) if written == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(written)
-    })
-}
-
-fn read_at(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match rustix::io::pread(&file, &mut buffer[read..], offset + read as u64) {
-            Ok(0) => break,
-            Ok(length) => read += length,
-            Err(Errno::INTR) => {}
-            Err(error) if read == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(read)
-}
-
 /// Changes a file's bytes in a range, and tells its database.
-fn change_bytes<T>(
+pub(super) fn change_bytes<T>(
     tracked: &Tracked,
     bytes: Range<u64>,
     keeps_set_id: bool,

@@ -273,7 +273,7 @@ impl Filesystem for FuseAdapter {
     ) {
         let timed = self.begin(FileOperation::Read, request);
         self.files
-            .read(handle.0, offset, size as usize, |read| match read {
+            .read(handle.0, offset, size as usize, move |read| match read {
                 Ok(bytes) => reply.data(bytes),
                 Err(error) => reply.error(errno(&timed, error)),
             });
@@ -336,7 +336,10 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let timed = self.begin(FileOperation::Synchronize, request);
-        send_done(timed, reply, self.files.synchronize(handle.0, data_only));
+        self.files
+            .synchronize(handle.0, data_only, move |synchronized| {
+                send_done(timed, reply, synchronized);
+            });
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -420,8 +423,10 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let timed = self.begin(FileOperation::SynchronizeDirectory, request);
-        let synchronized = self.files.synchronize_directory(handle.0, data_only);
-        send_done(timed, reply, synchronized);
+        self.files
+            .synchronize_directory(handle.0, data_only, move |synchronized| {
+                send_done(timed, reply, synchronized);
+            });
     }
 
     fn statfs(&self, request: &Request, _node: INodeNo, reply: ReplyStatfs) {

@@ -96,6 +96,8 @@ pub struct Handle {
     pub is_writable: bool,
     /// Whether it was opened as SQLite opens no file: to write alone, or created to be written over.
     pub is_external: bool,
+    /// Whether each write waits until it is on disk.
+    pub is_synchronous: bool,
     /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
     pub is_passthrough: bool,
     /// The database that the file belongs to, by the name that it had when it was opened, or has got since.
@@ -245,6 +247,7 @@ mod tests {
             is_readable: true,
             is_writable: false,
             is_external: false,
+            is_synchronous: false,
             is_passthrough: false,
             tracked: Mutex::default(),
         }

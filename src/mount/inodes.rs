@@ -226,16 +226,20 @@ impl Inodes {
         Some((id, generation))
     }
 
-    /// The kernel has forgotten `lookups` of its lookups.
-    pub fn forget(&self, id: NodeId, lookups: u64) {
+    /// The kernel has forgotten `lookups` of its lookups. The caller closes what was pinned: that can free an unlinked
+    /// file, which takes time.
+    pub fn forget(&self, id: NodeId, lookups: u64) -> Vec<Arc<OwnedFd>> {
         let mut table = self.lock();
         if let Some(node) = table.nodes.get_mut(&id) {
             node.lookups = node.lookups.saturating_sub(lookups);
         }
-        let gone = table.drop_unused(id);
-        drop(table);
-        // Closing what was pinned can free an unlinked file, which takes time.
-        drop(gone);
+        table.drop_unused(id)
+    }
+
+    /// A directory in which a node stands; none where that has no name.
+    pub fn parent(&self, id: NodeId) -> Option<NodeId> {
+        let table = self.lock();
+        Some(table.nodes.get(&id)?.names.first()?.parent)
     }
 
     /// The node that stands for an inode; none where the kernel can't know it.

@@ -3,8 +3,10 @@
 mod adoption;
 mod answer;
 mod attributes;
+mod bytes;
 mod credentials;
 mod directories;
+mod disk_threads;
 mod error;
 mod files;
 mod fuse;

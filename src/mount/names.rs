@@ -14,6 +14,7 @@ use super::files::{Creation, around_journal};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, is_hidden, refuse_hidden};
 use crate::capture::{Database, FileKind, Gate, STATE_FOLDER};
+use crate::fault::{DiskWait, wait_for_disk};
 use crate::paths::stat_entry;
 
 /// An entry of a directory, as a request names it.
@@ -140,25 +141,35 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Ok(path) => path,
             Err(error) => return answer(Err(error)),
         };
-        let gates = removal_gates(self.capture.classify(&path));
+        let tracked = self.capture.classify(&path);
+        let tenant = self.tenant(entry.parent, &tracked);
+        let gates = removal_gates(tracked);
         let files = self.clone();
         let (parent, name) = (entry.parent, entry.name.to_owned());
-        self.pass_gates(gates, move || {
+        self.pass_gates_to_disk(tenant, gates, move || {
             let entry = EntryName {
                 parent,
                 name: &name,
             };
-            answer(files.unlink_now(entry, &path));
+            match files.unlink_now(entry, &path) {
+                Ok(removed) => {
+                    answer(Ok(()));
+                    // The last that keeps it, where the kernel does not know it: its blocks are freed now.
+                    wait_for_disk(DiskWait::Close);
+                    drop(removed);
+                }
+                Err(error) => answer(Err(error)),
+            }
         });
     }
 
-    fn unlink_now(&self, entry: EntryName<'_>, path: &Path) -> OperationResult<()> {
+    fn unlink_now(&self, entry: EntryName<'_>, path: &Path) -> OperationResult<Found> {
         let found = self.remove(entry, path, AtFlags::empty())?;
         if found.is_file() {
             self.capture.vanished(path);
             self.follow_found(&found);
         }
-        Ok(())
+        Ok(found)
     }
 
     pub fn remove_directory(&self, entry: EntryName<'_>) -> OperationResult<()> {
@@ -204,12 +215,14 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Ok(plan) => plan,
             Err(error) => return answer(Err(error)),
         };
-        let mut gates = removal_gates(self.capture.classify(&from_path));
+        let tracked = self.capture.classify(&from_path);
+        let tenant = self.tenant(from.parent, &tracked);
+        let mut gates = removal_gates(tracked);
         gates.extend(removal_gates(self.capture.classify(&to_path)));
         let files = self.clone();
         let (from_parent, from_name) = (from.parent, from.name.to_owned());
         let (to_parent, to_name) = (to.parent, to.name.to_owned());
-        self.pass_gates(gates, move || {
+        self.pass_gates_to_disk(tenant, gates, move || {
             let from = EntryName {
                 parent: from_parent,
                 name: &from_name,
@@ -218,7 +231,15 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
                 parent: to_parent,
                 name: &to_name,
             };
-            answer(files.rename_now((from, &from_path), (to, &to_path), flags));
+            match files.rename_now((from, &from_path), (to, &to_path), flags) {
+                Ok(replaced) => {
+                    answer(Ok(()));
+                    // As with a removal.
+                    wait_for_disk(DiskWait::Close);
+                    drop(replaced);
+                }
+                Err(error) => answer(Err(error)),
+            }
         });
     }
 
@@ -240,7 +261,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         (from, from_path): (EntryName<'_>, &Path),
         (to, to_path): (EntryName<'_>, &Path),
         flags: RenameFlags,
-    ) -> OperationResult<()> {
+    ) -> OperationResult<Option<Found>> {
         let from_directory = self.locate(from.parent)?;
         let to_directory = self.locate(to.parent)?;
         let moving = find(&from_directory, from.name)?.ok_or(Errno::NOENT)?;
@@ -286,10 +307,10 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             self.adopt_open(&from_directory, from.name, from_path, true);
         }
         self.follow_found(&moving);
-        if let Some(standing) = standing.filter(Found::is_file) {
-            self.follow_found(&standing);
+        if let Some(standing) = standing.as_ref().filter(|found| found.is_file()) {
+            self.follow_found(standing);
         }
-        Ok(())
+        Ok(standing)
     }
 
     fn follow_found(&self, found: &Found) {

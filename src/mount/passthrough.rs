@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::attributes::{self, ACCESS_LISTS, Attributes, Extended, LABEL};
 use super::credentials::Caller;
 use super::directories::Directories;
+use super::disk_threads::{Asking, DiskThreads, Tenant, Writes};
 use super::error::{OperationError, OperationResult};
 use super::handles::Handles;
 use super::in_use::InUse;
@@ -33,6 +34,8 @@ pub struct FileSystem<B> {
     pub(super) inodes: Inodes,
     pub(super) handles: Handles<B>,
     pub(super) directories: Directories,
+    pub(super) disk: DiskThreads,
+    pub(super) writes: Arc<Writes>,
     pub(super) capture: Arc<Capture>,
     pub(super) passthrough: AtomicBool,
     /// Else they are refused.
@@ -73,6 +76,8 @@ impl<B> FileSystem<B> {
             inodes: Inodes::new(root),
             handles: Handles::new(),
             directories: Directories::new(),
+            disk: DiskThreads::new(),
+            writes: Arc::default(),
             capture,
             passthrough: AtomicBool::new(false),
             access_lists: true,
@@ -149,7 +154,31 @@ impl<B> FileSystem<B> {
     }
 
     pub fn forget(&self, node: NodeId, lookups: u64) {
-        self.inodes.forget(node, lookups);
+        let gone = self.inodes.forget(node, lookups);
+        if !gone.is_empty() {
+            self.close(Tenant::Directory(node), gone);
+        }
+    }
+
+    /// Closes what may be the last that keeps a file that has no name any more: the blocks of a large one are freed
+    /// then.
+    pub(super) fn close(&self, tenant: Tenant, closed: impl Send + 'static) {
+        self.disk.run(Asking::Requests, tenant, move || {
+            crate::fault::wait_for_disk(crate::fault::DiskWait::Close);
+            drop(closed);
+        });
+    }
+
+    /// On whose account operations on an inode run.
+    pub(super) fn tenant(
+        &self,
+        node: NodeId,
+        tracked: &Option<(Arc<Database>, FileKind)>,
+    ) -> Tenant {
+        match tracked {
+            Some((database, _)) => Tenant::Database(Arc::as_ptr(&database.newest()).addr()),
+            None => Tenant::Directory(self.inodes.parent(node).unwrap_or(node)),
+        }
     }
 
     pub fn attributes(&self, node: NodeId, handle: Option<u64>) -> OperationResult<Attributes> {
@@ -303,7 +332,34 @@ impl<B> FileSystem<B> {
     ) where
         B: Send + Sync + 'static,
     {
-        pass_gates(self.capture.clone(), gates, Vec::new(), Box::new(proceed));
+        let proceed = Box::new(|passed| {
+            proceed();
+            drop(passed);
+        });
+        pass_gates(self.capture.clone(), gates, Vec::new(), proceed);
+    }
+
+    /// The same where `proceed` waits for a disk: it is carried out on the tenant's account.
+    pub(super) fn pass_gates_to_disk(
+        self: &Arc<Self>,
+        tenant: Tenant,
+        gates: Vec<(Arc<Database>, Gate)>,
+        proceed: impl FnOnce() + Send + 'static,
+    ) where
+        B: Send + Sync + 'static,
+    {
+        let asking = match gates.is_empty() {
+            true => Asking::Requests,
+            false => Asking::Capture,
+        };
+        let files = self.clone();
+        let proceed = Box::new(move |passed| {
+            files.disk.run(asking, tenant, move || {
+                proceed();
+                drop(passed);
+            });
+        });
+        pass_gates(self.capture.clone(), gates, Vec::new(), proceed);
     }
 }
 
@@ -311,10 +367,10 @@ fn pass_gates(
     capture: Arc<Capture>,
     mut gates: Vec<(Arc<Database>, Gate)>,
     mut passed: Vec<Passing>,
-    proceed: Box<dyn FnOnce() + Send>,
+    proceed: Box<dyn FnOnce(Vec<Passing>) + Send>,
 ) {
     match gates.pop() {
-        None => proceed(),
+        None => proceed(passed),
         Some((database, gate)) => {
             let next = capture.clone();
             capture.gate(

@@ -46,6 +46,7 @@ mod scale;
 mod secrets;
 mod servers;
 mod service;
+mod slow_disk;
 mod starts;
 mod state_folder;
 mod status;

@@ -71,7 +71,7 @@ fn a_mount_that_waits_for_itself_is_aborted_and_says_so() {
     for line in [
         "this instance asked its own mount",
         "all threads of the mount wait for the mount itself; its connection is aborted",
-        "it waited for itself (lookup, lookup), and was aborted: start the instance again",
+        "it waited for itself (lookup, lookup, lookup), and was aborted: start the instance again",
     ] {
         assert!(log.contains(line), "{line}\n{log}");
     }

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::bodies::NewDatabase;
 use crate::capture::STATE_FOLDER;
 use crate::tenant::discovery::is_safe_name;
+use crate::tenant::places::refuse_reserved;
 use crate::tenant::request::{RegisterRequest, RequestError};
 
 /// Bytes; a path that the kernel takes is shorter.
@@ -118,17 +119,15 @@ fn database_path(text: &str, roots: &[PathBuf]) -> Result<PathBuf, RequestError>
 }
 
 fn check_prefix(prefix: &str) -> Result<(), RequestError> {
-    let first = prefix.split('/').next();
-    if prefix.len() <= MAX_PREFIX
-        && prefix.split('/').all(is_safe_name)
-        && first != Some("registry")
-    {
-        return Ok(());
+    if prefix.len() > MAX_PREFIX || !prefix.split('/').all(is_safe_name) {
+        // A name of the store's is no safe one either, and is told as what it is.
+        refuse_reserved(prefix, false).map_err(|reason| invalid("bad_prefix", reason))?;
+        return Err(invalid(
+            "bad_prefix",
+            "s3Prefix has to be names of letters, digits, `.`, `_` and `-`, joined by `/`, and not below registry/",
+        ));
     }
-    Err(invalid(
-        "bad_prefix",
-        "s3Prefix has to be names of letters, digits, `.`, `_` and `-`, joined by `/`, and not below registry/",
-    ))
+    refuse_reserved(prefix, false).map_err(|reason| invalid("bad_prefix", reason))
 }
 
 #[cfg(test)]
@@ -266,6 +265,31 @@ mod tests {
                 &[("clientId", GUID), ("s3Prefix", "a/../b")],
                 "bad_prefix",
                 "s3Prefix",
+            ),
+            (
+                &[("clientId", GUID), ("s3Prefix", ".incoming/x")],
+                "bad_prefix",
+                ".incoming",
+            ),
+            (
+                &[("clientId", GUID), ("s3Prefix", "x/.incoming")],
+                "bad_prefix",
+                "uses that name itself",
+            ),
+            (
+                &[("clientId", GUID), ("s3Prefix", "databases/a/wal/b")],
+                "bad_prefix",
+                "wal",
+            ),
+            (
+                &[("clientId", GUID), ("s3Prefix", "databases")],
+                "bad_prefix",
+                "databases",
+            ),
+            (
+                &[("tenantId", ".incoming"), ("dbPath", "/data/x.db")],
+                "bad_id",
+                "tenantId",
             ),
             (
                 &[("clientId", GUID), ("s3Prefix", "registry/x")],

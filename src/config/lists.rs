@@ -159,7 +159,7 @@ pub(super) const TENANT_KEYS: &[Key] = &[
     ),
     key(
         "tenants[].s3Config.prefix",
-        Value(|w, text| put(&mut w.tenant().prefix, units::replica_prefix(text))),
+        Value(|w, text| put(&mut w.tenant().prefix, units::replica_folder(text))),
         "the derived place",
         "its databases lie at `<prefix>/<dbName>`",
     ),

@@ -10,6 +10,7 @@ use crate::format::quantity::{duration, size};
 use crate::replicate::drills::Sample;
 use crate::store::spec::Secret;
 use crate::tenant::discovery::{self, is_safe_name};
+use crate::tenant::places::refuse_reserved;
 use crate::tenant::policy::{AtTimeout, Durability};
 
 /// `5%` of the disk, or a size.
@@ -169,12 +170,14 @@ pub fn prefix(text: &str) -> Result<String, String> {
             "{text:?} is no prefix: write letters, digits, `.`, `_` and `-`, joined by `/`"
         ));
     }
-    match text.split('/').next() {
-        Some(first @ ("databases" | "registry")) => Err(format!(
-            "a prefix may not begin with {first:?}: the store keeps its own objects there"
-        )),
-        _ => Ok(text.to_owned()),
+    if text.split('/').next() == Some("databases") {
+        return Err(
+            "a prefix may not begin with \"databases\": the store keeps its own objects there"
+                .to_owned(),
+        );
     }
+    refuse_reserved(text, true)?;
+    Ok(text.to_owned())
 }
 
 /// A URL that the SDK can use as it is. A user name and a password in it would be shown wherever it is named.
@@ -240,18 +243,22 @@ pub fn name(text: &str) -> Result<String, String> {
 
 /// Where a replica lies in the store: names that are joined by `/`.
 pub fn replica_prefix(text: &str) -> Result<String, String> {
-    let trimmed = text.trim_end_matches('/');
+    place(text, false)
+}
+
+/// The folder that a tenant's replicas are in: the same.
+pub fn replica_folder(text: &str) -> Result<String, String> {
+    place(text, true)
+}
+
+fn place(text: &str, is_folder: bool) -> Result<String, String> {
+    let trimmed = text.strip_suffix('/').unwrap_or(text);
+    refuse_reserved(trimmed, is_folder)?;
     let is_key = trimmed.len() <= 600 && trimmed.split('/').all(is_safe_name);
     if !is_key {
         return Err(format!(
             "{text:?} is no prefix: write letters, digits, `.`, `_` and `-`, joined by `/`"
         ));
-    }
-    if trimmed.split('/').next() == Some("registry") {
-        return Err(
-            "a prefix may not begin with \"registry\": the store keeps its own objects there"
-                .to_owned(),
-        );
     }
     Ok(trimmed.to_owned())
 }
@@ -360,8 +367,44 @@ mod tests {
             "databases",
             "databases/x",
             "registry",
+            ".incoming",
+            "a/.incoming",
+            "a/wal",
         ] {
             assert!(prefix(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn replicas_lie_where_no_store_keeps_anything() {
+        for text in ["x", "databases/x", "a/b/", "tenants/acme"] {
+            let place = text.trim_end_matches('/').to_owned();
+            assert_eq!(replica_prefix(text), Ok(place), "{text:?}");
+        }
+        for text in [
+            "",
+            "/",
+            "/a",
+            "a//",
+            "a//b",
+            "a/../b",
+            "a/./b",
+            "..",
+            "a\n",
+            "a\u{7f}",
+            "a\0b",
+            ".incoming",
+            ".incoming/x",
+            "x/.incoming",
+            "registry/x",
+            "databases",
+            "x/wal",
+            "snapshots/x",
+        ] {
+            let error = replica_prefix(text).expect_err(text);
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+        assert_eq!(replica_folder("databases"), Ok("databases".to_owned()));
+        replica_folder(".incoming").expect_err("the store's");
     }
 }

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The folder at a directory store's root where objects are written before they get their name; no listing shows it.
+pub const INCOMING: &str = ".incoming";
+/// The folders of one replica.
+pub const FOLDERS_OF_REPLICA: [&str; 2] = ["snapshots", "wal"];
+
 /// An unbroken history's name: 16 hex digits that sort by the time of its start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct GenerationId(pub u64);

@@ -15,6 +15,7 @@ use crate::restore::{
 use crate::store::{ObjectStore, StoreError};
 use crate::tenant::claims::{Claimant, Judge, Neighbours, Standing, refuse_place_of_others};
 use crate::tenant::discovery::Named;
+use crate::tenant::places::refuse_reserved;
 use crate::tenant::policy::PolicyWritten;
 
 /// Clients that are dealt with already, by prefix, label and place: each is told of once, however often the store is asked.
@@ -145,6 +146,7 @@ fn claim<'a>(
     neighbours: &Neighbours<'_>,
 ) -> Result<Claim<'a>, Refused> {
     let not_given = |reason: &str| Refused::NotGiven(reason.to_owned());
+    refuse_reserved(&client.s3_prefix, false).map_err(Refused::NotGiven)?;
     let description = description
         .ok_or_else(|| not_given("no description of a database can be read at its place"))?;
     if !is_of(&description, &client.client) {

@@ -21,10 +21,9 @@ use tokio::io::AsyncRead;
 use self::folder::Folder;
 use super::{Body, ListedPage, ObjectInfo, ObjectStore, Put, StoreError, check_key, check_prefix};
 use crate::clock::UnixMs;
+use crate::format::keys::INCOMING;
 use crate::random;
 
-/// Where objects are written before they get their name; no listing shows it.
-const INCOMING: &str = ".incoming";
 /// Age of a file there whose writer must be dead: a living one writes on.
 const ABANDONED: Duration = Duration::from_secs(3600);
 /// Folders of objects remembered as durable; beyond, all are forgotten.

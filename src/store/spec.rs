@@ -8,6 +8,7 @@ use super::directory::DirectoryStore;
 use super::metered::Metered;
 use super::s3::S3Store;
 use super::{ObjectStore, StoreError, check_key};
+use crate::format::keys::INCOMING;
 
 /// Which store, without its credentials.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,6 +125,11 @@ fn parse_directory(text: &str, path: &str) -> Result<StoreSpec, String> {
             "{text:?} names no directory: write file:// and an absolute path without \"..\", as in file:///var/backup"
         ));
     }
+    if directory.iter().any(|name| name == INCOMING) {
+        return Err(format!(
+            "{text:?} lies in the folder {INCOMING:?} of another store, which is cleared: choose another directory"
+        ));
+    }
     Ok(StoreSpec::Directory(directory))
 }
 
@@ -202,6 +208,8 @@ mod tests {
             ("file:///./", "absolute path"),
             ("file:///.//./", "absolute path"),
             ("file:///a/../b", "absolute path"),
+            ("file:///a/.incoming", "another store"),
+            ("file:///a/.incoming/b", "another store"),
             ("s3://bucket/a//b", "usable prefix"),
             ("s3://bucket/a/../b", "usable prefix"),
         ] {

@@ -13,6 +13,7 @@ use regex::Regex;
 use super::ids::Identity;
 use super::policy::PolicyWritten;
 use super::terms::Terms;
+use crate::format::keys::{FOLDERS_OF_REPLICA, INCOMING};
 
 /// The seed's GUID pattern, without anchors: it has to match a whole file name or a whole stem.
 pub const DEFAULT_GUID_PATTERN: &str =
@@ -344,8 +345,7 @@ fn is_super_journal(name: &str) -> bool {
 pub fn is_safe_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 200
-        && name != "."
-        && name != ".."
+        && !matches!(name, "." | ".." | INCOMING)
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
@@ -353,7 +353,7 @@ pub fn is_safe_name(name: &str) -> bool {
 
 /// Whether a database of that name would lie, below its tenant, where a replica has its own folders.
 pub fn is_folder_of_replica(name: &str) -> bool {
-    matches!(name, "snapshots" | "wal")
+    FOLDERS_OF_REPLICA.contains(&name)
 }
 
 fn one_line(text: &str) -> String {

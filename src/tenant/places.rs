@@ -4,6 +4,38 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::discovery::is_folder_of_replica;
+use crate::format::keys::INCOMING;
+
+/// The folder of all replicas that lie where their names say, also behind a watch path's prefix.
+const DATABASES: &str = "databases";
+const REGISTRY: &str = "registry";
+
+/// Refuses a place for one replica, or with `is_folder` for a tenant's, that would meet what a store or this program keeps
+/// there for itself.
+///
+/// # Errors
+/// One sentence.
+pub fn refuse_reserved(place: &str, is_folder: bool) -> Result<(), String> {
+    let mut parts = place.split('/');
+    if parts.clone().next() == Some(REGISTRY) {
+        return Err(format!(
+            "a prefix may not begin with {REGISTRY:?}: the store keeps its own objects there"
+        ));
+    }
+    if !is_folder && parts.clone().next_back() == Some(DATABASES) {
+        return Err(format!(
+            "a prefix may not end with {DATABASES:?}: the replicas of others lie there"
+        ));
+    }
+    match parts.find(|part| *part == INCOMING || is_folder_of_replica(part)) {
+        Some(part) => Err(format!(
+            "{part:?} can't be part of the prefix {place:?}: the store uses that name itself"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Who has which place. A place is a path whose parts are joined by `/`.
 #[derive(Debug)]
 pub struct Places<Owner>(BTreeMap<Arc<str>, Owner>);
@@ -50,6 +82,34 @@ impl<Owner: Clone> Places<Owner> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_store_keeps_for_itself_is_no_place() {
+        for place in [
+            "a",
+            "databases/x",
+            "x/registry",
+            "wallet/snapshots2",
+            "databases.old",
+        ] {
+            assert_eq!(refuse_reserved(place, false), Ok(()), "{place}");
+        }
+        for place in [
+            ".incoming",
+            ".incoming/x",
+            "x/.incoming",
+            "x/.incoming/y",
+            "registry",
+            "registry/x",
+            "databases",
+            "eu/databases",
+            "databases/acme/wal",
+            "databases/acme/snapshots/x",
+        ] {
+            refuse_reserved(place, false).expect_err(place);
+        }
+        assert_eq!(refuse_reserved("databases", true), Ok(()));
+    }
 
     #[test]
     fn no_place_is_taken_twice_nor_within_another() {

@@ -27,13 +27,15 @@ pub struct Backing {
     root: Arc<OwnedFd>,
 }
 
-/// What tells that a file was changed, without reading it.
+/// What tells that a file was changed, without reading it. Whoever writes a file can put the time of its modification back,
+/// and nobody that of its change without setting the clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stamp {
     pub inode: u64,
     /// Bytes.
     pub size: u64,
     pub modified_ns: i64,
+    pub changed_ns: i64,
 }
 
 /// A file that was opened to be read.
@@ -96,6 +98,7 @@ impl Backing {
                 inode: stat.st_ino,
                 size: stat.st_size as u64,
                 modified_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
+                changed_ns: stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec as i64,
             }),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Stamp::default()),
             Err(error) => Err(error.into()),
@@ -264,6 +267,7 @@ fn stamp_from(metadata: &Metadata) -> Stamp {
         inode: metadata.ino(),
         size: metadata.size(),
         modified_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+        changed_ns: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
     }
 }
 

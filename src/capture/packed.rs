@@ -164,7 +164,8 @@ packed!(Position { offset, checksum });
 packed!(Stamp {
     inode,
     size,
-    modified_ns
+    modified_ns,
+    changed_ns
 });
 packed!(SnapshotNote {
     generation,

@@ -218,22 +218,25 @@ impl StateDb {
         let mut statement = connection.prepare(
             "SELECT path, id, db_inode, db_size, db_modified, wal_inode, wal_size, wal_modified,
                     generation IS NOT NULL OR EXISTS (SELECT 1 FROM mark WHERE mark.database = id),
-                    location, s3_prefix
+                    location, s3_prefix, db_changed, wal_changed
              FROM database LEFT JOIN place ON place.database = id",
         )?;
         let rows = statement.query_map([], |row| {
             let path: Vec<u8> = row.get(0)?;
-            let stamp = |at: usize| -> rusqlite::Result<Option<Stamp>> {
-                let Some(inode) = row.get::<_, Option<i64>>(at)? else {
+            let stamp = |at: usize, changed: usize| -> rusqlite::Result<Option<Stamp>> {
+                let (inode, changed): (Option<i64>, Option<i64>) =
+                    (row.get(at)?, row.get(changed)?);
+                let (Some(inode), Some(changed_ns)) = (inode, changed) else {
                     return Ok(None);
                 };
                 Ok(Some(Stamp {
                     inode: inode as u64,
                     size: row.get::<_, i64>(at + 1)? as u64,
                     modified_ns: row.get(at + 2)?,
+                    changed_ns,
                 }))
             };
-            let stamps = match (stamp(2)?, stamp(5)?) {
+            let stamps = match (stamp(2, 11)?, stamp(5, 12)?) {
                 (Some(database), Some(wal)) => Some(Stamps { database, wal }),
                 _ => None,
             };

@@ -39,6 +39,7 @@ mod other_stores;
 mod outages;
 mod own_mount;
 mod phantoms;
+mod put_back_times;
 mod removals;
 mod restore_all;
 mod rivals;

@@ -71,11 +71,12 @@ pub(super) fn update_stamps(
 ) -> Result<(), StateError> {
     let mut statement = connection.prepare_cached(
         "UPDATE database SET db_inode = ?2, db_size = ?3, db_modified = ?4,
-                             wal_inode = ?5, wal_size = ?6, wal_modified = ?7
+                             wal_inode = ?5, wal_size = ?6, wal_modified = ?7,
+                             db_changed = ?8, wal_changed = ?9
          WHERE id = ?1",
     )?;
     statement.raw_bind_parameter(1, id)?;
-    bind_stamps(&mut statement, 2, stamps)?;
+    bind_stamps(&mut statement, (2, 8), stamps)?;
     statement.raw_execute()?;
     Ok(())
 }
@@ -98,12 +99,13 @@ pub(super) fn update_stored(connection: &Connection, note: &StoredNote) -> Resul
              db_modified = coalesce(?24, db_modified),
              wal_inode = coalesce(?25, wal_inode), wal_size = coalesce(?26, wal_size),
              wal_modified = coalesce(?27, wal_modified),
+             db_changed = coalesce(?31, db_changed), wal_changed = coalesce(?32, wal_changed),
              past = CASE WHEN ?28 OR past IS NULL THEN ?29 ELSE substr(CAST(past || ?29 AS BLOB), -?30) END
          WHERE id = ?1",
     )?;
     bind_entry(&mut statement, note.id, &note.entry)?;
     bind_snapshot(&mut statement, 18, &note.snapshot)?;
-    bind_stamps(&mut statement, 22, note.stamps)?;
+    bind_stamps(&mut statement, (22, 31), note.stamps)?;
     statement.raw_bind_parameter(28, moves)?;
     statement.raw_bind_parameter(29, mark.checksum.value().to_le_bytes())?;
     statement.raw_bind_parameter(30, 2 * PAST_IN_ROW * PAST_SUM_SIZE)?;
@@ -203,17 +205,18 @@ fn bind_snapshot(
     statement.raw_bind_parameter(first + 3, note.log_bytes as i64)
 }
 
-/// Six parameters from `first` on; null without stamps.
+/// Six parameters from `first` on, and two from `changed` on; null without stamps.
 fn bind_stamps(
     statement: &mut Statement<'_>,
-    first: usize,
+    (first, changed): (usize, usize),
     stamps: Option<Stamps>,
-) -> rusqlite::Result<()> {
+) -> Result<(), StateError> {
     let (database, log) = (stamps.map(|s| s.database), stamps.map(|s| s.wal));
-    for (first, stamp) in [(first, database), (first + 3, log)] {
+    for (first, changed, stamp) in [(first, changed, database), (first + 3, changed + 1, log)] {
         statement.raw_bind_parameter(first, stamp.map(|s| s.inode as i64))?;
         statement.raw_bind_parameter(first + 1, stamp.map(|s| s.size as i64))?;
         statement.raw_bind_parameter(first + 2, stamp.map(|s| s.modified_ns))?;
+        statement.raw_bind_parameter(changed, stamp.map(|s| s.changed_ns))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::StateError;
 use super::rows::{ENTRY, PAST_IN_ROW};
 
 /// Noted in the file as its `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// What is known of a database beside its path and its stamps; null until it is. What is long stands last.
 const KNOWN: &str = "
@@ -54,13 +54,19 @@ pub(super) fn bring_up_to_date(connection: &mut Connection) -> Result<(), StateE
         return Err(StateError::Newer { version });
     }
     match transaction.table_exists(None, "database")? {
-        true => from_version_0(&transaction)?,
+        true => {
+            if version == 0 {
+                from_version_0(&transaction)?;
+            }
+            from_version_1(&transaction)?;
+        }
         false => transaction.execute_batch(&format!(
             "CREATE TABLE database (
                  id INTEGER PRIMARY KEY AUTOINCREMENT,
                  path BLOB NOT NULL UNIQUE,
                  db_inode INTEGER, db_size INTEGER, db_modified INTEGER,
                  wal_inode INTEGER, wal_size INTEGER, wal_modified INTEGER,
+                 db_changed INTEGER, wal_changed INTEGER,
                  {KNOWN}
              ) STRICT;
              {BESIDE}"
@@ -68,6 +74,14 @@ pub(super) fn bring_up_to_date(connection: &mut Connection) -> Result<(), StateE
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
+}
+
+/// There nothing was known of when files were changed: each is looked at once.
+fn from_version_1(connection: &Connection) -> Result<(), StateError> {
+    Ok(connection.execute_batch(
+        "ALTER TABLE database ADD COLUMN db_changed INTEGER;
+         ALTER TABLE database ADD COLUMN wal_changed INTEGER;",
+    )?)
 }
 
 /// There the newest stored mark stood among those of the spool, the newest snapshot had a table of its own, and each

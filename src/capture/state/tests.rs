@@ -47,6 +47,7 @@ fn stamps() -> Stamps {
             inode: 5,
             size: 6,
             modified_ns: 7,
+            changed_ns: 8,
         },
         wal: Stamp::default(),
     }

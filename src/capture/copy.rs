@@ -63,7 +63,8 @@ impl Image {
         let mut image = Self {
             page_size,
             pages: Pages::new(size, memory_bytes, shared)?,
-            sums: Vec::new(),
+            // As large as it gets, so that it is not copied while it grows.
+            sums: Vec::with_capacity((size / u64::from(page_size)) as usize + 1),
             laid_over: HashSet::new(),
         };
         let mut bytes = vec![0; chunk.max(page_size as usize)];

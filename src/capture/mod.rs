@@ -44,6 +44,7 @@ mod once;
 mod owner;
 mod packed;
 mod page_sums;
+mod parked;
 mod prepared;
 mod queue;
 mod read_ahead;

@@ -11,6 +11,25 @@ use crate::clock::now_ms;
 use crate::format::ltx::DatabaseChecksum;
 use crate::store::keys::GenerationId;
 
+/// So many pages may differ in one segment at least: their sums, and what is noted of them, take some 115 bytes each.
+const MOST_DIFFERING: usize = 65_536;
+const BYTES_OF_DIFFERING: u64 = 128;
+
+/// How many pages a comparison of a database may find to differ, before a new generation takes less memory than a segment.
+fn most_differing(memory_bytes: u64) -> usize {
+    usize::try_from(memory_bytes / BYTES_OF_DIFFERING)
+        .map_or(usize::MAX, |most| most.max(MOST_DIFFERING))
+}
+
+/// What a comparison has found.
+enum Compared {
+    Work(Work),
+    /// More pages differ than are kept apart.
+    TooMuch,
+    /// The page sums are not those of the captured state.
+    SumsAreWrong,
+}
+
 /// What has to be written down once the image is whole.
 pub(super) enum Work {
     Nothing,
@@ -38,12 +57,18 @@ impl History {
                 self.begin_generation(shared, image, commit, wal)
             }
             Some(before) if before.page_size == image.page_size => {
-                if let Some(work) = self.compare(image, before, commit, wal)? {
-                    return Ok(work);
+                let most = most_differing(db.policy().limits.memory_bytes);
+                match self.compare(image, before, commit, wal, most)? {
+                    Compared::Work(work) => return Ok(work),
+                    Compared::TooMuch => tracing::info!(
+                        client = %db.label(),
+                        pages = commit,
+                        "More of a database differs than one segment may hold; a new generation begins"
+                    ),
+                    Compared::SumsAreWrong => tracing::error!(
+                        "The page sums do not add up to the database's checksum; a new generation begins"
+                    ),
                 }
-                tracing::error!(
-                    "The page sums do not add up to the database's checksum; a new generation begins"
-                );
                 self.begin_generation(shared, image, commit, wal)
             }
             _ => self.begin_generation(shared, image, commit, wal),
@@ -78,15 +103,15 @@ impl History {
         Ok(Work::Snapshot(end))
     }
 
-    /// What differs from the captured state becomes one transaction; nothing does where nothing differs. None where
-    /// the page sums are not those of the captured state.
+    /// What differs from the captured state becomes one transaction; nothing does where nothing differs.
     fn compare(
         &mut self,
         image: &Image,
         before: Mark,
         commit: u32,
         wal: Option<WalMark>,
-    ) -> Result<Option<Work>, CaptureError> {
+        most: usize,
+    ) -> Result<Compared, CaptureError> {
         let table = self.sums.as_ref().expect("BUG: a mark without page sums");
         let failed = || CaptureError::io("compare the page sums");
         let mut sums = Vec::new();
@@ -95,18 +120,22 @@ impl History {
             .range(1, commit, &mut |pgno, old| {
                 let old = if pgno > before.commit { 0 } else { old };
                 let new = image.sums[pgno as usize - 1];
-                if new != old && new != 0 {
+                let differs = new != old && new != 0;
+                if differs && sums.len() <= most {
                     sums.push((pgno, new));
                 }
             })
             .map_err(failed())?;
+        if sums.len() > most {
+            return Ok(Compared::TooMuch);
+        }
         let checksum = checksum_after(&before, commit, &sums, &reader).map_err(failed())?;
         if checksum != image.checksum() {
-            return Ok(None);
+            return Ok(Compared::SumsAreWrong);
         }
         let draft = self.advance((before, checksum), commit, wal, sums);
         let is_suspected = self.suspects_file();
-        Ok(Some(draft.map_or(Work::Nothing, |draft| {
+        Ok(Compared::Work(draft.map_or(Work::Nothing, |draft| {
             Work::Difference {
                 draft,
                 is_suspected,

@@ -19,6 +19,7 @@ use super::files::SEEN_FROM;
 use super::gate::{Gate, Passing};
 use super::notes::{self, Note};
 use super::once::Once;
+use super::parked::{Held, PARKED, Parked, yield_to_others};
 use super::turns::{HeldWrite, Write};
 use super::watch::HeardLog;
 use super::{Proceed, Shared, commits, image, merging};
@@ -43,27 +44,6 @@ const GATE_CHECK: Duration = Duration::from_millis(20);
 
 /// Something a worker does with one database; it tells the asker by itself.
 pub(super) type Look = Box<dyn FnOnce(&Shared, &mut Answers) + Send>;
-
-/// What a file operation waits for: whoever comes first carries it out, the worker or the time limit.
-#[derive(Clone)]
-struct Held {
-    db: Arc<Database>,
-    proceed: Once<(Proceed, Passing)>,
-    deadline: Instant,
-}
-
-impl Held {
-    /// Carries the operation out, once. Returns false where that was done already.
-    fn go(&self) -> bool {
-        match self.proceed.take() {
-            Some((proceed, passing)) => {
-                proceed(passing);
-                true
-            }
-            None => false,
-        }
-    }
-}
 
 /// What an application waits for.
 enum Waiting {
@@ -166,16 +146,18 @@ impl Workers {
         spawn("gate-limit", Box::new(move || watch_gates(&watch)))?;
         let (s, gate_only) = (shared.clone(), gates.clone());
         let merges = workers.images.clone();
+        let parked = Arc::new(Parked::default());
+        let p = parked.clone();
         spawn(
             "gate",
-            Box::new(move || work(&s, &gate_only, &never(), &merges)),
+            Box::new(move || work(&s, (&gate_only, &p), &never(), &merges)),
         )?;
         for _ in 0..LOOKERS {
             let (s, gates, looks) = (shared.clone(), gates.clone(), looks.clone());
-            let merges = workers.images.clone();
+            let (merges, parked) = (workers.images.clone(), parked.clone());
             spawn(
                 "capture",
-                Box::new(move || work(&s, &gates, &looks, &merges)),
+                Box::new(move || work(&s, (&gates, &parked), &looks, &merges)),
             )?;
         }
         for _ in 0..IMAGERS {
@@ -337,11 +319,20 @@ fn watch_gates(queue: &Receiver<Waiting>) {
     }
 }
 
-fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merges: &Sender<Look>) {
+fn work(
+    shared: &Shared,
+    (gates, parked): (&Receiver<Urgent>, &Parked),
+    looks: &Receiver<Look>,
+    merges: &Sender<Look>,
+) {
     room::keep_freed();
     let mut answers = Answers::default();
-    while let Some(next) = next(gates, looks, &mut answers) {
+    while let Some(next) = next((gates, parked), looks, &mut answers) {
         match next {
+            Next::Urgent(Urgent::Gate(held, gate)) if held.db.newest().try_history().is_none() => {
+                answers.tell();
+                parked.park(held, gate);
+            }
             Next::Urgent(urgent) => {
                 answers.tell();
                 attend_to(shared, urgent, merges);
@@ -352,16 +343,28 @@ fn work(shared: &Shared, gates: &Receiver<Urgent>, looks: &Receiver<Look>, merge
 }
 
 /// Gates before everything else. While there is none, and nothing else, the answers are told. None at the end.
-fn next(gates: &Receiver<Urgent>, looks: &Receiver<Look>, answers: &mut Answers) -> Option<Next> {
+fn next(
+    (gates, parked): (&Receiver<Urgent>, &Parked),
+    looks: &Receiver<Look>,
+    answers: &mut Answers,
+) -> Option<Next> {
     let mut waits = match answers.are_told() {
         true => room::IDLE,
         false => Duration::ZERO,
     };
     loop {
+        if let Some((held, gate)) = parked.take_due(Instant::now()) {
+            return Some(Next::Urgent(Urgent::Gate(held, gate)));
+        }
+        let has_parked = !parked.is_empty();
+        let pause = if has_parked { waits.min(PARKED) } else { waits };
         select_biased! {
             recv(gates) -> gate => return gate.ok().map(Next::Urgent),
             recv(looks) -> look => return look.ok().map(Next::Look),
-            default(waits) => {}
+            default(pause) => {}
+        }
+        if has_parked && answers.are_told() {
+            continue;
         }
         if answers.are_told() {
             room::give_back_freed();
@@ -494,6 +497,7 @@ fn settle_time(db: &Database, seen: Option<UnixMs>, found: bool) {
 }
 
 fn work_on_images(shared: &Shared, queue: &Receiver<Look>) {
+    yield_to_others();
     while let Ok(look) = queue.recv() {
         survived(|| look(shared, &mut Answers::default()));
     }

@@ -9,6 +9,7 @@ mod behind;
 mod bypass;
 mod changes;
 mod claims;
+mod comparisons;
 mod containers;
 mod defects;
 mod demo;

@@ -1,5 +1,6 @@
 //! The threads: what is asked of them is done, within its bounds.
 
+use std::path::Path;
 use std::sync::mpsc;
 
 use super::*;
@@ -56,5 +57,30 @@ fn a_write_that_is_held_in_vain_goes_on_at_the_time_limit() {
         let held = before.elapsed();
         assert!(held >= least && held < LIMIT + Duration::from_secs(5));
         model.db.turn().want(false, Instant::now());
+    }
+}
+
+/// A comparison of millions of pages has its database's history for seconds.
+#[test]
+fn a_database_that_is_worked_on_keeps_no_other_from_its_gates() {
+    const GATES_OF_ONE: usize = 2 * (1 + LOOKERS);
+    let model = Model::new(1, 16 << 20);
+    let other = Path::new("22345678-1234-5678-9abc-123456789012.db");
+    std::fs::write(model.dir.path().join("data").join(other), "").expect("a file");
+    model.capture.appeared(other, false);
+    let other = model.capture.at_path(other).expect("registered");
+    let (carried_out, wait) = mpsc::channel();
+    let gate = |db: &Arc<Database>, name: &'static str| {
+        let carried_out = carried_out.clone();
+        let proceed: Proceed = Box::new(move |_| carried_out.send(name).expect("waits"));
+        model.capture.gate(db, Gate::WalOverwrite, proceed);
+    };
+    let history = model.db.history();
+    (0..GATES_OF_ONE).for_each(|_| gate(&model.db, "busy"));
+    gate(&other, "other");
+    assert_eq!(wait.recv_timeout(Duration::from_secs(2)), Ok("other"));
+    drop(history);
+    for _ in 0..GATES_OF_ONE {
+        assert_eq!(wait.recv_timeout(Duration::from_secs(10)), Ok("busy"));
     }
 }

@@ -110,7 +110,8 @@ impl Shared {
         let Some((inode, links)) = links.map_err(CaptureError::io("look at the database"))? else {
             return Ok(());
         };
-        match links > 1 && self.has_writer(inode)? {
+        let holds = db.turn.if_made().is_some_and(|turn| turn.holds());
+        match links > 1 && !holds && self.has_writer(inode)? {
             true => Err(CaptureError::Disturbed),
             false => Ok(()),
         }

@@ -87,6 +87,11 @@ impl Turn {
         is_wanted
     }
 
+    /// Whether a writer is held that has not changed the file yet.
+    pub fn holds(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.is_over())
+    }
+
     /// Nothing is compared any more. Gives the write that waits for that.
     pub fn end(&mut self) -> Option<HeldWrite> {
         self.wanted_until = None;

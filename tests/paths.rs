@@ -161,6 +161,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("mount/holders.rs", "std", KERNEL),
     ("mount/lookout.rs", "proc", KERNEL),
     ("mount/lookout.rs", "std", KERNEL),
+    ("mount/set_id.rs", "proc", KERNEL),
+    ("mount/set_id.rs", "std", KERNEL),
     ("mount/answer.rs", "libc", CHILD),
     ("mount/preconditions.rs", "rustix", NO_MOUNT),
     ("mount/preconditions.rs", "std", NO_MOUNT),

@@ -69,11 +69,12 @@ pub async fn serve(listener: Listener, state: Arc<State>, shutdown: impl Future<
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
+    let mut is_refusing = false;
     loop {
         let (stream, peer) = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener) => accepted,
+            accepted = accept(&listener, &mut is_refusing) => accepted,
         };
         let (admitted, cut_off) = places.admit(peer);
         let asker = Asker {
@@ -134,12 +135,18 @@ where
 }
 
 /// The next connection.
-async fn accept(listener: &Listener) -> (Box<dyn Stream>, Peer) {
+async fn accept(listener: &Listener, is_refusing: &mut bool) -> (Box<dyn Stream>, Peer) {
     loop {
         match listener.accept().await {
-            Ok(accepted) => return accepted,
+            Ok(accepted) => {
+                *is_refusing = false;
+                return accepted;
+            }
             Err(error) => {
-                tracing::warn!(%error, "API connection not accepted");
+                // Once until one is accepted.
+                if !std::mem::replace(is_refusing, true) {
+                    tracing::warn!(%error, "API connections are not accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -10,8 +10,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::credentials::{Caller, without_set_id};
+use super::credentials::Caller;
 use super::inodes::BackingInode;
+use super::set_id::Changer;
 
 /// The attribute of an SELinux label, which a FUSE mount has as a whole.
 pub(super) const LABEL: &str = "security.selinux";
@@ -87,14 +88,16 @@ pub fn reopen(located: impl AsFd, flags: OFlags) -> Result<std::os::fd::OwnedFd,
 
 /// Carries out everything in `change` but the size. An owner's change takes set-id bits away, so it comes first.
 pub fn change_attributes(located: impl AsFd, change: &AttributeChange) -> Result<(), Errno> {
-    if change.uid.is_some() || change.gid.is_some() {
-        rustix::fs::chownat(
-            &located,
-            "",
-            change.uid.map(Uid::from_raw),
-            change.gid.map(Gid::from_raw),
-            AtFlags::EMPTY_PATH,
-        )?;
+    if change.uid.is_some() || change.gid.is_some() || is_same_owner(&located, change)? {
+        Changer::change_owner(change.caller, &located, || {
+            rustix::fs::chownat(
+                &located,
+                "",
+                change.uid.map(Uid::from_raw),
+                change.gid.map(Gid::from_raw),
+                AtFlags::EMPTY_PATH,
+            )
+        })?;
     }
     if let Some(mode) = change.mode {
         let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -110,6 +113,24 @@ pub fn change_attributes(located: impl AsFd, change: &AttributeChange) -> Result
     Ok(())
 }
 
+/// Whether a change that has nothing in it is one of owner to the same one, which takes set-id bits away. The kernel sends
+/// such a change for anybody, before a write as well: only of the owner, or of root, it can be taken for that.
+fn is_same_owner(located: impl AsFd, change: &AttributeChange) -> Result<bool, Errno> {
+    let AttributeChange {
+        caller,
+        mode: None,
+        uid: None,
+        gid: None,
+        size: None,
+        atime: None,
+        mtime: None,
+    } = change
+    else {
+        return Ok(false);
+    };
+    Ok(caller.uid == 0 || caller.uid == rustix::fs::fstat(located)?.st_uid)
+}
+
 /// Sets the size of a file that is open for writing, or of one that is only located.
 pub fn truncate(
     file: impl AsFd,
@@ -121,10 +142,7 @@ pub fn truncate(
         true => rustix::fs::ftruncate(&file, size),
         false => rustix::fs::ftruncate(reopen(&file, OFlags::WRONLY)?, size),
     };
-    match caller.keeps_set_id() {
-        true => truncate(),
-        false => without_set_id(truncate),
-    }
+    Changer::Unknown(caller).change(&file, truncate)
 }
 
 /// The value of an extended attribute, or its length where `size` is 0; ERANGE where it is longer than `size`.

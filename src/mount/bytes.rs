@@ -12,6 +12,7 @@ use super::error::{OperationError, OperationResult};
 use super::files::{change_bytes, wal_write_gates};
 use super::handles::Handle;
 use super::passthrough::FileSystem;
+use super::set_id::Changer;
 use crate::capture::{self, Database, FileKind, Verdict, WalWrite};
 use crate::fault::{DiskWait, wait_for_disk};
 
@@ -53,7 +54,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         handle: u64,
         offset: u64,
         data: &[u8],
-        keeps_set_id: bool,
+        changer: Changer,
         answer: impl FnOnce(OperationResult<usize>) + Send + 'static,
     ) {
         let Some(handle) = self.handles.get(handle) else {
@@ -61,20 +62,20 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         };
         if let Some(database) = compared_first(&handle, data, offset) {
             let data = data.to_vec();
-            let write = move || answer(write_at(&handle, &data, offset, keeps_set_id));
+            let write = move || answer(write_at(&handle, &data, offset, changer));
             return self.capture.transaction_begins(&database, Box::new(write));
         }
         let gates = wal_write_gates(&handle.tracked(), offset);
         let commits_to = commits_to(&handle, data, offset);
         if gates.is_empty() && commits_to.is_none() {
-            return self.write_now(handle, data, offset, keeps_set_id, answer);
+            return self.write_now(handle, data, offset, changer, answer);
         }
         let data: Arc<[u8]> = data.into();
         let carry_out = {
             let data = data.clone();
             move |verdict| {
                 answer(match verdict {
-                    Verdict::Write => write_at(&handle, &data, offset, keeps_set_id),
+                    Verdict::Write => write_at(&handle, &data, offset, changer),
                     Verdict::Fail => Err(Errno::IO.into()),
                 });
             }
@@ -96,19 +97,19 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         handle: Arc<Handle>,
         data: &[u8],
         offset: u64,
-        keeps_set_id: bool,
+        changer: Changer,
         answer: impl FnOnce(OperationResult<usize>) + Send + 'static,
     ) {
         if !handle.is_synchronous && !self.writes.are_slow() {
             let written = self
                 .writes
-                .timed(|| write_at(&handle, data, offset, keeps_set_id));
+                .timed(|| write_at(&handle, data, offset, changer));
             return answer(written);
         }
         let (data, writes) = (data.to_vec(), self.writes.clone());
         let tenant = self.tenant(handle.node, &handle.tracked());
         self.disk.run(Asking::Requests, tenant, move || {
-            answer(writes.timed(|| write_at(&handle, &data, offset, keeps_set_id)));
+            answer(writes.timed(|| write_at(&handle, &data, offset, changer)));
         });
     }
 
@@ -168,14 +169,9 @@ fn compared_first(handle: &Handle, data: &[u8], offset: u64) -> Option<Arc<Datab
     waits.then(|| database.clone())
 }
 
-fn write_at(
-    handle: &Handle,
-    data: &[u8],
-    offset: u64,
-    keeps_set_id: bool,
-) -> OperationResult<usize> {
+fn write_at(handle: &Handle, data: &[u8], offset: u64, changer: Changer) -> OperationResult<usize> {
     let bytes = offset..offset.saturating_add(data.len() as u64);
-    change_bytes(&handle.tracked(), bytes, keeps_set_id, || {
+    change_bytes(handle, bytes, changer, || {
         wait_for_disk(DiskWait::Write);
         let mut written = 0;
         while written < data.len() {

@@ -18,15 +18,11 @@ use rustix::thread::{
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
+    /// As this process sees it; 0 where it does not.
+    pub pid: u32,
 }
 
 impl Caller {
-    /// Whether the caller may keep set-id bits when it changes a file. The kernel says so for writes; for the other
-    /// requests the library that decodes them does not hand that flag over, and root stands for CAP_FSETID.
-    pub fn keeps_set_id(self) -> bool {
-        self.uid == 0
-    }
-
     /// Runs `create` so that what it makes belongs to the caller, under its umask: the backing file system then
     /// applies set-group-id directories and default ACLs by itself, and a crash leaves nothing owned by root.
     pub fn create<T>(
@@ -60,6 +56,24 @@ pub fn without_set_id<T>(change: impl FnOnce() -> Result<T, Errno>) -> Result<T,
     )?;
     let _restore = Restore(all);
     change()
+}
+
+/// The same as a member of `group`, so that the set-group-id bit of a file that its group may not execute stays.
+pub fn in_group_without_set_id<T>(
+    group: u32,
+    change: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: it takes and returns a number, and concerns the calling thread alone.
+            unsafe { libc::setfsgid(rustix::process::getegid().as_raw()) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe { libc::setfsgid(group) };
+    let _restore = Restore;
+    without_set_id(change)
 }
 
 /// The ids that new files get, while it lives.
@@ -150,7 +164,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let made = |name: &str, uid, gid, mask| {
             let path = dir.path().join(name);
-            Caller { uid, gid }
+            Caller { uid, gid, pid: 0 }
                 .create(mask, || {
                     rustix::fs::open(
                         &path,

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::attributes::{self, file_type};
 use super::bytes::synchronize;
+use super::descriptors::Taken;
 use super::disk_threads::{Asking, Tenant};
 use super::error::{OperationError, OperationResult};
 use super::inodes::NodeId;
@@ -30,6 +31,8 @@ pub struct Directories {
 
 struct Directory {
     node: NodeId,
+    /// Given back when it is closed.
+    _taken: Taken,
     descriptor: OwnedFd,
     listing: Mutex<Listing>,
 }
@@ -83,10 +86,13 @@ impl Directories {
 }
 
 impl<B> FileSystem<B> {
-    pub fn open_directory(&self, node: NodeId) -> OperationResult<u64> {
+    /// Opens a directory for a user.
+    pub fn open_directory(&self, node: NodeId, uid: u32) -> OperationResult<u64> {
+        let taken = self.take_descriptors(uid)?;
         let located = self.locate(node)?;
         let directory = Directory {
             node,
+            _taken: taken,
             descriptor: attributes::reopen(located, OFlags::RDONLY | OFlags::DIRECTORY)?,
             listing: Mutex::new(Listing {
                 offset: 0,

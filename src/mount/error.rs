@@ -15,6 +15,9 @@ pub enum OperationError {
     /// The name of the state directory, which the mount does not show.
     #[error("the name is reserved for the mount's own state")]
     ReservedName,
+    /// The user holds as many open files as are left for others.
+    #[error("the user has its share of open files")]
+    TooManyOpen,
     #[error("a flag of the request is not supported")]
     UnsupportedFlag,
 }
@@ -29,6 +32,7 @@ impl OperationError {
             Self::Stale => Errno::STALE,
             Self::UnknownHandle => Errno::BADF,
             Self::ReservedName => Errno::PERM,
+            Self::TooManyOpen => Errno::NFILE,
             Self::UnsupportedFlag => Errno::INVAL,
         }
     }
@@ -38,7 +42,7 @@ impl OperationError {
         match self {
             Self::Backing(errno) => matches!(errno, Errno::IO | Errno::MFILE | Errno::NFILE),
             Self::UnknownHandle => true,
-            Self::Stale | Self::ReservedName | Self::UnsupportedFlag => false,
+            Self::Stale | Self::ReservedName | Self::TooManyOpen | Self::UnsupportedFlag => false,
         }
     }
 }

@@ -15,10 +15,12 @@ use rustix::io::Errno;
 
 use super::attributes::{self, AttributeChange, Attributes};
 use super::credentials::{Caller, without_set_id};
+use super::descriptors::Taken;
 use super::error::{OperationError, OperationResult};
 use super::handles::{Handle, Service, Tracked};
 use super::inodes::NodeId;
 use super::passthrough::{FileSystem, LookedUp, refuse_hidden};
+use super::set_id::{Changer, has_set_id_bits};
 use crate::capture::{self, Database, FileKind, Gate};
 use crate::fault::{DiskWait, wait_for_disk};
 
@@ -44,17 +46,19 @@ pub struct Creation {
 }
 
 impl<B: Send + Sync + 'static> FileSystem<B> {
-    /// Opens a regular file. `register` makes the file known to the kernel as a backing file.
+    /// Opens a regular file for a user. `register` makes the file known to the kernel as a backing file.
     pub fn open(
         &self,
         node: NodeId,
         flags: i32,
+        uid: u32,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> OperationResult<Opened<B>> {
+        let taken = self.take_descriptors(uid)?;
         let located = self.locate(node)?;
         let file = attributes::reopen(located, backing_flags(flags))?;
         let track = || self.classify_node(node);
-        Ok(self.add_handle(node, file, flags, track, register))
+        Ok(self.add_handle(node, (file, taken), flags, track, register))
     }
 
     /// Creates a regular file and opens it.
@@ -67,6 +71,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
     ) -> OperationResult<(LookedUp, Opened<B>)> {
         refuse_hidden(parent, name)?;
+        let taken = self.take_descriptors(creation.caller.uid)?;
         let path = self
             .inodes
             .child_path(parent, name)
@@ -80,14 +85,14 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         })?;
         let entry = self.count_lookup(parent, name, &directory, rustix::fs::fstat(&file)?)?;
         let track = || self.capture.classify_name(&path);
-        let opened = self.add_handle(entry.node, file, flags, track, register);
+        let opened = self.add_handle(entry.node, (file, taken), flags, track, register);
         Ok((entry, opened))
     }
 
     fn add_handle(
         &self,
         node: NodeId,
-        file: OwnedFd,
+        (file, taken): (OwnedFd, Taken),
         flags: i32,
         track: impl FnOnce() -> Tracked,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<B>,
@@ -98,6 +103,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             is_readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             is_writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             is_external: is_external(flags),
+            _taken: Some(taken),
             is_synchronous: flags & (libc::O_SYNC | libc::O_DSYNC) != 0,
             is_passthrough: false,
             tracked: Mutex::default(),
@@ -128,7 +134,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             Some((_, FileKind::Database | FileKind::Shm)) | None => Service::PageCache,
         };
         // A passed-through write takes set-id bits away whoever writes; through us it is the writer's rights that count.
-        if !self.is_passthrough() || has_set_id_bits(&handle.file) {
+        if !self.is_passthrough() || may_have_set_id_bits(&handle.file) {
             return otherwise;
         }
         if let Some((database, FileKind::Wal)) = &handle.tracked()
@@ -182,7 +188,7 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
         self.pass_gates_to_disk(tenant, gates, move || {
             wait_for_disk(DiskWait::Copy);
             let bytes = to.1..to.1.saturating_add(length as u64);
-            let copied = change_bytes(&target.tracked(), bytes, caller.keeps_set_id(), || {
+            let copied = change_bytes(&target, bytes, Changer::Unknown(caller), || {
                 let (mut read_at, mut write_at) = (from.1, to.1);
                 rustix::fs::copy_file_range(
                     &source.file,
@@ -225,8 +231,8 @@ impl<B: Send + Sync + 'static> FileSystem<B> {
             wait_for_disk(DiskWait::Allocate);
             // Some modes move all that is behind them.
             let bytes = offset..u64::MAX;
-            let keeps_set_id = caller.keeps_set_id();
-            answer(change_bytes(&handle.tracked(), bytes, keeps_set_id, || {
+            let changer = Changer::Unknown(caller);
+            answer(change_bytes(&handle, bytes, changer, || {
                 rustix::fs::fallocate(&handle.file, mode, offset, length)
             }));
         });
@@ -368,11 +374,9 @@ fn change_file(
     rustix::fs::fstat(&file)
 }
 
-fn has_set_id_bits(file: impl AsFd) -> bool {
+fn may_have_set_id_bits(file: impl AsFd) -> bool {
     // What can't be asked is served in the way that is always right.
-    rustix::fs::fstat(file).map_or(true, |stat| {
-        stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0
-    })
+    rustix::fs::fstat(file).map_or(true, |stat| has_set_id_bits(&stat))
 }
 
 pub(super) fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Database>, Gate)> {
@@ -386,15 +390,13 @@ pub(super) fn wal_write_gates(tracked: &Tracked, offset: u64) -> Vec<(Arc<Databa
 
 /// Changes a file's bytes in a range, and tells its database.
 pub(super) fn change_bytes<T>(
-    tracked: &Tracked,
+    handle: &Handle,
     bytes: Range<u64>,
-    keeps_set_id: bool,
+    changer: Changer,
     change: impl FnOnce() -> Result<T, Errno>,
 ) -> OperationResult<T> {
-    let changed = around_journal(tracked, || match keeps_set_id {
-        true => change(),
-        false => without_set_id(change),
-    })?;
+    let tracked = &handle.tracked();
+    let changed = around_journal(tracked, || changer.change(&handle.file, change))?;
     match tracked {
         Some((database, kind @ (FileKind::Wal | FileKind::Database | FileKind::Shm))) => {
             database.written_at(*kind, bytes);

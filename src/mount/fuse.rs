@@ -18,11 +18,12 @@ use super::directories::Room;
 use super::negotiation::Negotiation;
 use super::passthrough::FileSystem;
 use super::replies::{
-    ATTRIBUTE_TTL, caller, creation, entry_name, errno, file_attributes, fuse_type, new_time,
+    attribute_ttl, caller, creation, entry_name, errno, file_attributes, fuse_type, new_time,
     send_absent, send_attributes, send_created, send_done, send_entry, send_extended, send_made,
     send_opened, send_written,
 };
 use super::serving::Serving;
+use super::set_id::Changer;
 use crate::meter::{FileOperation, Timed};
 
 /// The file system as the kernel speaks to it.
@@ -227,9 +228,9 @@ impl Filesystem for FuseAdapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let timed = self.begin(FileOperation::Open, request);
-        let opened = self
-            .files
-            .open(node.0, flags.0, |file| reply.open_backing(file));
+        let opened = self.files.open(node.0, flags.0, request.uid(), |file| {
+            reply.open_backing(file)
+        });
         match opened {
             Err(error) => reply.error(errno(&timed, error)),
             Ok(opened) => send_opened(reply, &opened),
@@ -292,9 +293,12 @@ impl Filesystem for FuseAdapter {
         reply: ReplyWrite,
     ) {
         let timed = self.begin(FileOperation::Write, request);
-        let keeps_set_id = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let changer = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            true => Changer::Unprivileged(caller(request)),
+            false => Changer::Privileged,
+        };
         self.files
-            .write(handle.0, offset, data, keeps_set_id, move |written| {
+            .write(handle.0, offset, data, changer, move |written| {
                 send_written(timed, reply, written);
             });
     }
@@ -344,7 +348,7 @@ impl Filesystem for FuseAdapter {
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let timed = self.begin(FileOperation::OpenDirectory, request);
-        match self.files.open_directory(node.0) {
+        match self.files.open_directory(node.0, request.uid()) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(errno(&timed, error)),
         }
@@ -389,7 +393,7 @@ impl Filesystem for FuseAdapter {
                     INodeNo(looked_up.node),
                     entry.next_offset,
                     entry.name(),
-                    &ATTRIBUTE_TTL,
+                    &attribute_ttl(&looked_up.attributes),
                     &file_attributes(looked_up.node, &looked_up.attributes),
                     Generation(looked_up.generation.into()),
                 );

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use super::descriptors::Taken;
 use super::inodes::NodeId;
 use crate::capture::{Database, FileKind, OpenedAs};
 use crate::room;
@@ -96,6 +97,8 @@ pub struct Handle {
     pub is_writable: bool,
     /// Whether it was opened as SQLite opens no file: to write alone, or created to be written over.
     pub is_external: bool,
+    /// Given back when it is closed.
+    pub _taken: Option<Taken>,
     /// Whether each write waits until it is on disk.
     pub is_synchronous: bool,
     /// Whether the kernel passes its reads and writes to the backing file; known once it is added.
@@ -248,6 +251,7 @@ mod tests {
             is_writable: false,
             is_external: false,
             is_synchronous: false,
+            _taken: None,
             is_passthrough: false,
             tracked: Mutex::default(),
         }

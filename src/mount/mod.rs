@@ -5,6 +5,7 @@ mod answer;
 mod attributes;
 mod bytes;
 mod credentials;
+mod descriptors;
 mod directories;
 mod disk_threads;
 mod error;
@@ -24,6 +25,7 @@ mod preconditions;
 mod replies;
 mod serving;
 mod session;
+mod set_id;
 mod standstill;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::attributes::{self, ACCESS_LISTS, Attributes, Extended, LABEL};
 use super::credentials::Caller;
+use super::descriptors::{Descriptors, Taken};
 use super::directories::Directories;
 use super::disk_threads::{Asking, DiskThreads, Tenant, Writes};
 use super::error::{OperationError, OperationResult};
@@ -34,6 +35,7 @@ pub struct FileSystem<B> {
     pub(super) inodes: Inodes,
     pub(super) handles: Handles<B>,
     pub(super) directories: Directories,
+    pub(super) descriptors: Arc<Descriptors>,
     pub(super) disk: DiskThreads,
     pub(super) writes: Arc<Writes>,
     pub(super) capture: Arc<Capture>,
@@ -76,6 +78,7 @@ impl<B> FileSystem<B> {
             inodes: Inodes::new(root),
             handles: Handles::new(),
             directories: Directories::new(),
+            descriptors: Descriptors::of_process(),
             disk: DiskThreads::new(),
             writes: Arc::default(),
             capture,
@@ -158,6 +161,13 @@ impl<B> FileSystem<B> {
         if !gone.is_empty() {
             self.close(Tenant::Directory(node), gone);
         }
+    }
+
+    /// Descriptors for one more open file of a user.
+    pub(super) fn take_descriptors(&self, uid: u32) -> OperationResult<Taken> {
+        self.descriptors
+            .take(uid)
+            .ok_or(OperationError::TooManyOpen)
     }
 
     /// Closes what may be the last that keeps a file that has no name any more: the blocks of a large one are freed

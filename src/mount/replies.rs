@@ -15,6 +15,7 @@ use super::files::{Creation, Opened};
 use super::handles::Service;
 use super::names::EntryName;
 use super::passthrough::LookedUp;
+use super::set_id::has_set_id_bits;
 use crate::meter::Timed;
 
 /// How long the kernel may take a name, or its absence, as it was told: nobody else changes the backing directory.
@@ -22,12 +23,22 @@ const ENTRY_TTL: Duration = Duration::from_secs(3600);
 
 /// How long it may take attributes as told. The kernel knows of every change but of modification times of files that
 /// are mapped and passed through.
-pub(super) const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
+const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
+
+/// As long as the kernel may show these attributes. A write takes set-id bits away without the kernel's knowing, so
+/// that it asks again for a file that has any.
+pub(super) fn attribute_ttl(attributes: &Attributes) -> Duration {
+    match has_set_id_bits(&attributes.stat) {
+        true => Duration::ZERO,
+        false => ATTRIBUTE_TTL,
+    }
+}
 
 pub(super) fn caller(request: &Request) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),
+        pid: request.pid(),
     }
 }
 
@@ -131,7 +142,7 @@ pub(super) fn send_created(reply: ReplyCreate, entry: &LookedUp, opened: &Opened
     let handle = FileHandle(opened.handle);
     match &opened.service {
         Service::KernelPassthrough(backing) => reply.created_passthrough(
-            &ATTRIBUTE_TTL,
+            &attribute_ttl(&entry.attributes),
             &attributes,
             generation,
             handle,
@@ -139,7 +150,7 @@ pub(super) fn send_created(reply: ReplyCreate, entry: &LookedUp, opened: &Opened
             backing,
         ),
         Service::PageCache | Service::Direct => reply.created(
-            &ATTRIBUTE_TTL,
+            &attribute_ttl(&entry.attributes),
             &attributes,
             generation,
             handle,
@@ -151,7 +162,12 @@ pub(super) fn send_created(reply: ReplyCreate, entry: &LookedUp, opened: &Opened
 pub(super) fn send_entry(reply: ReplyEntry, entry: &LookedUp) {
     let attributes = file_attributes(entry.node, &entry.attributes);
     let generation = Generation(entry.generation.into());
-    reply.entry_with_ttls(&ATTRIBUTE_TTL, &ENTRY_TTL, &attributes, generation);
+    reply.entry_with_ttls(
+        &attribute_ttl(&entry.attributes),
+        &ENTRY_TTL,
+        &attributes,
+        generation,
+    );
 }
 
 /// An entry without an inode: the kernel remembers that the name is absent. SQLite asks for `-journal` and `-wal`
@@ -190,7 +206,10 @@ pub(super) fn send_attributes(
     attributes: OperationResult<Attributes>,
 ) {
     match attributes {
-        Ok(shown) => reply.attr(&ATTRIBUTE_TTL, &file_attributes(shown.number, &shown)),
+        Ok(shown) => reply.attr(
+            &attribute_ttl(&shown),
+            &file_attributes(shown.number, &shown),
+        ),
         Err(error) => reply.error(errno(&timed, error)),
     }
 }

@@ -11,7 +11,6 @@ use fuser::{BackingId, Config, Session, SessionACL};
 use rustix::fs::{Access, CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use super::MountStatus;
@@ -101,7 +100,6 @@ impl Mounted {
     ) -> Result<Self, MountError> {
         let path = options.mountpoint.clone();
         refuse_held_files(&options.watch_path, &backing.in_place)?;
-        raise_descriptor_limit();
         mount_fuse_control();
         let inside = &backing.inside;
         let in_use = in_use(inside, &options);
@@ -253,7 +251,9 @@ impl Mounted {
             },
             file_passthrough: is_passthrough,
             state,
-            error: error.or_else(|| capture.unwatched().filter(|_| is_passthrough)),
+            error: error
+                .or_else(|| capture.unwatched().filter(|_| is_passthrough))
+                .or_else(|| self.files.descriptors.exhausted()),
             take_over: self.files.take_over_progress(),
         }
     }
@@ -434,18 +434,6 @@ fn in_use(backing: &OwnedFd, options: &MountOptions) -> InUse {
     InUse {
         access_lists: can_have_lists && has_lists,
         ..in_use
-    }
-}
-
-/// Every open file of an application takes a descriptor here.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "Could not raise the limit of open files");
     }
 }
 

@@ -18,13 +18,23 @@ use super::handles::Service;
 use super::inodes::{NodeId, ROOT};
 use super::names::EntryName;
 use super::passthrough::FileSystem;
+use super::set_id::Changer;
 use crate::capture::spool::SpoolLimits;
 use crate::capture::{Capture, Database, LogPassing, STATE_FOLDER, Settings};
 use crate::tenant::discovery::{Rules, RulesWritten};
 use crate::tenant::roster::Roster;
 
 const GUID: &str = "12345678-1234-5678-9abc-123456789012";
-const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0 };
+const UNPRIVILEGED: Changer = Changer::Unprivileged(Caller {
+    uid: 7,
+    gid: 7,
+    pid: 0,
+});
+const ROOT_CALLER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A file system without a mount, over a scratch directory.
@@ -218,7 +228,7 @@ fn the_state_directory_is_not_there() {
     let reserved = Err(OperationError::ReservedName);
     assert_eq!(rename(&scratch, "x", STATE_FOLDER, 0), reserved);
     assert_eq!(unlink(&scratch, STATE_FOLDER), Err(Errno::NOENT.into()));
-    let handle = scratch.files.open_directory(ROOT).expect("opened");
+    let handle = scratch.files.open_directory(ROOT, 0).expect("opened");
     let mut names = Vec::new();
     let list = |entry: &super::directories::DirectoryEntry| {
         names.push(entry.name().to_owned());
@@ -263,10 +273,14 @@ fn a_set_id_file_is_not_passed_through() {
     let set_id = std::fs::Permissions::from_mode(0o4755);
     std::fs::set_permissions(path, set_id).expect("changed");
     let node = scratch.found(ROOT, "x");
-    let opened = scratch.files.open(node, libc::O_RDWR, |_| Ok(7));
+    let opened = scratch.files.open(node, libc::O_RDWR, 0, |_| Ok(7));
     let opened = opened.expect("opened");
     assert!(matches!(opened.service, Service::PageCache));
-    let written = answer(|done| scratch.files.write(opened.handle, 0, b"x", false, done));
+    let written = answer(|done| {
+        scratch
+            .files
+            .write(opened.handle, 0, b"x", UNPRIVILEGED, done)
+    });
     assert_eq!(written, Ok(1));
     let mode = scratch
         .files
@@ -286,14 +300,14 @@ fn without_the_right_to_pass_through_files_go_through_the_daemon() {
     let refuse = |errno: Errno| move |_: BorrowedFd<'_>| Err(errno.into());
     let opened = scratch
         .files
-        .open(node, libc::O_RDONLY, refuse(Errno::OPNOTSUPP))
+        .open(node, libc::O_RDONLY, 0, refuse(Errno::OPNOTSUPP))
         .expect("opened all the same");
     assert!(matches!(opened.service, Service::PageCache));
     assert!(scratch.files.is_passthrough(), "this file alone");
     scratch.files.release(opened.handle);
     let refused = scratch
         .files
-        .open(node, libc::O_RDONLY, refuse(Errno::PERM));
+        .open(node, libc::O_RDONLY, 0, refuse(Errno::PERM));
     refused.expect("opened all the same");
     assert!(!scratch.files.is_passthrough(), "for good");
 }
@@ -303,7 +317,11 @@ fn bytes_are_written_read_copied_and_found() {
     let scratch = scratch();
     let (_, from) = scratch.create("from");
     let (node, to) = scratch.create("to");
-    let written = answer(|done| scratch.files.write(from.handle, 8192, b"tail", true, done));
+    let written = answer(|done| {
+        scratch
+            .files
+            .write(from.handle, 8192, b"tail", Changer::Privileged, done)
+    });
     assert_eq!(written, Ok(4));
     let seek = |whence| scratch.files.seek(from.handle, 0, whence);
     assert_eq!(seek(libc::SEEK_DATA), Ok(8192));
@@ -333,7 +351,7 @@ fn bytes_are_written_read_copied_and_found() {
     scratch.files.read(to.handle, 0, 6, |read| {
         assert_eq!(read.expect("read"), b"\0\0\0\0il");
     });
-    let unknown = answer(|done| scratch.files.write(999, 0, b"x", true, done));
+    let unknown = answer(|done| scratch.files.write(999, 0, b"x", Changer::Privileged, done));
     assert_eq!(unknown, Err(OperationError::UnknownHandle));
 }
 
@@ -346,7 +364,7 @@ fn a_listing_tells_of_the_directory_itself_and_of_the_one_above() {
     let b = scratch.found(a, "b");
     let root = scratch.files.attributes(ROOT, None).expect("asked").number;
     for (node, above) in [(a, root), (b, a)] {
-        let handle = scratch.files.open_directory(node).expect("opened");
+        let handle = scratch.files.open_directory(node, 0).expect("opened");
         let mut dots = Vec::new();
         let listed = scratch
             .files
@@ -373,7 +391,7 @@ fn a_large_directory_is_listed_once_however_small_the_answers() {
     for number in 0..3000 {
         scratch.write_file(&format!("file-{number}"), "");
     }
-    let handle = scratch.files.open_directory(ROOT).expect("opened");
+    let handle = scratch.files.open_directory(ROOT, 0).expect("opened");
     let mut offsets = vec![0];
     let mut names = Vec::new();
     loop {
@@ -430,7 +448,11 @@ fn extended_attributes_are_those_of_the_backing_file() {
     assert_eq!(value, Ok(Extended::Bytes(b"value".to_vec())));
     let short = files.extended_attribute(node, name, 2);
     assert_eq!(short, Err(Errno::RANGE.into()));
-    let other = Caller { uid: 7, gid: 7 };
+    let other = Caller {
+        uid: 7,
+        gid: 7,
+        pid: 0,
+    };
     let names = |size, caller| files.extended_attribute_names(node, size, caller);
     assert_eq!(names(0, ROOT_CALLER), Ok(Extended::Length(17)));
     assert_eq!(names(64, other), Ok(Extended::Bytes(b"user.a\0".to_vec())));
@@ -469,10 +491,16 @@ fn what_waits_for_a_gate_is_answered_by_another_thread() {
     let (_, wal) = scratch.create(&format!("{db}-wal"));
     let (sender, receiver) = mpsc::channel();
     let files = &scratch.files;
-    files.write(wal.handle, 0, &[0; 32], true, move |written| {
-        let here = std::thread::current().id();
-        sender.send((written, here)).expect("somebody waits");
-    });
+    files.write(
+        wal.handle,
+        0,
+        &[0; 32],
+        Changer::Privileged,
+        move |written| {
+            let here = std::thread::current().id();
+            sender.send((written, here)).expect("somebody waits");
+        },
+    );
     let (written, thread) = receiver.recv_timeout(DEADLINE).expect("answered");
     assert_eq!(written, Ok(32));
     assert_ne!(thread, std::thread::current().id());

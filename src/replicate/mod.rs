@@ -238,11 +238,13 @@ impl Replicator {
             self.capture.taken_over();
         }
         let mut waiting = Vec::new();
-        // What is still being written by something else than SQLite holds nothing up.
+        // What is still being written by something else than SQLite holds nothing up, and what was refused is not stored.
         let is_to_be_stored = |db: &Arc<Database>| {
             db.is_busy()
                 && match db.client() {
-                    Some(client) => client.progress().status != Status::Waiting,
+                    Some(client) => {
+                        !matches!(client.progress().status, Status::Waiting | Status::Refused)
+                    }
                     // A file that is refused for another one has nothing that is to be stored.
                     None => self.capture.has_no_number(db),
                 }

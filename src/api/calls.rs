@@ -100,7 +100,10 @@ async fn answer(state: &Arc<State>, asked: Asked, body: &mut Body) -> Result<Rep
     };
     match call {
         Call::Databases => reads::databases(state, &query),
-        Call::Register => changes::register(state, bodies::read(body).await?).await,
+        Call::Register => {
+            let body = bodies::read(body).await?;
+            changes::register(state, body, connection.peer).await
+        }
         Call::SetStatus(named) => {
             let client = lookup(&named)?;
             changes::set_status(state, client, bodies::read(body).await?).await

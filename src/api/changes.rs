@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde_json::json;
 use warp::http::StatusCode;
 
+use super::access::{self, Access};
 use super::bodies::{NewDatabase, NewStatus, Wish};
 use super::calls::lookup;
+use super::peer::Peer;
 use super::query::Query;
 use super::replies::{self, Refusal, Reply};
 use super::routes::Named;
@@ -15,12 +17,21 @@ use crate::replicate::SyncError;
 use crate::tenant::request::Registered;
 use crate::tenant::roster::Client;
 
-pub async fn register(state: &State, body: NewDatabase) -> Result<Reply, Refusal> {
+/// Without a token a file is registered for whoever owns it, or the folder that it would be made in, and where its objects
+/// lie is for the administrator to say: else anybody could take a name or a place, or have any file uploaded.
+pub async fn register(state: &State, body: NewDatabase, peer: Peer) -> Result<Reply, Refusal> {
     let roots: Vec<_> = (state.mounts)()
         .into_iter()
         .map(|mount| mount.mountpoint)
         .collect();
     let request = validation::registration(body, &roots)?;
+    let access = match request.s3_prefix {
+        Some(_) => Access::Administrator,
+        None => Access::Owner,
+    };
+    access::check_user(state.token.as_ref(), access, peer, || {
+        (state.owner_of_place)(&request)
+    })?;
     let registered = (state.changes.register)(request).await?;
     let status = match &registered {
         Registered::New(_) => StatusCode::CREATED,

@@ -134,6 +134,8 @@ type AskRestore = Box<
         + Sync,
 >;
 
+type AskOwnerOfPlace = Box<dyn Fn(&RegisterRequest) -> Option<u32> + Send + Sync>;
+
 type AskOwner = Box<dyn Fn(&Client) -> Option<u32> + Send + Sync>;
 
 /// What the calls work with: the roster, and the questions that others answer.
@@ -155,6 +157,8 @@ struct State {
     downloads: Arc<Semaphore>,
     /// The user who owns a client's file.
     owner: AskOwner,
+    /// The user who owns the file that is to be registered, or the folder that it would be made in.
+    owner_of_place: AskOwnerOfPlace,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
     /// Set when the server ends: what is streamed ends with it.
@@ -172,6 +176,7 @@ impl State {
 impl From<Api> for State {
     fn from(api: Api) -> Self {
         let (for_health, for_owners) = (api.fleet.clone(), api.fleet.clone());
+        let for_places = api.fleet.clone();
         let (for_moments, for_restores) = (api.fleet.clone(), api.fleet.clone());
         let for_sync = api.fleet;
         let scratch = api.scratch;
@@ -200,6 +205,7 @@ impl From<Api> for State {
             lists: Arc::new(Semaphore::new(replicas::MAX_LISTS)),
             downloads: Arc::new(Semaphore::new(replicas::MAX_DOWNLOADS)),
             owner: Box::new(move |client| for_owners.owner_of(client)),
+            owner_of_place: Box::new(move |request| for_places.owner_of_place(request)),
             listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
             closing: watch::Sender::new(false),
             store_health: Box::new(move || for_health.store_health()),

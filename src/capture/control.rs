@@ -408,7 +408,9 @@ impl Capture {
         let is_there = |client: &Client| {
             *client.id.tenant == *removal.tenant && client.s3_prefix() == removal.s3_prefix
         };
-        let mut leaving = self.leaving.iter().filter_map(|entry| entry.client());
+        // One that could not be forgotten has nothing left to store all the same.
+        let leaving = self.leaving.iter().filter(|entry| entry.is_busy());
+        let mut leaving = leaving.filter_map(|entry| entry.client());
         if leaving.any(|client| is_there(&client)) {
             return AtPlace::Leaving;
         }

@@ -29,6 +29,16 @@ impl Capture {
         owners.map_err(CaptureError::io("look at its owner"))
     }
 
+    /// The user who owns what stands at `path` below the watch path, or else the nearest folder above it; none where that
+    /// can't be looked at.
+    pub fn owner_of_place(&self, path: &Path) -> Option<u32> {
+        let mut places = path.ancestors().map(|place| match place.as_os_str() {
+            name if name.is_empty() => Path::new("."),
+            _ => place,
+        });
+        places.find_map(|place| self.owner_of(place))
+    }
+
     /// The user who owns the file at `path` below the watch path; none where it is not there or can't be looked at.
     pub fn owner_of(&self, path: &Path) -> Option<u32> {
         match self.shared.backing.attributes(path) {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 use super::mountinfo::{MountPoint, Place, mounts_of, without_deleted_mark};
 
@@ -166,7 +166,7 @@ impl Process<'_> {
             let number = descriptor.file_name();
             let info = format!("/proc/{pid}/fdinfo/{}", number.display());
             let info = std::fs::read_to_string(info).unwrap_or_default();
-            let kind = match is_directory(&info) {
+            let kind = match is_directory(&descriptor.path()) || only_names(&info) {
                 true => HolderKind::OpenDirectory,
                 false => HolderKind::OpenFile,
             };
@@ -244,10 +244,16 @@ fn mount_id(info: &str) -> Option<u64> {
     field(info, "mnt_id:")?.parse().ok()
 }
 
-/// Whether a descriptor was opened as a directory, or only to name a file.
-fn is_directory(info: &str) -> bool {
+/// Whether a descriptor is of a directory, however it was opened. What the kernel knows by itself is enough.
+fn is_directory(descriptor: &Path) -> bool {
+    let known = statx(CWD, descriptor, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    known.is_ok_and(|known| FileType::from_raw_mode(known.stx_mode.into()).is_dir())
+}
+
+/// Whether a descriptor only names a file.
+fn only_names(info: &str) -> bool {
     let flags = field(info, "flags:").and_then(|octal| i32::from_str_radix(octal, 8).ok());
-    flags.is_some_and(|flags| flags & (libc::O_DIRECTORY | libc::O_PATH) != 0)
+    flags.is_some_and(|flags| flags & libc::O_PATH != 0)
 }
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {

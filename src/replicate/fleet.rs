@@ -168,6 +168,12 @@ impl Fleet {
         self.ship_of(client)?.capture.owner_of(&client.db_path)
     }
 
+    /// The user who owns the file that a request names, or the nearest folder above it; none where that can't be told.
+    pub fn owner_of_place(&self, request: &RegisterRequest) -> Option<u32> {
+        let (ship, path) = self.place(request).ok()?;
+        ship.capture.owner_of_place(&path)
+    }
+
     /// Stops the replication of a client, as if its file were removed.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ use std::os::unix::fs::{FileTypeExt, chown};
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::json;
+
 use super::support::daemon::{Daemon, Options, guid};
 use super::support::process::{output, succeeded};
 use super::support::sqlite;
@@ -67,6 +69,34 @@ fn assert_each_has_his_own(daemon: &Daemon, address: &str, client: &str) {
                 "{text}"
             );
         }
+    }
+    let hidden = daemon.data().join("bank/hidden.dat");
+    let guessed = daemon.data().join(format!("{}.db", guid(7)));
+    fs::create_dir_all(hidden.parent().expect("a folder")).expect("a folder");
+    fs::copy(daemon.database(client), &hidden).expect("copied");
+    let (own, owned) = (daemon.data().join("own"), daemon.data().join("own/x.dat"));
+    fs::create_dir_all(&own).expect("a folder");
+    chown(&own, Some(OWNER), Some(OWNER)).expect("given away");
+    for (user, body, expected) in [
+        (STRANGER, json!({"tenantId": "evil", "dbPath": hidden}), 403),
+        (
+            STRANGER,
+            json!({"tenantId": "evil", "dbPath": guessed}),
+            403,
+        ),
+        (STRANGER, json!({"clientId": guid(8)}), 403),
+        (STRANGER, json!({"tenantId": "evil", "dbPath": owned}), 403),
+        (
+            OWNER,
+            json!({"clientId": guid(9), "dbPath": own.join(format!("{}.db", guid(9))), "s3Prefix": "elsewhere/x"}),
+            403,
+        ),
+        (OWNER, json!({"tenantId": "mine", "dbPath": owned}), 201),
+        (0, json!({"tenantId": "bank", "dbPath": hidden}), 201),
+    ] {
+        let (status, answer) = ask(user, address, "POST", "/api/databases", &body.to_string());
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(status, expected, "{user} {body}: {text}");
     }
     let (status, downloaded) = ask(0, address, "GET", &format!("{route}/download"), "");
     assert_eq!(status, 200);

@@ -66,6 +66,8 @@ fn replica_equals_recovery(spoil: impl Fn(&Path), commits: u64) {
     let count = sqlite::query(&recovered, "SELECT count(*) FROM t");
     assert_eq!(count, (1 + commits).to_string(), "what SQLite recovers");
 
+    // What is written behind garbage begins a log that nothing leads to, and may be over before it is compared.
+    daemon.may_miss_gates();
     daemon.restart();
     daemon.sync(&client);
     let restored = daemon.restore(&client, &[], "restored.db");

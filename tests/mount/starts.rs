@@ -32,6 +32,8 @@ open(sys.argv[2], 'w').close()
 const COME_AND_GO: &str = "
 import os, sys
 os.chdir(sys.argv[1])
+# As shutil.rmtree has it: a directory that is open, and was not opened as one.
+held = os.open('.', os.O_RDONLY)
 while True:
     for n in range(40):
         os.makedirs(f'job{n}/a/b', exist_ok=True)

@@ -98,6 +98,7 @@ impl Served {
             lists: Arc::new(Semaphore::new(replicas::MAX_LISTS)),
             downloads: Arc::new(Semaphore::new(replicas::MAX_DOWNLOADS)),
             owner: Box::new(|_| None),
+            owner_of_place: Box::new(|_| None),
             listeners: Arc::new(Semaphore::new(events::MAX_LISTENERS)),
             closing: watch::Sender::new(false),
             store_health: Box::new(|| StoreHealth {

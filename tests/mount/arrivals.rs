@@ -363,7 +363,7 @@ fn a_malformed_database_that_was_there_before_is_stored_and_told() {
     daemon.sync(&client);
     sqlite::query(
         &database,
-        "CREATE TABLE u(y); INSERT INTO u VALUES ('later')",
+        "BEGIN; CREATE TABLE u(y); INSERT INTO u VALUES ('later'); COMMIT",
     );
     daemon.sync(&client);
     daemon.wait_error(&client, "failing", "malformed");
